@@ -1,0 +1,43 @@
+# Every target does its own set-up in .venv, once. `make` alone lists the targets.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup audit test lab export bench readme clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "UTI is tested with Python 3.11: set PYTHON to it, as in make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	@if git rev-parse --git-dir >/dev/null 2>&1; then $(BIN)/nbdev_install_hooks; fi
+	@touch $@
+
+setup: $(STAMP)  ## make .venv and install everything into it
+
+audit: $(STAMP)  ## audit the embedded codecs; the report is reports/audit/index.html
+	$(BIN)/uti report --name audit
+
+test: $(STAMP)  ## notebooks in sync, the notebooks themselves, then pytest
+	$(BIN)/python tests/check_sync.py
+	$(BIN)/nbdev_test --n_workers 2 --do_print
+	$(BIN)/python -m pytest -q tests
+
+lab: $(STAMP)  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+export: $(STAMP)  ## write uti/ and README.md from the notebooks
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python tests/check_sync.py --write-readme
+
+bench: $(STAMP)  ## measure quality and speed against peers
+	$(BIN)/python -m tests.bench
+
+clean:  ## remove what can be made again; .venv stays
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis reports/audit
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
