@@ -20,10 +20,11 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from torch import Tensor
 
     Signals = Tensor | Sequence[str]
-    Meta = dict[str, Any]
+
+Meta = dict[str, Any]
 
 # %% auto #0
-__all__ = ['MODALITIES', 'CodecError', 'CodecSpec', 'Encoded', 'check_signals', 'check_codes', 'Codec', 'register_codec',
+__all__ = ['Meta', 'MODALITIES', 'CodecError', 'CodecSpec', 'Encoded', 'check_signals', 'check_codes', 'Codec', 'register_codec',
            'codec_targets', 'load_codec']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-003
