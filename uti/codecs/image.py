@@ -5,6 +5,7 @@
 # %% ../../nbs/codecs/03_image.ipynb #03-image-002
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Sequence
 
@@ -17,7 +18,7 @@ from .base import Codec, CodecError, CodecSpec, Encoded, Meta
 from .fsq import FSQ
 
 # %% auto #0
-__all__ = ['LEVELS', 'PATCH', 'Block', 'ImageAutoencoder']
+__all__ = ['LEVELS', 'PATCH', 'WEIGHTS', 'Block', 'ImageAutoencoder', 'load_network', 'EmbeddedImage']
 
 # %% ../../nbs/codecs/03_image.ipynb #03-image-004
 class Block(nn.Module):
@@ -74,3 +75,66 @@ class ImageAutoencoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         "Images → their reconstruction through the quantiser, with a gradient (training)."
         return self.pixels(self.quantiser(self.latent(images)))
+
+# %% ../../nbs/codecs/03_image.ipynb #03-image-010
+WEIGHTS = Path(__file__).parent / "weights" / "image.safetensors" if "__file__" in globals() else Path("../../uti/codecs/weights/image.safetensors")
+
+
+def load_network(path: str | Path = WEIGHTS) -> ImageAutoencoder:
+    "The network with the float weights in the safetensors file `path`, in float32. Raises `CodecError` where the file is not one, or its tensors are not exactly this network's."
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CodecError(f"{path}: not a readable safetensors file ({error})") from error
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
+        network = ImageAutoencoder()
+    expected = network.state_dict()
+    differing = [name for name in {**expected, **weights} if name not in weights or name not in expected or weights[name].shape != expected[name].shape]
+    if differing:
+        raise CodecError(f"{path}: not the weights of the embedded image codec; {len(differing)} tensors are missing, unknown or of another shape, the first is {differing[0]!r}")
+    if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
+        raise CodecError(f"{path}: not the weights of the embedded image codec; some are not finite floats")
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False)
+
+# %% ../../nbs/codecs/03_image.ipynb #03-image-013
+class EmbeddedImage(Codec):
+    "Finite scalar quantised convolutional autoencoder: 256×256 RGB ↔ 32×32 ids of 16 bits. It encodes in float64."
+
+    def __init__(self, weights: str | Path | None = None):
+        "`weights`: a safetensors file; default: the one in the package. Raises `CodecError` where it does not hold this network."
+        self.network = load_network(weights or WEIGHTS)
+        self.network.encoder.double()
+        self.spec = CodecSpec(
+            "embedded-image",
+            "image",
+            (math.prod(LEVELS),),
+            version="1",
+            licence="Apache-2.0",
+            source="in the package; trained on procedural pictures",
+            image_size=(256, 256),
+            grid=(256 // PATCH, 256 // PATCH),
+            invariant=True,
+            dtype="float64",
+        )
+
+    def runtime_codebook_sizes(self) -> tuple[int, ...]:
+        return (self.network.quantiser.codebook_size,)
+
+    def to(self, device: str | torch.device) -> EmbeddedImage:
+        self.network.to(device)
+        return self
+
+    def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
+        device = next(self.network.parameters()).device
+        codes = self.network.quantiser.ids(self.network.latent(signals.to(device).double()))  # [B, 32, 32]
+        return Encoded(codes.flatten(1).unsqueeze(1), [{"n_positions": self.expected_positions()} for _ in signals])
+
+    def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
+        wanted = self.expected_positions()
+        for n in (codes.shape[2], *(item["n_positions"] for item in meta)):
+            if n != wanted:
+                raise CodecError(f"codec {self.spec.name!r}: a picture has {wanted} positions, got {n}")
+        device = next(self.network.parameters()).device
+        grid = codes.to(device).reshape(len(codes), *self.spec.grid)
+        return self.network.pixels(self.network.quantiser.decode(grid)).clamp(0, 1)
