@@ -80,7 +80,7 @@ LEVELS = (4, 4, 4, 4, 4)  # 1,024 entries a codebook
 class AudioAutoencoder(nn.Module):
     "Autoencoder of MDCT frames with `MAX_CODEBOOKS` finite scalar quantisers side by side."
 
-    def __init__(self, width: int = 256, encoder_blocks: int = 4, decoder_blocks: int = 6):
+    def __init__(self, width: int = 256, encoder_blocks: int = 4, decoder_blocks: int = 5):
         super().__init__()
         latent = MAX_CODEBOOKS * len(LEVELS)
         self.mdct = MDCT()
