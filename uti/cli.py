@@ -16,20 +16,21 @@ from typing import TYPE_CHECKING, Annotated, Iterator, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from uti.audit import Progress, Report
 
 # %% auto #0
 __all__ = ['app', 'out', 'err', 'ConfigOption', 'AssetsOption', 'BaselineOption', 'ModeOption', 'DecodeMode', 'sentences',
-           'progress_bar', 'print_verdict', 'audit', 'audit_main', 'report', 'codecs', 'space', 'main']
+           'progress_bar', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'codecs', 'space', 'main']
 
 # %% ../nbs/13_cli.ipynb #13-cli-004
 app = typer.Typer(
     help="Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True)
+out = Console(soft_wrap=True, force_jupyter=False)
+err = Console(stderr=True, soft_wrap=True, force_jupyter=False)
 
 
 class DecodeMode(str, Enum):
@@ -59,7 +60,7 @@ def sentences() -> Iterator[None]:
 
 
 def _fail(sentence: str) -> None:
-    err.print(f"[red]error:[/] {' '.join(sentence.split())}".replace("[/]", "[/red]"), highlight=False, markup=True) if err.is_terminal else print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    err.print(Text.assemble(("error: ", "red"), " ".join(sentence.split())))
     raise typer.Exit(2)
 
 # %% ../nbs/13_cli.ipynb #13-cli-008
@@ -163,6 +164,16 @@ def report(
 
 # %% ../nbs/13_cli.ipynb #13-cli-015
 @app.command()
+def render(notebook: Annotated[Path, typer.Argument(help="An executed report notebook.")]) -> None:
+    "Render an executed notebook as index.html beside it."
+    with sentences():
+        from uti.report import render_notebook
+
+        page = render_notebook(notebook)
+    out.print(str(page), highlight=False)
+
+# %% ../nbs/13_cli.ipynb #13-cli-017
+@app.command()
 def codecs() -> None:
     "List the registered codecs: what each is, and whether it can be loaded here."
     with sentences():
@@ -184,7 +195,7 @@ def codecs() -> None:
             table.add_row(name, spec.modality, sizes, form[spec.modality], spec.licence, "✓")
         out.print(table)
 
-# %% ../nbs/13_cli.ipynb #13-cli-016
+# %% ../nbs/13_cli.ipynb #13-cli-018
 @app.command()
 def space(
     config: ConfigOption = None,
