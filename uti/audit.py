@@ -8,7 +8,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import os
 import platform
 import shutil
 import tempfile
@@ -184,10 +183,13 @@ def prepare(
 
 
 def _check_outdir(outdir: Path) -> None:
-    "Raise `AuditError` unless `outdir` is, or can become, a folder that can be written."
+    "Raise `AuditError` unless `outdir` is, or can become, a folder that can be written: tried, because permissions alone do not tell."
     nearest = next(p for p in (outdir, *outdir.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise AuditError(f"{outdir}: cannot be written ({nearest} is {'not writable' if nearest.is_dir() else 'not a folder'})")
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):
+            pass
+    except OSError as error:
+        raise AuditError(f"{outdir}: cannot be written ({nearest}: {error.strerror})") from error
 
 # %% ../nbs/11_audit.ipynb #11-audit-014
 def read_report(path: str | Path) -> Report:

@@ -1,0 +1,92 @@
+"""Whatever is typed wrong: one sentence that names it, exit code 2, nothing written."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile as sf
+from PIL import Image
+from typer.testing import CliRunner
+
+from uti.cli import app
+
+
+def folder_with(tmp_path, name, content: bytes):
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    return folder
+
+
+def png_bytes(tmp_path) -> bytes:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
+    return (tmp_path / "whole.png").read_bytes()
+
+
+def wav_bytes(tmp_path, samples) -> bytes:
+    sf.write(tmp_path / "whole.wav", np.asarray(samples, dtype=np.float32), 8000, subtype="FLOAT")
+    return (tmp_path / "whole.wav").read_bytes()
+
+
+CASES = {
+    "no such folder": lambda p: (["--smoke-assets", p / "absent"], "absent: no such folder"),
+    "an empty folder": lambda p: (["--smoke-assets", (p / "empty").mkdir() or p / "empty"], "empty: holds no picture"),
+    "a file for a folder": lambda p: (["--smoke-assets", folder_with(p, "a.png", b"") / "a.png"], "a.png: not a folder"),
+    "text named .png": lambda p: (["--smoke-assets", folder_with(p, "notes.png", b"not a picture")], "notes.png: not a picture"),
+    "a truncated png": lambda p: (["--smoke-assets", folder_with(p, "cut.png", png_bytes(p)[:3000])], "cut.png: cannot be read as a picture"),
+    "an empty png": lambda p: (["--smoke-assets", folder_with(p, "zero.png", b"")], "zero.png: not a picture"),
+    "a wav without samples": lambda p: (["--smoke-assets", folder_with(p, "mute.wav", wav_bytes(p, []))], "mute.wav: holds no samples"),
+    "nan samples": lambda p: (["--smoke-assets", folder_with(p, "nan.wav", wav_bytes(p, [0, np.nan]))], "nan.wav: holds samples that are not finite"),
+    "text named .wav": lambda p: (["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")], "notes.wav: cannot be read as a sound"),
+    "text that is not utf-8": lambda p: (["--smoke-assets", both(p)], "odd.txt: not UTF-8"),
+    "a misspelt key": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embedded-image}\nserialization: delay")], "did you mean 'serialisation'"),
+    "an unknown codec": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embeded-image}")], "the nearest names are embedded-image"),
+    "a codec of another modality": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embedded-audio}")], "is for audio"),
+    "an impossible option": lambda p: (["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {n_codebooks: 9}}")], "n_codebooks must be 1 to 8"),
+    "an unknown option": lambda p: (["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {bitrate: 6}}")], "does not take these options: bitrate"),
+    "no config file": lambda p: (["--config", p / "absent.yaml"], "absent.yaml: cannot be read"),
+    "broken yaml": lambda p: (["--config", write(p, "uti.yaml", "image: [")], "uti.yaml: not YAML"),
+    "yaml that would make an object": lambda p: (["--config", write(p, "uti.yaml", "image: !!python/object/apply:os.system ['true']")], "uti.yaml: not YAML"),
+    "a mode that the codec lacks": lambda p: (["--decode-mode", "diffusion"], "has no diffusion decoder"),
+    "an outdir inside a file": lambda p: (["--outdir", write(p, "file", "") / "out"], "cannot be written"),
+    "an outdir that cannot be": lambda p: (["--outdir", "/proc/uti/out"], "cannot be written"),
+    "a baseline that is no report": lambda p: (["--baseline-report", write(p, "b.json", json.dumps({"pass": True}))], "b.json: not a report.json"),
+    "a baseline that is not there": lambda p: (["--baseline-report", p / "b.json"], "b.json: cannot be read"),
+}
+
+
+def write(folder, name, text):
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def both(p):
+    folder = folder_with(p, "whole.png", png_bytes(p))
+    (folder / "odd.txt").write_bytes(b"\xff\xfe\xfa")
+    return folder
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("command", ["audit", "report"])
+def test_one_sentence_exit_2_and_nothing_written(name, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, told = CASES[name](tmp_path)
+    arguments = [command, *map(str, arguments)]
+    if command == "report":
+        arguments = [a.replace("--outdir", "--reports") for a in arguments]
+    before = sorted(p for p in tmp_path.rglob("*"))
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert told in result.stderr
+    assert sorted(p for p in tmp_path.rglob("*")) == before
+
+
+def test_an_option_that_does_not_exist():
+    assert CliRunner().invoke(app, ["audit", "--smoke-asset", "x"]).exit_code == 2
+
+
+def test_the_program_itself_prints_no_traceback(uti):
+    result = uti("audit", "--smoke-assets", "absent")
+    assert (result.returncode, result.stderr) == (2, "error: absent: no such folder\n")
