@@ -1,0 +1,185 @@
+"""The main job as a user runs it: hashes that never change, baselines that gate, reports that render whatever happens."""
+
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from uti.audit import Report, prepare, read_report, run_audit
+from uti.codecs import base
+from uti.config import load_config, parse_config
+from uti.report import publish_audit, render_notebook
+
+# The embedded codecs and the shipped assets. These change only with a new version of a codec, and then its `version` does, too.
+HASHES = {
+    "token_space": "dfcb2013929ee46c6824c0ff2cff3df2b5a08c4c28de4bf15b4215aec07a5d2a",
+    "text_tokens": "de7c2090fe30e082fed07c0adb5ceb3392899422f888c4cfb7d7d36d45cb9874",
+    "image_tokens": "dd4b77e27d9097ea3e4a37f50bc918d37a27a4aef75ad3b1cd2bb3725a67edf6",
+    "audio_tokens": "f0f3e3bca4dac901dad2da2ffc6b9aaf0420fc18c912655cc9985ea074ee0dc1",
+}
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory):
+    "The folder of an audit of the embedded codecs."
+    outdir = tmp_path_factory.mktemp("audit") / "out"
+    run_audit(prepare(load_config(), outdir))
+    return outdir
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_the_same_hashes_with_any_number_of_threads(uti, tmp_path, threads):
+    result = uti("audit", "--outdir", "out", "--token-space-out", "space/token_space.json", OMP_NUM_THREADS=threads)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = {name: (tmp_path / "out" / f"{name}.sha256").read_text().strip() for name in HASHES}
+    assert found == HASHES
+    assert (tmp_path / "space" / "token_space.sha256").read_text().strip() == HASHES["token_space"]
+
+
+def test_everything_that_is_promised_is_left_behind(audited):
+    names = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
+    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", *(f"{name}.sha256" for name in HASHES)}
+    pairs = {f"{kind}/{name}" for kind in ("original", "recon") for name in ("astronaut.png.png", "coffee.png.png", "music.wav.wav", "speech.wav.wav")}
+    assert names == flat | pairs
+    assert not [p for p in audited.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_the_report_fits_its_schema_and_has_the_earlier_names(audited):
+    data = json.loads((audited / "report.json").read_text())
+    jsonschema.validate(data, Report.model_json_schema())
+    earlier = """metrics_v2 metrics_v2_checks metrics_v2_pass audio_snr_db audio_mae audio_log_mel_l1 image_psnr image_ssim audio_roundtrip_snr_db audio_roundtrip_mae
+        text_deterministic image_deterministic audio_deterministic text_token_range_ok image_token_range_ok audio_token_range_ok audio_shape_ok image_shape_ok audio_sample_rate_ok
+        audio_length_ok audio_channels_ok image_size_ok runtime_size_match image_idempotent audio_idempotent decode_mode schema_version environment checks pass"""
+    assert set(earlier.split()) <= data.keys()
+    assert data["pass"] is True and data["audio_length_ok"] is True and data["image_idempotent"] is False
+    assert data["image_psnr"] > 24 and data["audio_snr_db"] > 4
+
+
+def baseline(audited, tmp_path, change) -> Path:
+    data = json.loads((audited / "report.json").read_text())
+    change(data)
+    (tmp_path / "baseline.json").write_text(json.dumps(data))
+    return tmp_path / "baseline.json"
+
+
+def test_a_run_passes_its_own_baseline(audited, tmp_path):
+    same = baseline(audited, tmp_path, lambda data: None)
+    report = run_audit(prepare(load_config(), tmp_path / "out", baseline=same))
+    assert report.passed and report.metrics_v2_pass and len(report.metrics_v2_checks) == 4
+
+
+def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path, uti):
+    def better(data):
+        data["metrics_v2"]["image_psnr"]["value"] += 2
+        data["metrics_v2"]["audio_log_mel_l1"]["value"] *= 0.5
+
+    result = uti("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, better))
+    assert result.returncode == 1
+    assert re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
+    assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
+    report = read_report(tmp_path / "out" / "report.json")
+    assert not report.passed and [g.metric for g in report.metrics_v2_checks if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda d: d["codecs"]["image"].update(version="0"), "another image codec cannot be compared: version was '0', is '1'"),
+        (lambda d: d["items"][-1].update(source_sha256="0" * 64), "a baseline of other files cannot be compared"),
+        (lambda d: d["token_space"]["ranges"].pop(), "not contiguous"),
+    ],
+)
+def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti, change, told):
+    result = uti("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, change))
+    assert result.returncode == 2 and told in result.stderr and not (tmp_path / "out").exists()
+
+
+def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti):
+    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, options: {n_codebooks: 4}}\n")
+    result = uti("audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json")
+    assert result.returncode == 2
+    assert "another token space cannot be compared: AUDIO_CB4: absent here" in result.stderr
+
+
+@pytest.mark.parametrize("serialisation", ["delay", "coarse_first"])
+def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
+    config = parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 3}}, "serialisation": serialisation, "clip_seconds": 0.5})
+    report = run_audit(prepare(config, tmp_path / "out"))
+    assert report.passed and {item.n_tokens for item in report.items} == {3 * 38}
+    assert report.config["serialisation"] == serialisation
+
+
+def test_without_decoding_the_ids_are_still_audited(tmp_path):
+    report = run_audit(prepare(load_config(), tmp_path / "out", decode_mode="none"))
+    assert report.passed and report.image_psnr is None and report.image_token_range_ok
+    assert not (tmp_path / "out" / "recon").exists()
+
+
+def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti, assets):
+    (tmp_path / "mine").mkdir()
+    for source, name in ((assets / "coffee.png", "a b.PNG"), (assets / "astronaut.png", "c.png")):
+        (tmp_path / "mine" / name).write_bytes(source.read_bytes())
+    (tmp_path / "mine" / "note.txt").write_text("ignored: there is no text codec here")
+    (tmp_path / "uti.yaml").write_text("image: {codec: stripes}\n")
+    result = uti("audit", "--config", "uti.yaml", "--smoke-assets", "mine", "--outdir", "out")
+    assert result.returncode == 0, result.stdout + result.stderr
+    report = read_report(tmp_path / "out" / "report.json")
+    assert [item.name for item in report.items] == ["a b.PNG", "c.png"]
+    assert report.codecs["image"]["licence"] == "MIT"
+    assert "stripes" in uti("codecs").stdout
+
+
+def load_stripes(third_party, monkeypatch):
+    monkeypatch.syspath_prepend(str(third_party))
+    base._installed.cache_clear()
+    importlib.invalidate_caches()
+
+
+def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, monkeypatch):
+    load_stripes(third_party, monkeypatch)
+    (tmp_path / "uti.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
+    result = publish_audit("broken", tmp_path, config=tmp_path / "uti.yaml")
+    assert result.report is None and "the decoder fell over" in result.broke
+    page = result.page.read_text()
+    assert "the decoder fell over" in page and "RuntimeError" in page
+    assert not (tmp_path / "broken" / "report.json").exists()
+    assert "the run broke" in (tmp_path / "index.html").read_text()
+    base._installed.cache_clear()
+
+
+def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti):
+    def better(data):
+        data["metrics_v2"]["image_psnr"]["value"] += 2
+
+    baseline(audited, tmp_path, better)
+    result = uti("report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json")
+    assert result.returncode == 1, result.stderr
+    page = (tmp_path / "reports" / "red" / "index.html").read_text()
+    assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
+    assert page.count("<audio") == 4 and page.count("<img") >= 6 and "Do not train on these ids yet" in page
+    assert 'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page  # one file, no code
+    assert str(tmp_path) not in page
+    assert "[3/7]" in result.stderr  # plain lines where nobody watches
+
+
+def test_papermill_alone_and_render(tmp_path, uti):
+    import papermill
+
+    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
+    notebook = Path(__file__).parent.parent / "nbs" / "reports" / "audit.ipynb"
+    papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), parameters={"outdir": str(tmp_path / "out"), "config": str(tmp_path / "uti.yaml")}, progress_bar=False, kernel_name="python3")
+    assert read_report(tmp_path / "out" / "report.json").passed
+    assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
+    assert uti("render", "out.ipynb").returncode == 0
+    assert uti("render", "absent.ipynb").returncode == 2
+
+
+def test_python_m_uti_audit(tmp_path):
+    import subprocess
+
+    run = subprocess.run([sys.executable, "-m", "uti.audit", "--smoke-assets", "absent"], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (2, "error: absent: no such folder\n")

@@ -1,0 +1,214 @@
+"""The conformance kit passes what keeps the contract and fails, for the right reason, what breaks any one promise of it."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from uti.codecs.audio import EmbeddedAudio
+from uti.codecs.base import Codec, CodecError, CodecSpec, Encoded
+from uti.codecs.image import EmbeddedImage
+from uti.codecs.text import EmbeddedText
+from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
+
+
+@parametrize_with_checks(EmbeddedText(), EmbeddedImage(), EmbeddedAudio(), EmbeddedAudio(n_codebooks=2))
+def test_the_embedded_codecs_keep_the_contract(question):
+    assert not failures(question)
+
+
+class Blocks(Codec):
+    "Two codebooks of 16 levels: the mean of every ten samples, coarse and fine. Keeps every promise."
+
+    def __init__(self, **promises):
+        self.spec = CodecSpec(
+            **{
+                **dict(name="blocks", modality="audio", codebook_sizes=(16, 16), version="1", licence="MIT", source="none"),
+                **dict(sample_rate=1000, channels=1, hop_length=10, invariant=True),
+                **promises,
+            }
+        )
+
+    def _encode(self, signals, lengths):
+        n = lengths.tolist() if lengths is not None else [signals.shape[2]] * len(signals)
+        frames = [math.ceil(k / 10) for k in n]
+        codes = torch.zeros(len(n), 2, max(frames), dtype=torch.int64)
+        for i, (k, f) in enumerate(zip(n, frames)):
+            padded = torch.nn.functional.pad(signals[i, 0, :k].double(), (0, f * 10 - k)).view(f, 10)
+            level = ((padded.mean(1) + 1) / 2 * 255).round().long()
+            codes[i, :, :f] = torch.stack([level // 16, level % 16])
+        return Encoded(codes, [{"n_positions": f, "n_samples": k} for f, k in zip(frames, n)])
+
+    def _decode(self, codes, meta):
+        level = codes[:, 0] * 16 + codes[:, 1]
+        wave = (level / 255 * 2 - 1).repeat_interleave(10, 1)[:, None].float()
+        wave = torch.nn.functional.pad(wave, (0, max(0, max(m["n_samples"] for m in meta) - wave.shape[2])))
+        return wave[:, :, : max(m["n_samples"] for m in meta)]
+
+    def runtime_codebook_sizes(self):
+        return (16, 16)
+
+
+def test_the_codec_that_is_broken_below_is_whole():
+    assert all(c.passed for c in check_codec(Blocks()) if c.gates)
+
+
+class WrongDtype(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes.int(), meta)
+
+
+class Bare(Blocks):
+    def _encode(self, signals, lengths):
+        return super()._encode(signals, lengths).codes
+
+
+class UnserialisableMeta(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes, [{**m, "scale": torch.ones(1)} for m in meta])
+
+
+class SilentMeta(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes, [{"n_samples": m["n_samples"]} for m in meta])
+
+
+class Restless(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(torch.randint_like(codes, 16), meta)
+
+
+class CountingMeta(Blocks):
+    calls = itertools.count()
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes, [{**m, "call": next(self.calls)} for m in meta])
+
+
+class ThreadDependent(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded((codes + torch.get_num_threads()) % 16, meta)
+
+
+class BatchDependent(Blocks):
+    "Looks at the padding: the loudest of the batch sets the level of all."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded((codes + len(signals)) % 16, meta)
+
+
+class OutOfRange(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes + 16, meta)
+
+
+class ExtraFrame(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(torch.nn.functional.pad(codes, (0, 1)), [{**m, "n_positions": m["n_positions"] + 1} for m in meta])
+
+
+class OtherBooks(Blocks):
+    def runtime_codebook_sizes(self):
+        return (16, 32)
+
+
+class ShortDecode(Blocks):
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta)[:, :, :-1]
+
+
+class NotFinite(Blocks):
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * math.nan
+
+
+class TooLoud(Blocks):
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) + 3
+
+
+class FragileDecode(Blocks):
+    def _decode(self, codes, meta):
+        if (codes == 15).all():
+            raise IndexError("index out of range")
+        return super()._decode(codes, meta)
+
+
+class Forgiving(Blocks):
+    "Decodes whatever it is given, in place of refusing."
+
+    def decode(self, codes, meta):
+        return self._decode(codes.clamp(0, 15), meta)
+
+    def expected_positions(self, n_samples=None):
+        return None
+
+
+class NotIdempotent(Blocks):
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * 0.5
+
+
+class DecodesAnyway(Blocks):
+    def decode(self, codes, meta):
+        return self._decode(codes, meta)
+
+
+BROKEN = [
+    (WrongDtype(), {"codes"}),
+    (Bare(), {"codes"}),
+    (UnserialisableMeta(), {"codes"}),
+    (SilentMeta(), {"codes"}),
+    (Restless(), {"determinism"}),
+    (CountingMeta(), {"determinism"}),
+    (ThreadDependent(), {"invariance_threads"}),
+    (BatchDependent(), {"invariance_batch"}),
+    (OutOfRange(), {"token_range"}),
+    (ExtraFrame(), {"shape"}),
+    (OtherBooks(), {"runtime_size"}),
+    (ShortDecode(), {"decode", "any_codes_decode"}),
+    (NotFinite(), {"decode", "any_codes_decode"}),
+    (TooLoud(), {"decode"}),
+    (FragileDecode(), {"any_codes_decode"}),
+    (Forgiving(), {"rejection"}),
+    (NotIdempotent(idempotent=True), {"idempotence"}),
+    (DecodesAnyway(decode_modes=()), {"refuses_decode"}),
+]
+
+
+@pytest.mark.parametrize(("codec", "questions"), BROKEN, ids=[type(codec).__name__ for codec, _ in BROKEN])
+def test_each_broken_promise_is_found(codec, questions):
+    broken = {name for name, question in codec_checks(codec) if failures(question)}
+    assert questions <= broken, broken
+    with pytest.raises(AssertionError, match="breaks .* promises"):
+        check_codec(codec)
+
+
+def test_every_question_can_fail():
+    asked = {name for codec in (Blocks(), Blocks(decode_modes=())) for name, _ in codec_checks(codec)}
+    assert asked == set().union(*(questions for _, questions in BROKEN))
+
+
+def test_a_promise_not_made_is_not_broken():
+    loose = ThreadDependent(invariant=False)
+    assert all(c.name != "invariance_threads" or not c.gates for c in check_codec_answers(loose))
+
+
+def check_codec_answers(codec):
+    return [c for _, question in codec_checks(codec) for c in question()]
+
+
+@pytest.mark.parametrize("wrong", [dict(modality="smell"), dict(codebook_sizes=()), dict(hop_length=None), dict(codebook_sizes=(0,))])
+def test_a_spec_that_contradicts_itself(wrong):
+    with pytest.raises(CodecError):
+        Blocks(**wrong)
