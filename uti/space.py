@@ -169,8 +169,8 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
         sizes = {r["name"]: r["size"] for r in data["ranges"]}
         books = {m: tuple(n for name, n in sizes.items() if name.split("_CB")[0] == m) for m in ("IMAGE", "AUDIO")}
         space = TokenSpace(sizes.get("TEXT", 0), books["IMAGE"], books["AUDIO"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SpaceError(f"not a token space: {type(error).__name__} {error}") from error
+    except (KeyError, TypeError, AttributeError, SpaceError) as error:
+        raise SpaceError(f"not a token space: {type(error).__name__}: {error}") from error
     if (found := canonical_json(data)) != (expected := canonical_json(to_dict(space))):
         at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
         raise SpaceError(f"not a token space: its ranges are not contiguous, in order and complete (near {found[max(0, at - 30) : at + 30]!r})")

@@ -1,0 +1,100 @@
+"""Ids ↔ codes beside a plain Python loop, and UnifiedTokenizer beside the bare codec: `python tests/bench/bench_ids.py`. Exits 1 when a floor is missed."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from photographs import photographs  # noqa: E402
+from sounds import RATE, sounds  # noqa: E402
+
+from uti.space import TokenSpace, to_codes, to_ids  # noqa: E402
+from uti.tokenizer import UnifiedTokenizer  # noqa: E402
+
+LOOP_FLOOR, OVERHEAD_FLOOR = 100.0, 1.05  # times faster than the loop; times the bare codec's time
+
+
+def seconds(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def ratio(a: Callable[[], object], b: Callable[[], object], rounds: int) -> float:
+    "Median of time(a) / time(b), measured in turn, so that a machine whose speed drifts does not matter."
+    a(), b()
+    return statistics.median(seconds(a) / seconds(b) for _ in range(rounds))
+
+
+def loop_to_ids(space: TokenSpace, codes: list[list[int]]) -> list[list[int]]:
+    "What a newcomer would write, with the same checks."
+    ranges, result = space.modality_ranges("audio"), []
+    for k, row in enumerate(codes):
+        line = []
+        for code in row:
+            if not 0 <= code < len(ranges[k]):
+                raise ValueError(code)
+            line.append(ranges[k].start + code)
+        result.append(line)
+    return result
+
+
+def loop_to_codes(space: TokenSpace, ids: list[list[int]]) -> list[list[int]]:
+    ranges, result = space.modality_ranges("audio"), []
+    for k, row in enumerate(ids):
+        line = []
+        for token in row:
+            if token not in ranges[k]:
+                raise ValueError(token)
+            line.append(token - ranges[k].start)
+        result.append(line)
+    return result
+
+
+def id_rows() -> list[tuple[str, float]]:
+    space = TokenSpace(4096, (65536,), (1024,) * 8)
+    codes = np.random.default_rng(0).integers(0, 1024, (8, 75 * 600))
+    ids = to_ids(space, "audio", codes)
+    assert loop_to_ids(space, codes.tolist()) == ids.tolist() and loop_to_codes(space, ids.tolist()) == codes.tolist()
+    code_list, id_list = codes.tolist(), ids.tolist()
+    return [
+        ("codes → ids, times a Python loop", ratio(lambda: loop_to_ids(space, code_list), lambda: to_ids(space, "audio", codes), 7)),
+        ("ids → codes, times a Python loop", ratio(lambda: loop_to_codes(space, id_list), lambda: to_codes(space, "audio", ids), 7)),
+    ]
+
+
+def overhead_rows() -> list[tuple[str, float]]:
+    "UnifiedTokenizer's time over the bare codec's, for input that is in the normal form already."
+    tokenizer = UnifiedTokenizer.from_config()
+    picture = torch.from_numpy(photographs()["coffee"].copy()).movedim(-1, 0)
+    batch = (picture.float() / 255)[None]
+    waves = [w for kind in sounds().values() for w in kind.values()]
+    wave = torch.from_numpy(np.concatenate(waves))[None]
+    image, audio = tokenizer.codecs["image"], tokenizer.codecs["audio"]
+    tokens_i, tokens_a = tokenizer.encode_image(picture), tokenizer.encode_audio(wave, RATE)
+    bare_i, bare_a = image.encode(batch), audio.encode(wave[None])
+    return [
+        ("encode a picture, over the bare codec", ratio(lambda: tokenizer.encode_image(picture), lambda: image.encode(batch), 25)),
+        ("decode a picture, over the bare codec", ratio(lambda: tokenizer.decode_image(*tokens_i), lambda: image.decode(*bare_i), 25)),
+        ("encode a minute of sound, over the bare codec", ratio(lambda: tokenizer.encode_audio(wave, RATE), lambda: audio.encode(wave[None]), 15)),
+        ("decode a minute of sound, over the bare codec", ratio(lambda: tokenizer.decode_audio(*tokens_a), lambda: audio.decode(*bare_a), 15)),
+    ]
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    rows = [(title, found, ">=", LOOP_FLOOR, found >= LOOP_FLOOR) for title, found in id_rows()]
+    rows += [(title, found, "<=", OVERHEAD_FLOOR, found <= OVERHEAD_FLOOR) for title, found in overhead_rows()]
+    print(f"{'median of pairs measured in turn, one core':48}{'found':>9}{'wanted':>12}")
+    for title, found, sign, wanted, good in rows:
+        print(f"{title:48}{found:9.3f}{sign:>5}{wanted:7.2f}  {'pass' if good else 'FAIL'}")
+    return int(not all(good for *_, good in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

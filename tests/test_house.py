@@ -1,0 +1,91 @@
+"""The rules of the house: imports look down, notebooks are clean, the command answers at once."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "reports" / "embedded").glob("*.ipynb"))
+FLOORS = [
+    {"compat", "files"},
+    {"space", "media", "codecs.base"},
+    {"metrics", "codecs.fsq"},
+    {"codecs.text", "codecs.image", "codecs.audio"},
+    {"config", "sequences", "plots"},
+    {"tokenizer"},
+    {"checks"},
+    {"quality"},
+    {"testing", "audit"},
+    {"report"},
+    {"cli"},
+]
+
+
+def imports(path: Path) -> set[str]:
+    "Modules of ours that `path` imports, anywhere in it."
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            package = list(path.relative_to(ROOT / "uti").parent.parts)
+            package = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {".".join([*package, name]) for name in names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("uti"):
+            found |= {f"{node.module}.{alias.name}".removeprefix("uti.") for alias in node.names} if node.module == "uti" else {node.module.removeprefix("uti.")}
+    return found
+
+
+def test_imports_look_down():
+    floor = {name: i for i, names in enumerate(FLOORS) for name in names}
+    for path in (ROOT / "uti").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT / "uti").with_suffix("").parts)
+        if path.name in ("__init__.py", "_modidx.py"):
+            continue
+        above = {other for other in imports(path) if floor[other] >= floor[name]}
+        assert above <= ({"cli"} if name == "audit" else set()), f"{name} imports {above}"  # `python -m uti.audit` is the command line
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_notebooks_are_clean(path):
+    text = path.read_text()
+    assert not re.search(r"/(home|root|tmp|work|Users|var/folders)/\w", text), "a path of some machine"
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    if "reports" not in path.parts and path.name != "index.ipynb":
+        assert "\n> " in notebook.cells[0].source
+        assert sum(len(str(c.outputs)) for c in code) < 200_000
+        assert any(c.execution_count or c.outputs for c in code), "not executed"
+    assert not [c for c in code for o in c.outputs if o.output_type == "error"]
+
+
+@pytest.mark.parametrize("statement", ["import uti", "import uti.cli", "import uti.codecs.base", "import uti.space", "import uti.config"])
+def test_torch_is_imported_late(statement):
+    code = f"import sys; {statement}; assert not [m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules]"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_library_does_not_need_nbdev():
+    code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli, uti.report, uti.testing, uti.codecs.text, uti.codecs.image, uti.codecs.audio"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_help_names_every_command():
+    run = subprocess.run([sys.executable, "-c", "from uti.cli import main; main()", "--help"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"})
+    assert run.returncode == 0
+    for command in ("audit", "report", "render", "codecs", "space"):
+        assert re.search(rf"\b{command}\b", run.stdout)
+
+
+def test_the_published_example_passed():
+    from uti.audit import read_report
+
+    report = read_report(ROOT / "reports" / "embedded" / "report.json")
+    assert report.passed and (ROOT / "reports" / "embedded" / "index.html").exists()

@@ -1,0 +1,166 @@
+"""Files of every format, as they come from cameras, scanners, editors and recorders."""
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from PIL import Image
+
+from uti.media import MediaError, find_media, load_image, normalise_audio, normalise_image, read_audio, write_png, write_wav
+
+RNG = np.random.default_rng(0)
+PICTURE = Image.fromarray(np.kron(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8)))  # 64×48 in blocks
+
+
+def saved(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(("suffix", "options", "tolerance"), [("png", {}, 0), ("bmp", {}, 0), ("tif", {}, 0), ("webp", {"lossless": True}, 0), ("webp", {"quality": 95}, 10), ("jpg", {"quality": 95}, 10), ("gif", {}, 10)])
+def test_formats(tmp_path, suffix, options, tolerance):
+    loaded = load_image(saved(tmp_path / f"a.{suffix}", PICTURE, **options))
+    assert loaded.mode == "RGB" and loaded.size == (64, 48)
+    assert np.abs(np.asarray(loaded, dtype=int) - np.asarray(PICTURE)).mean() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    turned = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}[orientation]  # the transpose that a camera held so has applied
+    image = PICTURE if turned is None else PICTURE.transpose(Image.Transpose(turned))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(load_image(saved(tmp_path / "a.png", image, exif=exif)), PICTURE)
+
+
+def test_alpha_lies_on_white(tmp_path):
+    rgba = Image.new("RGBA", (4, 4), (200, 0, 0, 128))
+    assert load_image(saved(tmp_path / "a.png", rgba)).getpixel((0, 0)) == pytest.approx((227, 127, 127), abs=1)
+    assert load_image(Image.new("LA", (4, 4), (0, 0))).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_palette_with_transparency(tmp_path):
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    palette.putpixel((1, 0), 1)
+    loaded = load_image(saved(tmp_path / "a.png", palette, transparency=0))
+    assert [loaded.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (200, 100, 50)]
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    loaded = load_image(saved(tmp_path / "a.png", Image.fromarray(values)))
+    assert np.asarray(loaded)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_a_dark_sixteen_bit_scan_stays_dark(tmp_path):
+    loaded = load_image(saved(tmp_path / "a.png", Image.fromarray(np.full((4, 4), 200, dtype=np.uint16))))
+    assert np.asarray(loaded).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "RGBX", "LA", "I", "F"])
+def test_every_mode_ends_as_rgb(mode):
+    image = PICTURE.convert("L").convert(mode) if mode in "IF" else PICTURE.convert("RGBA" if mode == "LA" else "RGB").convert(mode)
+    pixels, record = normalise_image(image, (32, 32))
+    assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32 and 0 <= pixels.min() and pixels.max() <= 1
+    assert pixels.std() > 0.1 and record["source_size"] == [48, 64]
+
+
+def test_cmyk_jpeg(tmp_path):
+    white = load_image(saved(tmp_path / "a.jpg", Image.new("CMYK", (8, 8), (0, 0, 0, 0))))
+    assert np.asarray(white).min() > 250
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert load_image(tmp_path / "a.gif").getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 60, -40])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif"])
+def test_truncated_files_are_refused(tmp_path, suffix, keep):
+    whole = saved(tmp_path / f"a.{suffix}", PICTURE).read_bytes()
+    (tmp_path / f"b.{suffix}").write_bytes(whole[:keep])
+    with pytest.raises(MediaError, match=f"b.{suffix}: "):
+        load_image(tmp_path / f"b.{suffix}")
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(MediaError, match="too many pixels"):
+        load_image(saved(tmp_path / "a.png", PICTURE))
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8), np.full((4, 4), 1.5), np.full((4, 4), np.nan), np.zeros((4, 4), np.int32), torch.zeros(5, 4, 4)])
+def test_arrays_that_are_no_pictures(array):
+    with pytest.raises(MediaError):
+        normalise_image(array, (8, 8))
+
+
+WAVE = (0.5 * np.sin(np.arange(4800) * 0.1)).astype(np.float32)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM"])
+def test_wav_of_every_sample_format(tmp_path, subtype):
+    sf.write(tmp_path / "a.wav", WAVE, 48_000, subtype=subtype)
+    wave, rate = read_audio(tmp_path / "a.wav")
+    assert rate == 48_000 and wave.dtype == torch.float32
+    error = (wave[0, 1000:4800] - torch.from_numpy(WAVE)[1000:]).abs().max()  # ADPCM adapts for a while
+    assert error < {"PCM_U8": 0.01, "ULAW": 0.03, "ALAW": 0.03, "IMA_ADPCM": 0.03}.get(subtype, 1e-4)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("flac", {}), ("ogg", {}), ("mp3", {}), ("WAV", {})])
+def test_other_containers(tmp_path, suffix, options):
+    sf.write(tmp_path / f"a.{suffix}", np.stack([WAVE, -WAVE], 1), 48_000, format=suffix.upper(), **options)
+    wave, rate = read_audio(tmp_path / f"a.{suffix}")
+    assert wave.shape[0] == 2 and rate == 48_000
+    assert find_media(tmp_path) == ([], [tmp_path / f"a.{suffix}"])
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (11_025, 2), (44_100, 6), (96_000, 1)])
+def test_any_rate_and_channel_count(rate, channels):
+    wave = torch.randn(channels, rate, generator=torch.Generator().manual_seed(0)) * 0.3
+    out, record = normalise_audio(wave, rate, target_rate=24_000, channels=1)
+    assert out.shape == (1, 24_000) and out.abs().max() <= 1
+    assert record["source_rate"] == rate and record["source_channels"] == channels
+    again, _ = normalise_audio(wave.clone(), rate, target_rate=24_000, channels=1)
+    assert torch.equal(out, again)
+
+
+@pytest.mark.parametrize(("seconds", "samples"), [(0.5, 12_000), (2, 48_000), (1e-9, 1)])
+def test_clips(seconds, samples):
+    out, _ = normalise_audio(torch.ones(1, 24_000), 24_000, target_rate=24_000, channels=1, clip_seconds=seconds)
+    assert out.shape == (1, samples) and out[0, min(samples, 24_000) - 1] == 1 and out[0, 24_000:].eq(0).all()
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 24_000.0, None, True, "24000"])
+def test_a_wave_without_its_rate_is_refused(rate):
+    with pytest.raises(MediaError, match="sample rate must be a positive integer"):
+        normalise_audio(torch.zeros(1, 100), rate, target_rate=24_000, channels=1)
+
+
+def test_int16_means_what_it_means_in_a_wav():
+    out, _ = normalise_audio(np.array([-32768, 16384], dtype=np.int16), 8000, target_rate=8000, channels=1)
+    assert out.tolist() == [[-1.0, 0.5]]
+    with pytest.raises(MediaError, match="floating point"):
+        normalise_audio(np.array([1, 2]), 8000, target_rate=8000, channels=1)
+
+
+def test_written_files_are_the_same_every_time_and_clipped(tmp_path):
+    loud = torch.tensor([[2.0, -2.0, 0.5]])
+    for name in ("a", "b"):
+        write_wav(tmp_path / f"{name}.wav", loud, 8000)
+        write_png(tmp_path / f"{name}.png", torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert read_audio(tmp_path / "a.wav")[0].abs().max() <= 1
+    assert len(list(tmp_path.iterdir())) == 4  # no temporary file stays
+
+
+def test_a_folder_lists_what_it_holds_in_order(tmp_path):
+    for name in ("b.PNG", "a.jpg", ".hidden.png", "c.wav", "d.txt"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "deeper.png").mkdir()
+    images, sounds = find_media(tmp_path)
+    assert [p.name for p in images] == ["a.jpg", "b.PNG"] and [p.name for p in sounds] == ["c.wav"]

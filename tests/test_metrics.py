@@ -1,0 +1,71 @@
+"""Metrics against closed forms, against each other, and against what they must refuse."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uti.metrics import MetricError, aligned_snr_db, codebook_use, log_mel_l1, mae, psnr, si_sdr_db, snr_db, ssim
+from uti.quality import baseline_gates, mean_metric, measured, Metric
+from uti.config import Tolerances
+
+
+def noise(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.01, 100))
+def test_snr_does_not_depend_on_level_nor_si_sdr_on_the_estimates(seed, gain):
+    a, b = noise(seed, 2, 500), noise(seed + 1, 2, 500)
+    assert snr_db(a * gain, b * gain) == pytest.approx(snr_db(a, b), abs=1e-3)
+    assert si_sdr_db(a, (a + b) * gain) == pytest.approx(si_sdr_db(a, a + b), abs=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-40, 40))
+def test_the_delay_is_found(delay):
+    wave = noise(0, 1, 2000)
+    snr, found = aligned_snr_db(wave, torch.roll(wave, delay, 1) + 1e-3 * noise(1, 1, 2000), 50)
+    assert found == delay and snr > 50
+
+
+@pytest.mark.parametrize("metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000), aligned_snr_db])
+def test_what_cannot_be_compared_is_refused(metric):
+    a = torch.rand(3, 32, 32)
+    for b in (a, a[:, 1:], a.view(3, 32, 32), torch.full_like(a, math.nan)):
+        with pytest.raises(MetricError):
+            metric(a, b)
+
+
+def test_float32_would_have_lost_it():
+    a = torch.ones(1, 1_000_000)
+    assert snr_db(a, a + 1e-4) == pytest.approx(80, abs=0.02)
+
+
+def test_psnr_and_ssim_know_the_range():
+    a = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1  # a dark picture: a guessed range would flatter
+    assert psnr(a, a + 0.01) == pytest.approx(40, abs=1e-3)
+    assert ssim(a, 1 - a) < 0.1
+
+
+@given(st.integers(1, 64))
+def test_perplexity_of_an_even_use_is_its_size(n):
+    use = codebook_use(torch.arange(n).repeat(3)[None], (64,))[0]
+    assert use["perplexity"] == pytest.approx(n) and use["unused"] == 64 - n
+
+
+def test_a_failed_metric_is_null_with_its_reason_and_fails_its_gate():
+    metric = measured(snr_db, torch.zeros(1, 10), torch.ones(1, 10))
+    assert metric.value is None and "silent" in metric.reason
+    assert measured(snr_db, torch.ones(1, 10), torch.ones(1, 10)).value is None  # infinite
+    assert mean_metric([metric, Metric(value=2)]).value == 2
+    gate = baseline_gates({"audio_snr_db": metric}, {"audio_snr_db": 3.0}, Tolerances())[0]
+    assert not gate.passed and "silent" in gate.detail
+
+
+@pytest.mark.parametrize(("name", "before", "now", "passed"), [("audio_snr_db", 5, 4, True), ("audio_snr_db", 5, 3.99, False), ("audio_log_mel_l1", 2, 2.1, True), ("audio_log_mel_l1", 2, 2.11, False), ("image_psnr", -3, -3.5, True), ("image_ssim", 0.7, 0.679, False)])
+def test_tolerances(name, before, now, passed):
+    assert baseline_gates({name: Metric(value=now)}, {name: before}, Tolerances())[0].passed is passed

@@ -1,0 +1,133 @@
+"""Ids: their ranges, their order, their hashes, and the way back."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from uti.sequences import SORT_KEYS, flatten, unflatten
+from uti.space import SpaceError, TokenSpace, from_dict, load_space, save_space, space_hash, to_codes, to_dict, to_ids, token_hash
+from uti.tokenizer import TokenizerError, UnifiedTokenizer
+
+spaces = st.builds(
+    TokenSpace,
+    text=st.integers(1, 200_000),
+    image=st.lists(st.integers(1, 70_000), max_size=4).map(tuple),
+    audio=st.lists(st.integers(1, 5000), max_size=33).map(tuple),
+)
+
+
+@given(spaces)
+def test_ranges_are_contiguous_and_ids_have_one_owner(space):
+    edge = 0
+    for r in space.ranges.values():
+        assert r.start == edge
+        edge = r.stop
+    assert edge == space.vocab_size_total
+    assert [space.range_of(r.start) for r in space.ranges.values()] == list(space.ranges)
+    assert from_dict(json.loads(json.dumps(to_dict(space)))) == space
+
+
+@settings(max_examples=50, deadline=None)
+@given(spaces, st.integers(0, 2**31), st.booleans())
+def test_codes_come_back(space, seed, as_torch):
+    rng = np.random.default_rng(seed)
+    for modality, sizes in (("text", (space.text,)), ("image", space.image), ("audio", space.audio)):
+        if sizes:
+            codes = np.stack([rng.integers(0, n, (2, 7)) for n in sizes], 1)
+            codes = torch.from_numpy(codes) if as_torch else codes
+            ids = to_ids(space, modality, codes)
+            assert type(ids) is type(codes) and (to_codes(space, modality, ids) == codes).all()
+            with pytest.raises(SpaceError, match="is outside"):
+                to_codes(space, modality, ids + space.vocab_size_total)
+
+
+def test_the_hash_is_over_canonical_json_and_little_endian_ids():
+    space = TokenSpace(10, (4,), (2, 2))
+    text = json.dumps(to_dict(space), sort_keys=True, separators=(",", ":"))
+    assert space_hash(space) == hashlib.sha256(text.encode()).hexdigest()
+    assert token_hash([1, 256]) == hashlib.sha256(bytes([1, *[0] * 7, 0, 1, *[0] * 6])).hexdigest()
+
+
+@pytest.mark.parametrize("change", [lambda d: d["ranges"].reverse(), lambda d: d["ranges"].pop(0), lambda d: d["special_tokens"].popitem(), lambda d: d.update(vocab_size_total=1), lambda d: d.pop("ranges"), lambda d: d["ranges"][0].update(size="8")])
+def test_an_altered_space_is_refused(change):
+    data = to_dict(TokenSpace(10, (4,), (2, 2)))
+    change(data)
+    with pytest.raises(SpaceError, match="not a token space"):
+        from_dict(data)
+
+
+def test_a_file_and_its_hash_go_together(tmp_path):
+    save_space(TokenSpace(10), tmp_path / "token_space.json")
+    assert load_space(tmp_path / "token_space.json") == TokenSpace(10)
+    save_space(TokenSpace(11), tmp_path / "other.json")
+    (tmp_path / "token_space.json").write_text((tmp_path / "other.json").read_text())
+    with pytest.raises(SpaceError, match="one of the two files was changed"):
+        load_space(tmp_path / "token_space.json")
+
+
+@given(st.sampled_from(list(SORT_KEYS)), st.integers(1, 12), st.integers(0, 40))
+def test_serialisations_invert_exactly(name, n_codebooks, n_positions):
+    grid = torch.arange(n_codebooks * n_positions).view(n_codebooks, n_positions)
+    line = flatten(grid, name)
+    assert sorted(line.tolist()) == list(range(grid.numel()))
+    assert torch.equal(unflatten(line, name, n_codebooks), grid)
+
+
+def test_delay_reads_each_codebook_one_frame_later():
+    grid = torch.tensor([[0, 1, 2], [10, 11, 12], [20, 21, 22]])
+    assert flatten(grid, "delay").tolist() == [0, 1, 10, 2, 11, 20, 12, 21, 22]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return UnifiedTokenizer.from_config()
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=200))
+def test_any_text_comes_back(tokenizer, text):
+    assert tokenizer.decode_text(tokenizer.encode_text(text).ids) == text
+
+
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 5000), min_size=1, max_size=4), seed=st.integers(0, 100))
+def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
+    generator = torch.Generator().manual_seed(seed)
+    waves = [(torch.rand(1, n, generator=generator) - 0.5, 24_000) for n in lengths]
+    together = tokenizer.encode_audios(waves)
+    for (wave, rate), tokens in zip(waves, together):
+        alone = tokenizer.encode_audio(wave, rate)
+        assert torch.equal(alone.ids, tokens.ids) and alone.meta == tokens.meta
+        assert tokenizer.decode_audio(*tokens)[0].shape == wave.shape
+    decoded = tokenizer.decode_audios([t.ids for t in together], [t.meta for t in together])
+    assert [w.shape[1] for w, _ in decoded] == lengths
+
+
+def test_digital_silence_stays_silent(tokenizer):
+    tokens = tokenizer.encode_audio(torch.zeros(1, 24_000), 24_000)
+    assert tokenizer.decode_audio(*tokens)[0].abs().max() < 1e-3
+
+
+def test_meta_is_json(tokenizer):
+    for tokens in (tokenizer.encode_text("x"), tokenizer.encode_image(np.zeros((9, 9), np.uint8)), tokenizer.encode_audio(np.zeros(10, np.float32), 8000)):
+        assert json.loads(json.dumps(tokens.meta)) == tokens.meta
+
+
+def test_a_missing_modality_is_named(tokenizer):
+    only_text = UnifiedTokenizer({"text": tokenizer.codecs["text"]})
+    with pytest.raises(TokenizerError, match="no codec for 'image'; it has text"):
+        only_text.encode_image(np.zeros((9, 9), np.uint8))
+    with pytest.raises(TokenizerError, match="is for text, not for audio"):
+        UnifiedTokenizer({"audio": tokenizer.codecs["text"]})
+
+
+def test_only_what_a_config_names_can_be_saved(tokenizer, tmp_path):
+    with pytest.raises(TokenizerError, match="register them"):
+        UnifiedTokenizer(tokenizer.codecs).save_pretrained(tmp_path / "new")
+    tokenizer.save_pretrained(tmp_path / "new")
+    assert UnifiedTokenizer.from_pretrained(tmp_path / "new").space == tokenizer.space
