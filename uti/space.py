@@ -118,13 +118,15 @@ def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: st
         raise SpaceError(f"{noun}s must be [..., {len(ranges)} codebooks, n_positions], got shape {list(values.shape)}")
     if str(values.dtype).removeprefix("torch.") not in ("int64", "int32", "int16", "uint8", "uint16", "uint32"):
         raise SpaceError(f"{noun}s must be integers, got {values.dtype}")
-    for k, r in enumerate(ranges):
-        row = values[..., k, :]
-        bad = (row < r.start) | (row >= r.stop)
-        if bad.any():
-            position = np.argwhere(np.asarray(bad))[0]
-            found = int(row[tuple(position)])
-            raise SpaceError(f"{noun} {found} at position {position[-1]} of codebook {k} is outside {names[k]}, [{r.start}, {r.stop})")
+    if 0 in values.shape:
+        return
+    others = (*range(values.ndim - 2), values.ndim - 1)  # all axes but that of the codebooks
+    lowest, highest = (values.min(others), values.max(others)) if isinstance(values, np.ndarray) else (values.amin(others), values.amax(others))
+    for k, (r, low, high) in enumerate(zip(ranges, lowest.tolist(), highest.tolist())):
+        if low < r.start or high >= r.stop:
+            row = np.asarray(values[..., k, :])
+            position = np.argwhere((row < r.start) | (row >= r.stop))[0]
+            raise SpaceError(f"{noun} {row[tuple(position)]} at position {position[-1]} of codebook {k} is outside {names[k]}, [{r.start}, {r.stop})")
 
 # %% ../nbs/00_space.ipynb #00-space-016
 def to_ids(space: TokenSpace, modality: str, codes: Ids) -> Ids:
