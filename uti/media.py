@@ -127,12 +127,14 @@ def normalise_audio(
         wave = wave / 32768
     elif not wave.is_floating_point():
         raise MediaError(f"{what}: samples must be floating point in [-1, 1], or int16")
-    if not torch.isfinite(wave).all():
+    low, high = (float(extreme) for extreme in wave.aminmax())  # one pass without a copy; NaN comes through
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise MediaError(f"{what}: holds samples that are not finite (NaN or infinity)")
     record = {"source_rate": int(sample_rate), "source_channels": wave.shape[0], "source_samples": wave.shape[1], "rate": target_rate}
-    clipped = int((wave.abs() > 1).sum())
-    wave = _with_channels(wave.float().clamp(-1, 1), channels)
-    wave = torchaudio.functional.resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
+    clipped = int((wave.abs() > 1).sum()) if max(-low, high) > 1 else 0
+    wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
+    if sample_rate != target_rate:
+        wave = torchaudio.functional.resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
     if clip_seconds is not None:
         n = max(1, round(clip_seconds * target_rate))
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))

@@ -103,10 +103,9 @@ class UnifiedTokenizer:
         ]
         waves, records = zip(*normal)
         lengths = torch.tensor([wave.shape[-1] for wave in waves])
-        padded = torch.zeros(len(waves), spec.channels, int(lengths.max()))
-        for row, wave in zip(padded, waves):
-            row[:, : wave.shape[-1]] = wave
-        return self._encode("audio", padded, records, lengths)
+        longest = int(lengths.max())
+        padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in waves]
+        return self._encode("audio", torch.stack(padded), records, lengths)
 
     def encode_text(self, text: str) -> Tokens:
         "Token ids of one string: `encode_texts` of one."
