@@ -1,6 +1,7 @@
 """Is everything that is generated what the notebooks generate? `--write-readme` writes the generated copies instead of comparing."""
 
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 def readme() -> str:
     "README.md: nbs/index.ipynb as Markdown."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    notebook.metadata["language_info"] = {"name": "python"}  # what a code fence says
     body, _ = MarkdownExporter(exclude_output_prompt=True).from_notebook_node(notebook)
-    return "\n".join(line.rstrip() for line in body.strip().splitlines()) + "\n"
+    lines = "\n".join(line.rstrip() for line in body.strip().splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines) + "\n"
 
 
 def exported(folder: Path) -> Path:

@@ -1,12 +1,18 @@
 """Files of every format, as they come from cameras, scanners, editors and recorders."""
 
+import json
+import math
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from uti.media import MediaError, find_media, load_image, normalise_audio, normalise_image, read_audio, write_png, write_wav
+from uti.media import MediaError, find_media, load_image, normalise_audio, normalise_image, read_audio, read_image, write_png, write_wav
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(np.kron(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8)))  # 64×48 in blocks
@@ -58,12 +64,39 @@ def test_a_dark_sixteen_bit_scan_stays_dark(tmp_path):
     assert np.asarray(loaded).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "RGBX", "LA", "I", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "RGBX", "LA", "I;16", "I;16B", "F"])
 def test_every_mode_ends_as_rgb(mode):
-    image = PICTURE.convert("L").convert(mode) if mode in "IF" else PICTURE.convert("RGBA" if mode == "LA" else "RGB").convert(mode)
+    grey = np.asarray(PICTURE.convert("L"))
+    if mode.startswith("I;16"):
+        image = Image.frombytes(mode, PICTURE.size, (grey * np.uint16(257)).astype(">u2" if mode.endswith("B") else "<u2").tobytes())
+    elif mode == "F":
+        image = Image.fromarray((grey / 255).astype(np.float32))
+    else:
+        image = PICTURE.convert("RGBA" if mode == "LA" else "RGB").convert(mode)
     pixels, record = normalise_image(image, (32, 32))
     assert pixels.shape == (3, 32, 32) and pixels.dtype == torch.float32 and 0 <= pixels.min() and pixels.max() <= 1
     assert pixels.std() > 0.1 and record["source_size"] == [48, 64]
+
+
+def test_values_without_a_known_white_are_refused_and_the_file_is_named(tmp_path):
+    for name, values in (("whole.tif", np.full((8, 8), 200, np.int32)), ("bright.tif", np.full((8, 8), 1.5, np.float32)), ("nan.tif", np.full((8, 8), np.nan, np.float32))):
+        with pytest.raises(MediaError, match=f"{name}: "):
+            load_image(saved(tmp_path / name, Image.fromarray(values)))
+
+
+def test_sixteen_bit_grey_with_a_transparent_value(tmp_path):
+    image = Image.fromarray(np.array([[40_000, 20_000]], dtype=np.uint16))
+    image.info["transparency"] = 40_000
+    assert np.asarray(load_image(image))[0, :, 0].tolist() == [255, 78]
+
+
+def test_numbers_without_a_scale_are_refused(tmp_path):
+    with pytest.raises(MediaError, match="a.tif: .*which value is white"):
+        load_image(saved(tmp_path / "a.tif", PICTURE.convert("L").convert("I")))
+    with pytest.raises(MediaError, match=r"b.tif: .*in \[0, 1\]"):
+        load_image(saved(tmp_path / "b.tif", PICTURE.convert("L").convert("F")))
+    unit = Image.fromarray(np.full((4, 4), 0.5, dtype=np.float32))
+    assert load_image(saved(tmp_path / "c.tif", unit)).getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -86,16 +119,89 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
         load_image(tmp_path / f"b.{suffix}")
 
 
+@pytest.mark.parametrize("missing", [1, 12, 16, 20])
+def test_a_png_without_its_last_bytes_is_refused_though_its_pixels_are_there(tmp_path, missing):
+    whole = saved(tmp_path / "a.png", PICTURE).read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:-missing])
+    with pytest.raises(MediaError, match="b.png: cannot be read"):
+        load_image(tmp_path / "b.png")
+
+
+def test_a_png_with_a_flipped_bit_is_refused(tmp_path):
+    data = bytearray(saved(tmp_path / "a.png", PICTURE).read_bytes())
+    data[data.index(b"IDAT") + 20] ^= 1
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(MediaError, match="a.png: cannot be read"):
+        load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif", "wav", "flac", "ogg", "mp3"])
+def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, suffix):
+    path, image = tmp_path / f"a.{suffix}", suffix in ("png", "jpg", "webp", "gif", "bmp", "tif")
+    PICTURE.save(path) if image else sf.write(path, WAVE, 48_000, format=suffix.upper())
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        data = bytearray(whole)
+        for where in rng.integers(0, min(len(data), 200), 4):
+            data[where] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            (load_image if image else read_audio)(path)
+        except MediaError as error:
+            assert str(error).startswith(f"{path}: ")
+
+
+def test_no_file_stays_open(tmp_path):
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
+    paths = [tmp_path / f"a.{suffix}" for suffix in ("gif", "tif", "webp", "png")]
+    for path in paths:
+        frames[0].save(path, save_all=True, append_images=frames[1:])
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else None
+    kept = [read_image(path) for path in paths]
+    assert before is None or len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(kept) == 4
+
+
+def test_missing_files_and_folders_are_named(tmp_path):
+    for read in (load_image, read_audio):
+        for path in (tmp_path / "absent.any", tmp_path):
+            with pytest.raises(MediaError, match=path.name):
+                read(path)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(MediaError, match="too many pixels"):
         load_image(saved(tmp_path / "a.png", PICTURE))
 
 
-@pytest.mark.parametrize("array", [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8), np.full((4, 4), 1.5), np.full((4, 4), np.nan), np.zeros((4, 4), np.int32), torch.zeros(5, 4, 4)])
+@pytest.mark.parametrize("array", [np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8), np.full((4, 4), 1.5), np.full((4, 4), np.nan), np.zeros((4, 4), np.int32), torch.zeros(5, 4, 4), torch.zeros(1, 3, 4, 4), Image.new("RGB", (0, 4)), None, [[1, 2]], b"png"])
 def test_arrays_that_are_no_pictures(array):
     with pytest.raises(MediaError):
         normalise_image(array, (8, 8))
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_any_size_becomes_the_size_asked_for_the_same_way_from_any_container(height, width, new_height, new_width, seed):
+    pixels = torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+    out, record = normalise_image(pixels, (new_height, new_width))
+    assert out.shape == (3, new_height, new_width) and out.dtype == torch.float32 and 0 <= out.min() and out.max() <= 1
+    assert json.loads(json.dumps(record)) == record == {"source_size": [height, width], "size": [new_height, new_width], "crop": "centre", "resize": "bicubic"}
+    for same in (pixels.movedim(0, -1).numpy(), pixels.double(), pixels.requires_grad_(), pixels.movedim(0, -1).detach().numpy().astype(np.float64)):
+        assert torch.equal(normalise_image(same, (new_height, new_width))[0], out)
+
+
+def test_the_crop_is_in_the_middle():
+    pixels = torch.zeros(3, 8, 24)
+    pixels[:, :, 8:16] = 1
+    assert normalise_image(pixels, (8, 8))[0].eq(1).all()
+    assert normalise_image(pixels.movedim(1, 2), (8, 8))[0].eq(1).all()
+
+
+def test_a_size_of_nothing_is_refused():
+    with pytest.raises(MediaError, match="0×8"):
+        normalise_image(PICTURE, (0, 8))
 
 
 WAVE = (0.5 * np.sin(np.arange(4800) * 0.1)).astype(np.float32)
@@ -128,6 +234,42 @@ def test_any_rate_and_channel_count(rate, channels):
     assert torch.equal(out, again)
 
 
+@pytest.mark.parametrize("rate", [24_001, 44_101, 2**31 - 1])
+def test_rates_that_would_take_all_memory_are_refused(rate):
+    with pytest.raises(MediaError, match=f"{rate} Hz cannot be resampled to 24000 Hz"):
+        normalise_audio(torch.zeros(1, 100), rate, target_rate=24_000, channels=1)
+
+
+def test_a_header_that_claims_terabytes_is_refused(tmp_path):
+    sf.write(tmp_path / "a.flac", WAVE, 48_000)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] |= 0x0F  # the number of samples: 36 bits of the first metadata block
+    data[22:26] = b"\xff" * 4
+    (tmp_path / "a.flac").write_bytes(data)
+    with pytest.raises(MediaError, match="a.flac: cannot be read as a sound"):
+        read_audio(tmp_path / "a.flac")
+
+
+@pytest.mark.parametrize("layout", [lambda w: w, lambda w: w[:, ::-1].copy()[:, ::-1], lambda w: w.astype(">f4"), lambda w: w.astype(np.float64), lambda w: torch.from_numpy(w.copy()).requires_grad_()])
+def test_how_a_wave_lies_in_memory_does_not_matter(layout):
+    wave = np.stack([WAVE, -0.5 * WAVE])
+    expected, _ = normalise_audio(torch.from_numpy(wave), 48_000, target_rate=24_000, channels=1)
+    assert torch.equal(normalise_audio(layout(wave), 48_000, target_rate=24_000, channels=1)[0], expected)
+
+
+def test_channels_are_mixed_by_mean_and_up_by_repeat():
+    wave = torch.tensor([[0.5, 0.25], [0.0, -0.75]])
+    one, record = normalise_audio(wave, 8000, target_rate=8000, channels=1)
+    assert one.tolist() == [[0.25, -0.25]] and json.loads(json.dumps(record)) == record
+    assert normalise_audio(one, 8000, target_rate=8000, channels=2)[0].tolist() == [[0.25, -0.25]] * 2
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf])
+def test_clips_of_no_length_are_refused(seconds):
+    with pytest.raises(MediaError, match="seconds long"):
+        normalise_audio(torch.zeros(1, 100), 8000, target_rate=8000, channels=1, clip_seconds=seconds)
+
+
 @pytest.mark.parametrize(("seconds", "samples"), [(0.5, 12_000), (2, 48_000), (1e-9, 1)])
 def test_clips(seconds, samples):
     out, _ = normalise_audio(torch.ones(1, 24_000), 24_000, target_rate=24_000, channels=1, clip_seconds=seconds)
@@ -156,6 +298,25 @@ def test_written_files_are_the_same_every_time_and_clipped(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert read_audio(tmp_path / "a.wav")[0].abs().max() <= 1
     assert len(list(tmp_path.iterdir())) == 4  # no temporary file stays
+
+
+def test_sixteen_bits_come_back_as_they_were(tmp_path):
+    every = np.arange(-32768, 32768).astype(np.int16)
+    sf.write(tmp_path / "a.wav", every, 8000)
+    write_wav(tmp_path / "b.wav", *read_audio(tmp_path / "a.wav"))
+    assert np.array_equal(sf.read(tmp_path / "b.wav", dtype="int16")[0], every)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    for wave in (torch.zeros(1, 0), torch.zeros(9), torch.full((1, 9), math.nan)):
+        with pytest.raises(MediaError, match="a.wav: a sound to write"):
+            write_wav(tmp_path / "a.wav", wave, 8000)
+    for image in (torch.zeros(1, 4, 4), torch.zeros(3, 0, 4), torch.full((3, 4, 4), math.inf)):
+        with pytest.raises(MediaError, match="a.png: a picture to write"):
+            write_png(tmp_path / "a.png", image)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(OSError, match="absent"):
+        write_wav(tmp_path / "absent" / "a.wav", torch.zeros(1, 9), 8000)
 
 
 def test_a_folder_lists_what_it_holds_in_order(tmp_path):

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uti.metrics import MetricError, aligned_snr_db, codebook_use, log_mel_l1, mae, psnr, si_sdr_db, snr_db, ssim
+from uti.compat import torchaudio
+from uti.metrics import MetricError, aligned_snr_db, codebook_use, error_map, log_mel, log_mel_l1, mae, psnr, si_sdr_db, snr_db, ssim
 from uti.quality import baseline_gates, mean_metric, measured, Metric
 from uti.config import Tolerances
 
@@ -40,6 +41,36 @@ def test_what_cannot_be_compared_is_refused(metric):
             metric(a, b)
 
 
+@pytest.mark.parametrize("metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000)])
+def test_arrays_gradients_and_half_precision_are_measured_alike(metric):
+    a, b = (noise(seed, 3, 16, 16).half().float().sigmoid().half() for seed in (0, 1))
+    value = metric(a, b)
+    assert metric(a.numpy(), b.numpy()) == metric(a.double(), b.double()) == metric(a.float().requires_grad_(), b.float()) == value
+
+
+def test_si_sdr_is_the_snr_of_what_is_at_right_angles():
+    a = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    off = torch.tensor([[0.1, -0.1, 0.1, -0.1]])
+    assert si_sdr_db(a, 5 * (a + off)) == pytest.approx(20, abs=1e-4)
+    assert si_sdr_db(a, off) == -math.inf
+
+
+def test_a_few_samples_at_the_end_do_not_make_a_delay():
+    reference, estimate = torch.zeros(1, 100), torch.zeros(1, 100)
+    reference[0, 0], estimate[0, 99] = 1.0, 1.0
+    reference[0, 1:], estimate[0, :99] = noise(0, 99), noise(1, 99)
+    assert abs(aligned_snr_db(reference, estimate, 99)[1]) <= 50
+
+
+def test_log_mel_is_the_definition():
+    wave = noise(0, 2, 5000) * 0.1
+    mel = torchaudio.transforms.MelSpectrogram(16_000, n_fft=1024, hop_length=256, n_mels=80)(wave)
+    assert torch.allclose(log_mel(wave, 16_000).float(), (mel + 1e-6).log(), atol=1e-4)
+    assert log_mel_l1(wave, wave * 0, 16_000) == pytest.approx(((mel + 1e-6).log() - math.log(1e-6)).abs().mean().item(), rel=1e-5)
+    with pytest.raises(MetricError, match="sample rate"):
+        log_mel(wave, 0)
+
+
 def test_float32_would_have_lost_it():
     a = torch.ones(1, 1_000_000)
     assert snr_db(a, a + 1e-4) == pytest.approx(80, abs=0.02)
@@ -49,6 +80,24 @@ def test_psnr_and_ssim_know_the_range():
     a = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1  # a dark picture: a guessed range would flatter
     assert psnr(a, a + 0.01) == pytest.approx(40, abs=1e-3)
     assert ssim(a, 1 - a) < 0.1
+    for b in (a * 255, a - 0.2):
+        with pytest.raises(MetricError, match=r"outside \[0, 1\]"):
+            psnr(a, b)
+
+
+def test_the_error_map_shows_where():
+    a = torch.zeros(3, 4, 5)
+    b = a.clone()
+    b[1, 2, 3] = 0.6
+    expected = torch.zeros(4, 5, dtype=torch.float64)
+    expected[2, 3] = 0.2
+    assert torch.allclose(error_map(a, b), expected)
+
+
+@pytest.mark.parametrize(("codes", "sizes"), [([[4]], (4,)), ([[-1]], (4,)), ([[0], [0]], (4,)), ([[]], (4,)), ([0, 1], (4,))])
+def test_codes_that_fit_no_codebook_are_refused(codes, sizes):
+    with pytest.raises(MetricError):
+        codebook_use(torch.tensor(codes, dtype=torch.int64), sizes)
 
 
 @given(st.integers(1, 64))

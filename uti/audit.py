@@ -366,7 +366,7 @@ def _environment(config: Config) -> Environment:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return Environment(python=platform.python_version(), platform=platform.platform(), packages=packages, device=config.device, threads=torch.get_num_threads(), seed=config.seed)
+    return Environment(python=platform.python_version(), platform=f"{platform.system()} {platform.machine()}", packages=packages, device=config.device, threads=torch.get_num_threads(), seed=config.seed)
 
 
 def _summary(checks: list[Check]) -> dict[str, bool | None]:

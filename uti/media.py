@@ -36,9 +36,12 @@ def read_image(path: str | Path) -> Image.Image:
     "The picture in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in its own mode. Raises `MediaError`."
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata; what keeps a picture from being read is raised
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            image.load()
+            with Image.open(path) as whole:
+                whole.verify()
+            with Image.open(path) as image:
+                image.load()
     except UnidentifiedImageError as error:
         raise MediaError(f"{path}: not a picture, whatever its name says") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
@@ -49,16 +52,30 @@ def read_image(path: str | Path) -> Image.Image:
 
 # %% ../nbs/01_media.ipynb #01-media-007
 def to_rgb(image: Image.Image) -> Image.Image:
-    "`image` of any mode, turned by its EXIF orientation, as RGB over white."
+    """`image`, turned by its EXIF orientation, as RGB over white.
+
+    Raises `MediaError` for a picture without pixels, of 32-bit integers (mode I), or of floats (mode F) outside [0, 1].
+    """
+    if 0 in image.size:
+        raise MediaError(f"a picture of {image.width}×{image.height} holds no pixels")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535 if values.max() > 255 or image.mode.startswith("I;16") else 255
-        image = Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8))
+    if image.mode == "I":
+        raise MediaError("a picture of 32-bit integers does not say which value is white; save it with 8 or 16 bits")
+    if image.mode == "F":
+        image = image_from_array(np.asarray(image))
+    if image.mode.startswith("I;16"):
+        image = _from_sixteen_bits(image)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    "16-bit grey as 8-bit grey; the one value that a PNG may name as transparent becomes white."
+    values = np.asarray(image)
+    grey = (values / 65535 * 255 + 0.5).astype(np.uint8)
+    return Image.fromarray(np.where(values == image.info.get("transparency", -1), np.uint8(255), grey))
 
 # %% ../nbs/01_media.ipynb #01-media-010
 def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
@@ -66,14 +83,18 @@ def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
 
     Raises `MediaError` for another shape or type, or for values outside.
     """
-    values = array.detach().cpu().movedim(0, -1).numpy() if isinstance(array, Tensor) and array.ndim == 3 else np.asarray(array)
+    if isinstance(array, Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+        array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+    values = np.asarray(array)
     what = f"array {values.dtype} {list(values.shape)}"
     if values.ndim not in (2, 3) or 0 in values.shape or (values.ndim == 3 and values.shape[-1] not in (1, 3, 4)):
         raise MediaError(f"{what}: not a picture; give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]")
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise MediaError(f"{what}: float pictures must be finite and in [0, 1]")
-        values = (values * 255 + 0.5).astype(np.uint8)
+        values = (values.astype(np.float32) * 255 + 0.5).astype(np.uint8)
     if values.dtype != np.uint8:
         raise MediaError(f"{what}: pictures must be uint8, or float in [0, 1]")
     return Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values)
@@ -81,13 +102,19 @@ def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
 
 def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.Image:
     "A path, a PIL image or an array as an RGB image, the policy's first half. Raises `MediaError`."
-    if isinstance(source, (str, Path)):
-        return to_rgb(read_image(source))
-    return to_rgb(source if isinstance(source, Image.Image) else image_from_array(source))
+    if not isinstance(source, (str, Path)):
+        return to_rgb(source if isinstance(source, Image.Image) else image_from_array(source))
+    image = read_image(source)
+    try:
+        return to_rgb(image)
+    except MediaError as error:
+        raise MediaError(f"{source}: {error}") from error
 
 # %% ../nbs/01_media.ipynb #01-media-012
 def normalise_image(source: str | Path | Image.Image | np.ndarray | Tensor, size: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
     "The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done. Raises `MediaError`."
+    if min(size) < 1:
+        raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
     image = load_image(source)
     fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(fitted)).movedim(-1, 0).float() / 255
@@ -98,7 +125,7 @@ def read_audio(path: str | Path) -> tuple[Tensor, int]:
     "(wave float32 [channels, samples], sample rate in Hz) of a WAV, FLAC, OGG or MP3 file. Raises `MediaError`."
     try:
         wave, rate = sf.read(str(path), dtype="float32", always_2d=True)
-    except (sf.SoundFileError, OSError, TypeError) as error:
+    except (sf.SoundFileError, OSError, TypeError, MemoryError) as error:  # a damaged header may claim terabytes
         reason = "no such file" if not Path(path).exists() else getattr(error, "error_string", None) or error
         raise MediaError(f"{path}: cannot be read as a sound ({reason})") from error
     if not wave.size:
@@ -114,8 +141,11 @@ def normalise_audio(
     """The sound as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
 
     `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz; `clip_seconds`: trim or zero-pad the end to this length.
-    Raises `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer, or another shape or type.
+    The result may share memory with `wave`. Raises `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer or has too little in common
+    with `target_rate`, a clip that is not longer than nothing, or another shape or type.
     """
+    if isinstance(wave, np.ndarray):
+        wave = np.ascontiguousarray(wave, dtype=wave.dtype.newbyteorder("="))
     wave = torch.as_tensor(wave).detach().cpu()
     wave = wave[None] if wave.ndim == 1 else wave
     what = f"wave {str(wave.dtype).removeprefix('torch.')} {list(wave.shape)}"
@@ -123,6 +153,8 @@ def normalise_audio(
         raise MediaError(f"{what}: a sound must be [channels, samples] and not empty")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
         raise MediaError(f"{what}: its sample rate must be a positive integer in Hz, got {sample_rate!r}")
+    if clip_seconds is not None and not 0 < clip_seconds < math.inf:
+        raise MediaError(f"{what}: cannot be made {clip_seconds} seconds long")
     if wave.dtype == torch.int16:
         wave = wave / 32768
     elif not wave.is_floating_point():
@@ -134,11 +166,19 @@ def normalise_audio(
     clipped = int((wave.abs() > 1).sum()) if max(-low, high) > 1 else 0
     wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
     if sample_rate != target_rate:
-        wave = torchaudio.functional.resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
+        wave = _resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
     if clip_seconds is not None:
         n = max(1, round(clip_seconds * target_rate))
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))
     return wave.contiguous(), {**record, "channels": channels, "samples": wave.shape[1], "clipped_samples": clipped}
+
+
+def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
+    "torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter a phase, as many phases as the rates have no factor in common."
+    common = math.gcd(rate, target_rate)
+    if (rate // common) * (target_rate // common) > 10**8:
+        raise MediaError(f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in common; store it at a usual rate first")
+    return torchaudio.functional.resample(wave, rate, target_rate)
 
 
 def _with_channels(wave: Tensor, channels: int) -> Tensor:
@@ -149,15 +189,25 @@ def _with_channels(wave: Tensor, channels: int) -> Tensor:
 
 # %% ../nbs/01_media.ipynb #01-media-025
 def write_png(path: str | Path, image: Tensor) -> None:
-    "Write float [3, H, W] in [0, 1] as an 8-bit RGB PNG; values outside are clipped. Raises `OSError` where the folder cannot be written."
-    pixels = (image.detach().cpu().clamp(0, 1) * 255 + 0.5).byte().movedim(0, -1).numpy()
+    """Write float [3, H, W] in [0, 1] as an 8-bit RGB PNG; values outside are clipped.
+
+    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be written.
+    """
+    if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not torch.isfinite(image).all():
+        raise MediaError(f"{path}: a picture to write must be finite and [3, H, W], got {list(image.shape)}")
+    pixels = (image.detach().cpu().float().clamp(0, 1) * 255 + 0.5).byte().movedim(0, -1).numpy()
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
-    "Write float [channels, samples] in [-1, 1] as 16-bit PCM; values outside are clipped. Raises `OSError` where the folder cannot be written."
-    samples = (wave.detach().cpu().clamp(-1, 1).double() * 32767).round().short().T.numpy()
+    """Write float [channels, samples] in [-1, 1] as 16-bit PCM; values outside are clipped. `sample_rate` in Hz.
+
+    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be written.
+    """
+    if wave.ndim != 2 or not wave.numel() or not torch.isfinite(wave).all():
+        raise MediaError(f"{path}: a sound to write must be finite, not empty and [channels, samples], got {list(wave.shape)}")
+    samples = (wave.detach().cpu().double() * 32768).round().clamp(-32768, 32767).short().T.numpy()
     with atomic_path(path) as temporary:
         sf.write(str(temporary), samples, sample_rate, format="WAV", subtype="PCM_16")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
@@ -15,16 +16,20 @@ from torch import Tensor
 from .compat import torchaudio
 
 # %% auto #0
-__all__ = ['MetricError', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1', 'psnr', 'ssim', 'error_map',
-           'codebook_use']
+__all__ = ['Signal', 'MetricError', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1', 'psnr', 'ssim',
+           'error_map', 'codebook_use']
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-003
 class MetricError(ValueError):
     "A metric is not defined for these signals; the message says why."
 
 
-def _pair(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
-    "Both as float64. Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory twice."
+Signal = Tensor | np.ndarray
+
+
+def _pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
+    "Both as float64 on the CPU. Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory twice."
+    reference, estimate = torch.as_tensor(reference).detach(), torch.as_tensor(estimate).detach()
     if reference.shape != estimate.shape:
         raise MetricError(f"reference {list(reference.shape)} and estimate {list(estimate.shape)} differ in shape")
     if not reference.numel():
@@ -33,13 +38,13 @@ def _pair(reference: Tensor, estimate: Tensor) -> tuple[Tensor, Tensor]:
         raise MetricError("reference and estimate are the same buffer: the signal is compared with itself")
     if not (torch.isfinite(reference).all() and torch.isfinite(estimate).all()):
         raise MetricError("reference or estimate holds values that are not finite")
-    return reference.double(), estimate.double()
+    return reference.cpu().double(), estimate.cpu().double()
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-005
-def snr_db(reference: Tensor, estimate: Tensor) -> float:
+def snr_db(reference: Signal, estimate: Signal) -> float:
     """Signal-to-noise ratio in dB, higher is better: 10 log10(Σ ref² / Σ (ref − est)²), over all channels and samples.
 
-    Float tensors of one shape. Infinite where they are equal. Raises `MetricError` for a silent reference.
+    Signals of one shape. Infinite where they are equal. Raises `MetricError` for a silent reference.
     """
     reference, estimate = _pair(reference, estimate)
     signal, noise = reference.square().sum().item(), (reference - estimate).square().sum().item()
@@ -48,74 +53,96 @@ def snr_db(reference: Tensor, estimate: Tensor) -> float:
     return 10 * math.log10(signal / noise) if noise else math.inf
 
 
-def mae(reference: Tensor, estimate: Tensor) -> float:
-    "Mean absolute error, in the signal's unit, lower is better. Float tensors of one shape."
+def mae(reference: Signal, estimate: Signal) -> float:
+    "Mean absolute error, in the signal's unit, lower is better. Signals of one shape."
     reference, estimate = _pair(reference, estimate)
     return (reference - estimate).abs().mean().item()
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-010
-def si_sdr_db(reference: Tensor, estimate: Tensor) -> float:
+def si_sdr_db(reference: Signal, estimate: Signal) -> float:
     """Scale-invariant signal-to-distortion ratio in dB (arXiv:1811.02508), higher is better: the SNR of the estimate against the reference scaled to fit it best.
 
-    Float tensors of one shape. Raises `MetricError` for a silent reference or estimate.
+    Signals of one shape. Infinite where the estimate is the reference at another level, minus infinite where it has nothing of it. Raises `MetricError` for a silent reference or estimate.
     """
     reference, estimate = _pair(reference, estimate)
     energy = reference.square().sum()
     if not energy or not estimate.abs().sum():
         raise MetricError("reference or estimate is silent: a ratio is not defined")
     target = (reference * estimate).sum() / energy * reference
-    noise = (estimate - target).square().sum().item()
-    return 10 * math.log10(target.square().sum().item() / noise) if noise and target.abs().sum() else math.inf if not noise else -math.inf
+    signal, noise = target.square().sum().item(), (estimate - target).square().sum().item()
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else -math.inf
 
 
-def aligned_snr_db(reference: Tensor, estimate: Tensor, max_delay: int = 64) -> tuple[float, int]:
-    "(SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR is highest. [channels, samples]; only the overlap is compared."
+def aligned_snr_db(reference: Signal, estimate: Signal, max_delay: int = 64) -> tuple[float, int]:
+    """(SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR is highest; the smallest delay among equals.
+
+    [channels, samples], twice. Only the overlap is compared, at least half of the signal: a few samples agree by chance. Raises `MetricError` for a silent reference.
+    """
     reference, estimate = _pair(reference, estimate)
     n, best = reference.shape[-1], (-math.inf, 0)
-    for delay in sorted(range(-min(max_delay, n - 1), min(max_delay, n - 1) + 1), key=abs):
-        a = reference[..., max(0, -delay) : n - max(0, delay)].clone()
-        if a.any():
-            best = max(best, (snr_db(a, estimate[..., max(0, delay) : n - max(0, -delay)]), delay), key=lambda pair: pair[0])
+    farthest = min(abs(max_delay), n // 2)
+    for delay in sorted(range(-farthest, farthest + 1), key=abs):
+        a = reference[..., max(0, -delay) : n - max(0, delay)]
+        noise = (a - estimate[..., max(0, delay) : n - max(0, -delay)]).square().sum().item()
+        signal = a.square().sum().item()
+        if signal and (snr := 10 * math.log10(signal / noise) if noise else math.inf) > best[0]:
+            best = (snr, delay)
     if best[0] == -math.inf:
         raise MetricError("the reference is silent: a ratio to it is not defined")
     return best
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-013
-def log_mel(wave: Tensor, sample_rate: int) -> Tensor:
+def log_mel(wave: Signal, sample_rate: int) -> Tensor:
     """Natural logarithm of (mel power + 1e-6): float [channels, samples] → float64 [channels, 80, frames].
 
     The mel power spectrogram is `torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=1024, hop_length=256, n_mels=80)`; a sound shorter than a window is padded with zeros.
+    Raises `MetricError` for a rate that is not positive.
     """
-    wave = torch.nn.functional.pad(wave.double(), (0, max(0, 1024 - wave.shape[-1])))
+    if sample_rate <= 0:
+        raise MetricError(f"a spectrum needs the sample rate in Hz, got {sample_rate}")
+    wave = torch.as_tensor(wave).detach().cpu().double()
+    wave = torch.nn.functional.pad(wave, (0, max(0, 1024 - wave.shape[-1])))
     mel = torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=1024, hop_length=256, n_mels=80).double()
     return (mel(wave) + 1e-6).log()
 
 
-def log_mel_l1(reference: Tensor, estimate: Tensor, sample_rate: int) -> float:
+def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
     "Mean absolute difference of the log-mel spectrograms (`log_mel`), lower is better. Float [channels, samples] of one shape, at one rate in Hz."
     reference, estimate = _pair(reference, estimate)
     return (log_mel(reference, sample_rate) - log_mel(estimate, sample_rate)).abs().mean().item()
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-017
-def psnr(reference: Tensor, estimate: Tensor) -> float:
-    "Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`. Float [3, H, W] in [0, 1]. Infinite where they are equal."
+def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
+    "`_pair` of two [3, H, W]. Raises `MetricError` for another shape, or values outside [0, 1], where a peak of 1 would mean nothing."
     reference, estimate = _pair(reference, estimate)
+    if reference.ndim != 3 or reference.shape[0] != 3:
+        raise MetricError(f"pictures must be [3, H, W], got {list(reference.shape)}")
+    if min(reference.min(), estimate.min()) < 0 or max(reference.max(), estimate.max()) > 1:
+        raise MetricError("a picture has values outside [0, 1]")
+    return reference, estimate
+
+
+def psnr(reference: Signal, estimate: Signal) -> float:
+    "Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`. Float [3, H, W] in [0, 1]. Infinite where they are equal."
+    reference, estimate = _pictures(reference, estimate)
     if torch.equal(reference, estimate):
         return math.inf
     return float(peak_signal_noise_ratio(reference.numpy(), estimate.numpy(), data_range=1.0))
 
 
-def ssim(reference: Tensor, estimate: Tensor) -> float:
+def ssim(reference: Signal, estimate: Signal) -> float:
     "Structural similarity (Wang et al. 2004), at most 1, higher is better; scikit-image over RGB with `data_range=1`. Float [3, H, W] in [0, 1]; sides of at least 7 pixels."
-    reference, estimate = _pair(reference, estimate)
+    reference, estimate = _pictures(reference, estimate)
     if min(reference.shape[-2:]) < 7:
         raise MetricError(f"SSIM looks through a window of 7×7 pixels; the picture has {list(reference.shape[-2:])}")
     return float(structural_similarity(reference.numpy(), estimate.numpy(), data_range=1.0, channel_axis=0))
 
 
-def error_map(reference: Tensor, estimate: Tensor) -> Tensor:
-    "Mean absolute error of each pixel over the channels: float [3, H, W] twice → float64 [H, W]."
-    reference, estimate = _pair(reference, estimate)
+def error_map(reference: Signal, estimate: Signal) -> Tensor:
+    "Mean absolute error of each pixel over the channels: float [3, H, W] in [0, 1] twice → float64 [H, W]."
+    reference, estimate = _pictures(reference, estimate)
     return (reference - estimate).abs().mean(0)
 
 # %% ../nbs/02_metrics.ipynb #02-metrics-021
@@ -124,9 +151,14 @@ def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[st
 
     A dict a codebook: `size`, `n_codes`, `entropy_bits` (Shannon, of the empirical distribution), `perplexity` (2^entropy), `used` and `unused` entries.
     Few codes cannot use many entries: `perplexity` is at most the smaller of `size` and `n_codes`.
+    Raises `MetricError` for another shape, another number of codebooks, no codes, or a code outside its codebook.
     """
+    if codes.ndim != 2 or not codes.numel() or len(codes) != len(codebook_sizes):
+        raise MetricError(f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be [n_codebooks, n_positions], and not empty")
     uses = []
-    for row, size in zip(codes, codebook_sizes, strict=True):
+    for k, (row, size) in enumerate(zip(codes, codebook_sizes)):
+        if row.min() < 0 or row.max() >= size:
+            raise MetricError(f"codebook {k} has {size} entries, and its codes range from {row.min()} to {row.max()}")
         counts = torch.bincount(row, minlength=size).double()
         p = counts[counts > 0] / counts.sum()
         entropy = max(0.0, -(p * p.log2()).sum().item())
