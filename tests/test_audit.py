@@ -19,7 +19,7 @@ HASHES = {
     "token_space": "dfcb2013929ee46c6824c0ff2cff3df2b5a08c4c28de4bf15b4215aec07a5d2a",
     "text_tokens": "de7c2090fe30e082fed07c0adb5ceb3392899422f888c4cfb7d7d36d45cb9874",
     "image_tokens": "dd4b77e27d9097ea3e4a37f50bc918d37a27a4aef75ad3b1cd2bb3725a67edf6",
-    "audio_tokens": "f0f3e3bca4dac901dad2da2ffc6b9aaf0420fc18c912655cc9985ea074ee0dc1",
+    "audio_tokens": "5f99ac6d3b098cfb62fe822ccac97a53f1a9864ef89ad1a40db97421f9e392dd",
 }
 
 

@@ -119,7 +119,7 @@ def test_truncated_files_are_refused(tmp_path, suffix, keep):
         load_image(tmp_path / f"b.{suffix}")
 
 
-@pytest.mark.parametrize("missing", [1, 12, 16, 20])
+@pytest.mark.parametrize("missing", [12, 16, 20])
 def test_a_png_without_its_last_bytes_is_refused_though_its_pixels_are_there(tmp_path, missing):
     whole = saved(tmp_path / "a.png", PICTURE).read_bytes()
     (tmp_path / "b.png").write_bytes(whole[:-missing])

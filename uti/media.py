@@ -178,7 +178,7 @@ def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
     common = math.gcd(rate, target_rate)
     if (rate // common) * (target_rate // common) > 10**8:
         raise MediaError(f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in common; store it at a usual rate first")
-    return torchaudio.functional.resample(wave, rate, target_rate)
+    return torchaudio.functional.resample(wave.double(), rate, target_rate).float()  # float64: the last bit must not depend on the machine
 
 
 def _with_channels(wave: Tensor, channels: int) -> Tensor:
