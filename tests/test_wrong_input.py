@@ -24,8 +24,8 @@ def png_bytes(tmp_path) -> bytes:
     return (tmp_path / "whole.png").read_bytes()
 
 
-def wav_bytes(tmp_path, samples) -> bytes:
-    sf.write(tmp_path / "whole.wav", np.asarray(samples, dtype=np.float32), 8000, subtype="FLOAT")
+def wav_bytes(tmp_path, samples, rate=8000) -> bytes:
+    sf.write(tmp_path / "whole.wav", np.asarray(samples, dtype=np.float32), rate, subtype="FLOAT")
     return (tmp_path / "whole.wav").read_bytes()
 
 
@@ -39,6 +39,7 @@ CASES = {
     "a wav without samples": lambda p: (["--smoke-assets", folder_with(p, "mute.wav", wav_bytes(p, []))], "mute.wav: holds no samples"),
     "nan samples": lambda p: (["--smoke-assets", folder_with(p, "nan.wav", wav_bytes(p, [0, np.nan]))], "nan.wav: holds samples that are not finite"),
     "text named .wav": lambda p: (["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")], "notes.wav: cannot be read as a sound"),
+    "a rate that shares no factor": lambda p: (["--smoke-assets", folder_with(p, "prime.wav", wav_bytes(p, [0.1] * 100, 44_101))], "prime.wav: a sound at 44101 Hz cannot be resampled"),
     "text that is not utf-8": lambda p: (["--smoke-assets", both(p)], "odd.txt: not UTF-8"),
     "a misspelt key": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embedded-image}\nserialization: delay")], "did you mean 'serialisation'"),
     "an unknown codec": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embeded-image}")], "the nearest names are embedded-image"),

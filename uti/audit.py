@@ -27,7 +27,7 @@ from . import checks as ask
 from .checks import Check, Sample
 from .config import Config
 from .files import write_json, write_text
-from .media import find_media, load_image, read_audio, write_png, write_wav
+from .media import MediaError, find_media, load_image, read_audio, write_png, write_wav
 from .metrics import codebook_use
 from .quality import BaselineGate, Metric, baseline_gates, mean_metric, measure, reference_of, round_trip
 from .space import diff_spaces, from_dict, save_space, space_hash, to_dict, token_hash
@@ -179,7 +179,18 @@ def prepare(
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
     if not samples:
         raise AuditError(f"{assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}")
+    for sample in samples:
+        _check_normal(tokenizer, sample)
     return Inputs(tokenizer, samples, Path(outdir), decode_mode, _load_baseline(baseline, tokenizer, samples) if baseline else None, command)
+
+
+def _check_normal(tokenizer: UnifiedTokenizer, sample: Sample) -> None:
+    "Raise `MediaError` naming the sample where it cannot be brought into the normal form of its codec."
+    if sample.modality != "text":
+        try:
+            reference_of(tokenizer, sample)
+        except MediaError as error:
+            raise MediaError(f"{sample.name}: {error}") from error
 
 
 def _check_outdir(outdir: Path) -> None:

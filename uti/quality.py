@@ -35,7 +35,9 @@ def measured(function: Callable[..., float], *signals: Any) -> Metric:
         value = function(*signals)
     except MetricError as error:
         return Metric(value=None, reason=str(error))
-    return Metric(value=value) if math.isfinite(value) else Metric(value=None, reason="the estimate equals its reference: the ratio is infinite")
+    if math.isfinite(value):
+        return Metric(value=value)
+    return Metric(value=None, reason="the estimate equals its reference: the ratio is infinite" if value > 0 else "the estimate holds nothing of its reference: the ratio is minus infinity")
 
 # %% ../nbs/07_quality.ipynb #07-quality-005
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> torch.Tensor:
