@@ -166,6 +166,17 @@ def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti):
     assert "[3/7]" in result.stderr  # plain lines where nobody watches
 
 
+def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti):
+    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\n")
+    assert uti("report", "--name", "mine", "--config", "uti.yaml").returncode == 0
+    first = (tmp_path / "reports" / "mine" / "report.json").read_text()
+    again = uti("report", "--name", "mine", "--config", "uti.yaml", "--baseline-report", "reports/mine/report.json")
+    assert again.returncode == 0, again.stdout + again.stderr
+    report = read_report(tmp_path / "reports" / "mine" / "report.json")
+    assert report.metrics_v2_pass is True and len(report.metrics_v2_checks) == 2
+    assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
+
+
 def test_papermill_alone_and_render(tmp_path, uti):
     import papermill
 

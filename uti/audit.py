@@ -336,6 +336,8 @@ def _write_artifacts(run: Run, folder: Path) -> None:
     "Token space, hashes, normalised inputs and reconstructions into `folder`; the first picture and sound also as recon.png and recon.wav."
     tokenizer = run.inputs.tokenizer
     save_space(tokenizer.space, folder / "token_space.json")
+    if run.inputs.baseline:
+        write_json(folder / "baseline_report.json", run.inputs.baseline.model_dump(mode="json", by_alias=True))
     for modality, digest in token_hashes(run).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
     for sample in run.inputs.samples:

@@ -158,6 +158,10 @@ def publish_audit(
     folder = Path(reports) / name
     prepare(load_config(config), folder, assets=assets, decode_mode=decode_mode, baseline=baseline)
     folder.mkdir(parents=True, exist_ok=True)
+    if baseline:  # kept beside the report: it may be the very report.json that this run replaces
+        content = Path(baseline).read_text(encoding="utf-8")
+        baseline = folder / "baseline_report.json"
+        write_text(baseline, content)
     (folder / "report.json").unlink(missing_ok=True)  # an earlier run's must not stand for one that breaks
     parameters = {"outdir": str(folder), "config": str(config or ""), "assets": str(assets or ""), "decode_mode": decode_mode, "baseline": str(baseline or ""), "command": command}
     notebook = folder / "audit.ipynb"
