@@ -106,7 +106,8 @@ WEIGHTS = Path(__file__).parent / "weights" / "audio.safetensors" if "__file__" 
 
 def load_network(path: str | Path) -> AudioAutoencoder:
     "The network with the weights in the safetensors file `path`, in eval mode. Raises `CodecError` for a file that is missing, damaged or of another network."
-    network = AudioAutoencoder()
+    with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
+        network = AudioAutoencoder()
     try:
         network.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
