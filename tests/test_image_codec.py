@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
-from tests.bench.photographs import photographs
+from bench.photographs import photographs
 from uti.codecs.audio import EmbeddedAudio
 from uti.codecs.base import CodecError, load_codec
 from uti.codecs.image import WEIGHTS, EmbeddedImage

@@ -84,6 +84,13 @@ def test_one_sentence_exit_2_and_nothing_written(name, command, tmp_path, monkey
     assert sorted(p for p in tmp_path.rglob("*")) == before
 
 
+def test_a_token_space_that_cannot_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["audit", "--outdir", "out", "--token-space-out", str(write(tmp_path, "file", "") / "space.json")])
+    assert result.exit_code == 2 and "file" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_option_that_does_not_exist():
     assert CliRunner().invoke(app, ["audit", "--smoke-asset", "x"]).exit_code == 2
 

@@ -118,11 +118,11 @@ def audit(
         from uti.space import save_space
 
         inputs = prepare(load_config(config), outdir, assets=smoke_assets, decode_mode=decode_mode.value, baseline=baseline_report, command=_command())
-        with progress_bar() as progress:
-            report = run_audit(inputs, progress)
         if token_space_out:
             token_space_out.parent.mkdir(parents=True, exist_ok=True)
             save_space(inputs.tokenizer.space, token_space_out)
+        with progress_bar() as progress:
+            report = run_audit(inputs, progress)
     print_verdict(report)
     out.print(f"{outdir}/report.json", highlight=False)
     raise typer.Exit(0 if report.passed else 1)
