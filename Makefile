@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit test lab export bench readme clean
+.PHONY: help setup audit smoke test test-slow lab export bench readme clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(STAMP): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "UTI is tested with Python 3.11: set PYTHON to it, as in make PYTHON=/path/to/python3.11" >&2; exit 2; }
@@ -22,10 +22,19 @@ setup: $(STAMP)  ## make .venv and install everything into it
 audit: $(STAMP)  ## audit the embedded codecs; the report is reports/audit/index.html
 	$(BIN)/uti report --name audit
 
+smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is reports/smoke/index.html
+	$(BIN)/uti smoke --name smoke
+
+# Two processes share the machine: a thread each, and threads that wait do not keep a core busy.
+test: export OMP_NUM_THREADS ?= 1
+test: export OMP_WAIT_POLICY ?= PASSIVE
 test: $(STAMP)  ## notebooks in sync, the notebooks themselves, then pytest
 	$(BIN)/python tests/check_sync.py
 	$(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q tests -n 2 --dist worksteal
+
+test-slow: $(STAMP)  ## the tests that take minutes and that test leaves out
+	$(BIN)/python -m pytest -q tests --slow -m slow
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
@@ -39,5 +48,5 @@ bench: $(STAMP)  ## measure quality and speed against peers
 	$(BIN)/python -m tests.bench
 
 clean:  ## remove what can be made again; .venv stays
-	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis reports/audit
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis reports/audit reports/smoke
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

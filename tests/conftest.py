@@ -4,16 +4,61 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
-# MKL and OpenMP read this when torch is imported: a test that wants other numbers of threads starts a process.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a thread each is fastest, and threads that wait must not keep a core busy.
+# What is said of numbers of threads is tested with `torch.set_num_threads`, or in a process with a number of its own.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes, and a fast test covers the same promise; runs with --slow only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
+
+
+@pytest.fixture(scope="session")
+def uti_in() -> Callable[..., subprocess.CompletedProcess]:
+    "`uti_in(folder, *arguments)`: the command in `folder`, in this process, which saves the seconds that a new one needs to import torch; what a process would have returned."
+    from typer.testing import CliRunner
+
+    from uti.cli import app
+
+    def run(folder, *arguments):
+        command = ["uti", *map(str, arguments)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", command)
+            result = CliRunner().invoke(app, command[1:])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return subprocess.CompletedProcess(command, result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def uti_here(uti_in, tmp_path):
+    "`uti_here(*arguments)`: the command, in a folder of its own and in this process."
+    return lambda *arguments: uti_in(tmp_path, *arguments)
 
 
 @pytest.fixture
 def uti(tmp_path):
-    "`uti(*arguments, **environment)`: the command, in a folder of its own; returns the finished process."
+    "`uti(*arguments, **environment)`: the command, in a folder and a process of its own, for what a process alone shows: environment, threads, tracebacks; returns the finished process."
 
     def run(*arguments, **environment):
         command = [sys.executable, "-c", "from uti.cli import main; main()", *map(str, arguments)]
@@ -51,7 +96,7 @@ def third_party(tmp_path_factory, monkeypatch):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-codec\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[uti.codecs]\nstripes = their_codec:Stripes\n")
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     return folder
 
 
@@ -60,3 +105,16 @@ def assets() -> Path:
     import uti
 
     return Path(uti.__file__).parent / "assets"
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, assets) -> Path:
+    "A folder with a picture of 96×96 and a second of sound, for audits of which the size is not the point."
+    from uti.media import normalise_image, read_audio, write_png, write_wav
+
+    folder = tmp_path_factory.mktemp("assets") / "small"
+    folder.mkdir()
+    write_png(folder / "coffee.png", normalise_image(assets / "coffee.png", (96, 96))[0])
+    wave, rate = read_audio(assets / "speech.wav")
+    write_wav(folder / "speech.wav", wave[:, :rate], rate)
+    return folder

@@ -6,7 +6,9 @@ import math
 import pytest
 import torch
 
-from uti.codecs.audio import HOP, MDCT, SAMPLE_RATE, EmbeddedAudio
+from safetensors.torch import load_file, save_file
+
+from uti.codecs.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 from uti.codecs.base import CodecError
 
 LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)
@@ -123,7 +125,27 @@ def test_silence_stays_silent(codec, sounds):
     assert decoded[..., SAMPLE_RATE // 3 + 4 * HOP : 2 * SAMPLE_RATE // 3 - 4 * HOP].abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("n_codebooks", [0, 9, -1, None, "8"])
+@pytest.mark.parametrize("n_codebooks", [0, 9, -1, None, "8", 2.0, True])
 def test_impossible_numbers_of_codebooks_are_refused(n_codebooks):
     with pytest.raises(CodecError, match="n_codebooks must be 1 to 8"):
         EmbeddedAudio(n_codebooks=n_codebooks)
+
+
+@pytest.mark.parametrize("spoil", [lambda w: w * float("nan"), lambda w: w.to(torch.int32)], ids=["nan", "integers"])
+def test_weights_that_are_no_finite_floats_are_refused(spoil, tmp_path):
+    state = load_file(WEIGHTS)
+    name = sorted(state)[0]
+    save_file({**state, name: spoil(state[name])}, tmp_path / "audio.safetensors")
+    with pytest.raises(CodecError, match=f"not weights of the embedded audio codec.*{name}"):
+        EmbeddedAudio(weights=tmp_path / "audio.safetensors")
+
+
+@pytest.mark.parametrize("n_samples", [0, 5, 320 * 3 + 1])
+def test_a_length_that_does_not_make_the_positions_is_refused(n_samples, codec):
+    with pytest.raises(CodecError, match=f"{n_samples} samples make . positions, got 3"):
+        codec.decode(torch.zeros(1, 8, 3, dtype=torch.int64), [{"n_positions": 3, "n_samples": n_samples}])
+
+
+def test_what_overshoots_is_clipped(codec):
+    square = torch.sign(torch.sin(2 * math.pi * 100 * torch.arange(SAMPLE_RATE) / SAMPLE_RATE))[None, None]
+    assert codec.decode(*codec.encode(square)).abs().max() == 1

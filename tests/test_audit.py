@@ -72,12 +72,12 @@ def test_a_run_passes_its_own_baseline(audited, tmp_path):
     assert report.passed and report.metrics_v2_pass and len(report.metrics_v2_checks) == 4
 
 
-def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path, uti):
+def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path, uti_here):
     def better(data):
         data["metrics_v2"]["image_psnr"]["value"] += 2
         data["metrics_v2"]["audio_log_mel_l1"]["value"] *= 0.5
 
-    result = uti("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, better))
+    result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, better))
     assert result.returncode == 1
     assert re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
@@ -93,14 +93,14 @@ def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path,
         (lambda d: d["token_space"]["ranges"].pop(), "not contiguous"),
     ],
 )
-def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti, change, told):
-    result = uti("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, change))
+def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti_here, change, told):
+    result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, change))
     assert result.returncode == 2 and told in result.stderr and not (tmp_path / "out").exists()
 
 
-def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti):
+def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_here):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, options: {n_codebooks: 4}}\n")
-    result = uti("audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json")
+    result = uti_here("audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json")
     assert result.returncode == 2
     assert "another token space cannot be compared: AUDIO_CB4: absent here" in result.stderr
 
@@ -119,7 +119,7 @@ def test_without_decoding_the_ids_are_still_audited(tmp_path):
     assert not (tmp_path / "out" / "recon").exists()
 
 
-def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti, assets):
+def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti, uti_here, assets, monkeypatch):
     (tmp_path / "mine").mkdir()
     for source, name in ((assets / "coffee.png", "a b.PNG"), (assets / "astronaut.png", "c.png")):
         (tmp_path / "mine" / name).write_bytes(source.read_bytes())
@@ -130,7 +130,8 @@ def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti, assets):
     report = read_report(tmp_path / "out" / "report.json")
     assert [item.name for item in report.items] == ["a b.PNG", "c.png"]
     assert report.codecs["image"]["licence"] == "MIT"
-    assert "stripes" in uti("codecs").stdout
+    load_stripes(third_party, monkeypatch)
+    assert "stripes" in uti_here("codecs").stdout
 
 
 def load_stripes(third_party, monkeypatch):
@@ -151,12 +152,12 @@ def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, 
     base._installed.cache_clear()
 
 
-def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti):
+def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti_here):
     def better(data):
         data["metrics_v2"]["image_psnr"]["value"] += 2
 
     baseline(audited, tmp_path, better)
-    result = uti("report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json")
+    result = uti_here("report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json")
     assert result.returncode == 1, result.stderr
     page = (tmp_path / "reports" / "red" / "index.html").read_text()
     assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
@@ -166,18 +167,19 @@ def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti):
     assert "[3/7]" in result.stderr  # plain lines where nobody watches
 
 
-def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti):
+def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\n")
-    assert uti("report", "--name", "mine", "--config", "uti.yaml").returncode == 0
+    mine = ("report", "--name", "mine", "--config", "uti.yaml", "--smoke-assets", small)
+    assert uti_here(*mine).returncode == 0
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
-    again = uti("report", "--name", "mine", "--config", "uti.yaml", "--baseline-report", "reports/mine/report.json")
+    again = uti_here(*mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_report(tmp_path / "reports" / "mine" / "report.json")
     assert report.metrics_v2_pass is True and len(report.metrics_v2_checks) == 2
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
 
 
-def test_papermill_alone_and_render(tmp_path, uti):
+def test_papermill_alone_and_render(tmp_path, uti_here):
     import papermill
 
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
@@ -185,8 +187,8 @@ def test_papermill_alone_and_render(tmp_path, uti):
     papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), parameters={"outdir": str(tmp_path / "out"), "config": str(tmp_path / "uti.yaml")}, progress_bar=False, kernel_name="python3")
     assert read_report(tmp_path / "out" / "report.json").passed
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
-    assert uti("render", "out.ipynb").returncode == 0
-    assert uti("render", "absent.ipynb").returncode == 2
+    assert uti_here("render", "out.ipynb").returncode == 0
+    assert uti_here("render", "absent.ipynb").returncode == 2
 
 
 def test_python_m_uti_audit(tmp_path):

@@ -164,6 +164,20 @@ class DecodesAnyway(Blocks):
         return self._decode(codes, meta)
 
 
+class RestlessDecode(Blocks):
+    calls = itertools.count()
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * (0.5 if next(self.calls) % 2 else 1)
+
+
+class Doubtful(Blocks):
+    "Asks a question of itself and has the wrong answer."
+
+    def own_checks(self, signals, encoded):
+        return [("loudness", False, 2, 1)]
+
+
 BROKEN = [
     (WrongDtype(), {"codes"}),
     (Bare(), {"codes"}),
@@ -183,6 +197,8 @@ BROKEN = [
     (Forgiving(), {"rejection"}),
     (NotIdempotent(idempotent=True), {"idempotence"}),
     (DecodesAnyway(decode_modes=()), {"refuses_decode"}),
+    (RestlessDecode(), {"decode_determinism"}),
+    (Doubtful(), {"own"}),
 ]
 
 

@@ -16,13 +16,21 @@ FLOORS = [
     {"compat", "files"},
     {"space", "media", "codecs.base"},
     {"metrics", "codecs.fsq"},
-    {"codecs.text", "codecs.image", "codecs.audio"},
+    {"codecs.text", "codecs.image", "codecs.audio", "codecs.checkpoint"},
+    {"codecs.hf_text", "codecs.hf_image", "codecs.hf_audio", "codecs.unclip", "codecs.seed2_network"},
+    {"codecs.seed2"},
     {"config", "sequences", "plots"},
+    {"grammar", "environment"},
     {"tokenizer"},
-    {"checks"},
-    {"quality"},
-    {"testing", "audit"},
+    {"checks", "export"},
+    {"quality", "dataset", "lm", "smoke_report"},
+    {"training", "generation", "references"},
+    {"testing", "audit", "comparison"},
+    {"compare", "endurance"},
+    {"smoke"},
     {"report"},
+    {"console"},
+    {"cli_lm"},
     {"cli"},
 ]
 
@@ -73,14 +81,14 @@ def test_torch_is_imported_late(statement):
 
 
 def test_the_library_does_not_need_nbdev():
-    code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli, uti.report, uti.testing, uti.codecs.text, uti.codecs.image, uti.codecs.audio"
+    code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli, uti.report, uti.testing, uti.codecs.text, uti.codecs.image, uti.codecs.audio, uti.codecs.hf_text, uti.codecs.hf_image, uti.codecs.hf_audio, uti.codecs.seed2, uti.compare, uti.export"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_names_every_command():
     run = subprocess.run([sys.executable, "-c", "from uti.cli import main; main()", "--help"], capture_output=True, text=True, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "120"})
     assert run.returncode == 0
-    for command in ("audit", "report", "render", "codecs", "space"):
+    for command in ("audit", "report", "compare", "render", "codecs", "space", "smoke", "dataset", "train", "export"):
         assert re.search(rf"\b{command}\b", run.stdout)
 
 

@@ -124,7 +124,7 @@ def test_other_weights_are_refused_in_one_sentence(tmp_path, damage):
     damage(weights)
     save_file({name: value.contiguous() for name, value in weights.items()}, tmp_path / "w.safetensors")
     with pytest.raises(CodecError, match="not the weights of the embedded image codec") as refused:
-        EmbeddedImage(tmp_path / "w.safetensors")
+        EmbeddedImage(weights=tmp_path / "w.safetensors")
     assert "\n" not in str(refused.value)
 
 
@@ -132,12 +132,12 @@ def test_other_weights_are_refused_in_one_sentence(tmp_path, damage):
 def test_a_file_that_is_not_safetensors_is_refused(tmp_path, content):
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(CodecError, match="not a readable safetensors file"):
-        EmbeddedImage(tmp_path / "w.safetensors")
+        EmbeddedImage(weights=tmp_path / "w.safetensors")
 
 
 def test_an_absent_file_is_refused(tmp_path):
     with pytest.raises(CodecError, match="not a readable safetensors file"):
-        EmbeddedImage(tmp_path / "w.safetensors")
+        EmbeddedImage(weights=tmp_path / "w.safetensors")
 
 
 def test_it_is_registered_and_small(codec):

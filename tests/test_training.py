@@ -36,7 +36,7 @@ def test_image_trains_and_resumes(tmp_path):
     run("train_image.ipynb", tmp_path, steps=3, **settings)
     second = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["errors"]
     assert len(first) == 2 and second[:2] == first and len(second) == 3
-    codec = EmbeddedImage(tmp_path / "out" / "image.safetensors")
+    codec = EmbeddedImage(weights=tmp_path / "out" / "image.safetensors")
     assert codec.encode(torch.rand(1, 3, 256, 256)).codes.shape == (1, 1, 1024)
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
-import platform
 import shutil
 import tempfile
 import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Iterator, Literal
 
@@ -26,16 +24,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from . import checks as ask
 from .checks import Check, Sample
 from .config import Config
+from .environment import Environment, environment_of
 from .files import write_json, write_text
 from .media import MediaError, find_media, load_image, read_audio, write_png, write_wav
 from .metrics import codebook_use
 from .quality import BaselineGate, Metric, baseline_gates, mean_metric, measure, reference_of, round_trip
+from .smoke_report import SmokeError, SmokeReport, read_smoke
 from .space import diff_spaces, from_dict, save_space, space_hash, to_dict, token_hash
 from .tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['ASSETS', 'SCHEMA_VERSION', 'DECODE_MODES', 'TEXTS', 'Progress', 'STEPS', 'AuditError', 'load_samples', 'Item',
-           'Environment', 'Report', 'Inputs', 'prepare', 'read_report', 'Run', 'token_hashes', 'run_audit']
+           'Report', 'Inputs', 'prepare', 'check_outdir', 'read_report', 'source_hash', 'Run', 'token_hashes',
+           'run_audit']
 
 # %% ../nbs/11_audit.ipynb #11-audit-003
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../uti/assets")
@@ -90,17 +91,6 @@ class Item(BaseModel):
     original: str | None = Field(None, description="file of the normalised input, relative to report.json")
     recon: str | None = Field(None, description="file of the decoded signal, relative to report.json")
 
-
-class Environment(BaseModel):
-    "What the numbers were measured with."
-
-    python: str
-    platform: str
-    packages: dict[str, str]
-    device: str
-    threads: int
-    seed: int
-
 # %% ../nbs/11_audit.ipynb #11-audit-009
 class Report(BaseModel):
     "report.json. Flat names such as `audio_snr_db` are those of the earlier system; `checks` holds every single answer."
@@ -143,6 +133,7 @@ class Report(BaseModel):
     runtime_size_match: bool | None = None
     image_idempotent: bool | None = None
     audio_idempotent: bool | None = None
+    token_lm: dict[str, Any] | None = Field(None, description="what the smoke tests of a language model found on the same token space; null where none were given. Their checks are among `checks`")
     checks: list[Check]
     items: list[Item]
     codebook_use: dict[str, list[dict[str, Any]]]
@@ -160,28 +151,33 @@ class Inputs:
     decode_mode: str
     baseline: Report | None
     command: str = "uti audit"
+    smoke: SmokeReport | None = None
+    smoke_folder: Path | None = None
 
 
 def prepare(
-    config: Config, outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", baseline: str | Path | None = None, command: str = "uti audit"
+    config: Config, outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", baseline: str | Path | None = None, smoke: str | Path | None = None, command: str = "uti audit"
 ) -> Inputs:
     """Load and validate what the user gave. Raises `AuditError`, `CodecError` or `MediaError`, each one sentence that names what is at fault, before anything is written.
 
-    `assets`: a folder with pictures and sounds (default: the shipped ones); `baseline`: the report.json of an earlier run.
+    `assets`: a folder with pictures and sounds (default: the shipped ones); `baseline`: the report.json of an earlier run; `smoke`: the smoke.json of a language model's
+    smoke tests on the same token space, whose gates become this run's.
     """
     if decode_mode not in DECODE_MODES:
         raise AuditError(f"decode mode {decode_mode!r} is unknown; there are {', '.join(DECODE_MODES)}")
-    _check_outdir(Path(outdir))
+    check_outdir(Path(outdir))
     tokenizer = UnifiedTokenizer.from_config(config)
     for modality, codec in tokenizer.codecs.items():
-        if modality == "image" and decode_mode != "none" and decode_mode not in codec.spec.decode_modes:
-            raise AuditError(f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}")
+        if decode_mode in codec.spec.decode_modes:
+            codec.decode_mode = decode_mode
+        elif modality == "image" and (decode_mode == "diffusion" or decode_mode != "none" and codec.spec.decode_modes):
+            raise AuditError(f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}" + (f"; {codec.decoder_hint}" if codec.decoder_hint else ""))
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
     if not samples:
         raise AuditError(f"{assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}")
     for sample in samples:
         _check_normal(tokenizer, sample)
-    return Inputs(tokenizer, samples, Path(outdir), decode_mode, _load_baseline(baseline, tokenizer, samples) if baseline else None, command)
+    return Inputs(tokenizer, samples, Path(outdir), decode_mode, _load_baseline(baseline, tokenizer, samples) if baseline else None, command, _load_smoke(smoke, tokenizer) if smoke else None, Path(smoke).parent if smoke else None)
 
 
 def _check_normal(tokenizer: UnifiedTokenizer, sample: Sample) -> None:
@@ -193,7 +189,7 @@ def _check_normal(tokenizer: UnifiedTokenizer, sample: Sample) -> None:
             raise MediaError(f"{sample.name}: {error}") from error
 
 
-def _check_outdir(outdir: Path) -> None:
+def check_outdir(outdir: Path) -> None:
     "Raise `AuditError` unless `outdir` is, or can become, a folder that can be written: tried, because permissions alone do not tell."
     nearest = next(p for p in (outdir, *outdir.absolute().parents) if p.exists())
     try:
@@ -221,16 +217,27 @@ def _load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: list[
         raise AuditError(f"{path}: a baseline of another token space cannot be compared: {'; '.join(differences)}")
     for modality, codec in tokenizer.codecs.items():
         then, now = baseline.codecs[modality], codec.spec.to_dict()
-        if changed := [k for k in ("name", "version", "source", "dtype") if then.get(k) != now[k]]:
+        if changed := [k for k in ("name", "version", "source", "dtype", "image_size", "resize", "resample") if then.get(k) != now[k]]:
             raise AuditError(f"{path}: a baseline of another {modality} codec cannot be compared: " + ", ".join(f"{k} was {then.get(k)!r}, is {now[k]!r}" for k in changed))
     before = {(i.modality, i.name): i.source_sha256 for i in baseline.items}
-    here = {(s.modality, s.name): _source_hash(s) for s in samples}
+    here = {(s.modality, s.name): source_hash(s) for s in samples}
     if other := sorted(name for modality, name in before.keys() | here.keys() if before.get((modality, name)) != here.get((modality, name))):
         raise AuditError(f"{path}: a baseline of other files cannot be compared; they differ in {', '.join(other[:5])}")
     return baseline
 
 
-def _source_hash(sample: Sample) -> str:
+def _load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
+    "The smoke tests in `path`. Raises `AuditError` where they were made on another token space."
+    try:
+        smoke = read_smoke(path)
+    except SmokeError as error:
+        raise AuditError(str(error)) from error
+    if differences := diff_spaces(tokenizer.space, from_dict(smoke.token_space)):
+        raise AuditError(f"{path}: smoke tests of another token space say nothing of this one: {'; '.join(differences)}")
+    return smoke
+
+
+def source_hash(sample: Sample) -> str:
     "sha256 over the bytes of a sample as it was read."
     parts = [sample.signal.encode("utf-8", "surrogatepass")] if sample.modality == "text" else []
     if sample.modality == "image":
@@ -271,7 +278,7 @@ def _encode_all(run: Run) -> None:
             tokens = ask.encode(tokenizer, [sample])[0]
         run.tokens[sample.name] = tokens
         run.items[sample.name] = Item(
-            name=sample.name, modality=sample.modality, source_sha256=_source_hash(sample), n_tokens=len(tokens.ids), token_sha256=token_hash(tokens.ids), meta=tokens.meta
+            name=sample.name, modality=sample.modality, source_sha256=source_hash(sample), n_tokens=len(tokens.ids), token_sha256=token_hash(tokens.ids), meta=tokens.meta
         )
 
 # %% ../nbs/11_audit.ipynb #11-audit-017
@@ -286,12 +293,14 @@ def _check_encoding(run: Run) -> None:
             ask.check_threads(tokenizer, sample),
             ask.check_batch(tokenizer, sample),
             ask.check_devices(tokenizer, sample),
+            *ask.check_own(tokenizer, sample),
         ]
     run.checks += ask.check_fresh_process(tokenizer, samples, [run.tokens[s.name] for s in samples])
 
 
 def _check_structure(run: Run) -> None:
     run.checks += ask.check_space(run.inputs.tokenizer.space)
+    run.checks += run.inputs.smoke.checks if run.inputs.smoke else []
     run.checks += [ask.check_runtime_size(run.inputs.tokenizer, modality) for modality in run.inputs.tokenizer.codecs]
 
 
@@ -313,7 +322,9 @@ def _check_decoding(run: Run) -> None:
         if sample.name in run.decoded:
             tokens, decoded = run.tokens[sample.name], run.decoded[sample.name]
             run.checks += ask.check_decode(tokenizer, sample, tokens, decoded)
+            run.checks.append(ask.check_decode_again(tokenizer, sample, tokens, decoded))
             run.checks.append(ask.check_rejection(tokenizer, sample, tokens))
+    run.checks += [ask.check_refuses_decode(codec) for codec in tokenizer.codecs.values() if not codec.spec.decode_modes]
     run.checks += [ask.check_any_codes(tokenizer, m, run.inputs.tokenizer.config.seed) for m in tokenizer.codecs if _decodes(run, m)]
 
 
@@ -338,6 +349,10 @@ def _write_artifacts(run: Run, folder: Path) -> None:
     save_space(tokenizer.space, folder / "token_space.json")
     if run.inputs.baseline:
         write_json(folder / "baseline_report.json", run.inputs.baseline.model_dump(mode="json", by_alias=True))
+    if run.inputs.smoke:
+        write_json(folder / "smoke.json", run.inputs.smoke.model_dump(mode="json", by_alias=True))
+        if (run.inputs.smoke_folder / "generated").is_dir():
+            shutil.copytree(run.inputs.smoke_folder / "generated", folder / "generated")
     for modality, digest in token_hashes(run).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
     for sample in run.inputs.samples:
@@ -371,17 +386,6 @@ def _publish(folder: Path, outdir: Path) -> None:
         path.replace(target)
 
 # %% ../nbs/11_audit.ipynb #11-audit-021
-def _environment(config: Config) -> Environment:
-    names = ("uti", "torch", "torchaudio", "transformers", "diffusers", "tokenizers", "safetensors", "numpy", "scikit-image", "pillow", "soundfile")
-    packages = {}
-    for name in names:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return Environment(python=platform.python_version(), platform=f"{platform.system()} {platform.machine()}", packages=packages, device=config.device, threads=torch.get_num_threads(), seed=config.seed)
-
-
 def _summary(checks: list[Check]) -> dict[str, bool | None]:
     "The earlier system's flat names: whether all answers to a question are yes; null where it was not asked."
     def all_of(name: str, modality: str | None = None) -> bool | None:
@@ -408,7 +412,7 @@ def _report(run: Run, caught: list[warnings.WarningMessage]) -> Report:
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         command=inputs.command,
         decode_mode=inputs.decode_mode,
-        environment=_environment(inputs.tokenizer.config),
+        environment=environment_of(inputs.tokenizer.config),
         config=inputs.tokenizer.config.model_dump(mode="json"),
         codecs={m: c.spec.to_dict() for m, c in inputs.tokenizer.codecs.items()},
         token_space=to_dict(inputs.tokenizer.space),
@@ -417,6 +421,7 @@ def _report(run: Run, caught: list[warnings.WarningMessage]) -> Report:
         metrics_v2=metrics,
         metrics_v2_checks=gates,
         metrics_v2_pass=all(g.passed for g in gates) if inputs.baseline else None,
+        token_lm=inputs.smoke.findings() if inputs.smoke else None,
         checks=run.checks,
         items=items,
         codebook_use={m: _use_of(run, m) for m in inputs.tokenizer.codecs if run.samples_of(m)},

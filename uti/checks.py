@@ -19,7 +19,7 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from .codecs.base import CodecError
+from .codecs.base import Codec, CodecError
 from .config import dump_config
 from .sequences import unflatten
 from .space import N_SPECIAL, SpaceError, TokenSpace, canonical_json, from_dict, space_hash, to_codes, to_dict, token_hash
@@ -27,9 +27,9 @@ from .tokenizer import Tokens, TokenizerError, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['Check', 'Sample', 'encode', 'codes_of', 'meta_hash', 'difference', 'check_determinism', 'hashes_in_this_process',
-           'check_fresh_process', 'threads', 'check_threads', 'shorter', 'check_batch', 'check_devices',
+           'check_fresh_process', 'threads', 'check_threads', 'shorter', 'neighbour', 'check_batch', 'check_devices',
            'check_token_range', 'check_shape', 'check_runtime_size', 'decode', 'check_decode', 'check_any_codes',
-           'check_space', 'check_rejection']
+           'check_decode_again', 'check_refuses_decode', 'check_own', 'check_space', 'check_rejection']
 
 # %% ../nbs/07_checks.ipynb #07-checks-003
 class Check(BaseModel):
@@ -157,9 +157,17 @@ def shorter(sample: Sample) -> Sample:
     return Sample(f"{sample.name}, its beginning", "audio", (wave[:, : max(1, int(wave.shape[1] * 0.61))], rate))
 
 
+def neighbour(sample: Sample) -> Sample:
+    "Another sample of the same size: a picture mirrored, a text or a sound backwards."
+    if sample.modality == "text":
+        return Sample(f"{sample.name}, backwards", "text", sample.signal[::-1])
+    signal = sample.signal.flip(-1) if sample.modality == "image" else (sample.signal[0].flip(-1), sample.signal[1])
+    return Sample(f"{sample.name}, {'mirrored' if sample.modality == 'image' else 'backwards'}", sample.modality, signal)
+
+
 def check_batch(tokenizer: UnifiedTokenizer, sample: Sample) -> Check:
-    "Are the ids of a sample the same alone and in a batch with others, shorter ones included?"
-    batch = [shorter(sample), sample, shorter(shorter(sample))]
+    "Are the ids of a sample the same alone and in a batch with others, of the same length and shorter?"
+    batch = [shorter(sample), sample, neighbour(sample), shorter(shorter(sample))]
     differences = [difference(tokenizer, encode(tokenizer, [s])[0], t) for s, t in zip(batch, encode(tokenizer, batch))]
     count = None if any(n is None for n, _ in differences) else sum(n for n, _ in differences)
     detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences) if d)
@@ -237,7 +245,7 @@ def check_decode(tokenizer: UnifiedTokenizer, sample: Sample, tokens: Tokens, de
         answers = {
             "sample_rate": (rate, spec.sample_rate),
             "channels": (wave.shape[0], spec.channels),
-            "length": (wave.shape[-1], tokens.meta["preprocessing"]["samples"]),
+            "length": (wave.shape[-1], tokens.meta["preprocessing"]["samples"] * spec.sample_rate // tokens.meta["preprocessing"]["rate"]),
             "finite": (_in_range(wave, -1), True),
         }
     gates = {"lossless": spec.lossless}
@@ -254,23 +262,55 @@ def _in_range(values: Tensor, low: float) -> bool:
 def check_any_codes(tokenizer: UnifiedTokenizer, modality: str, seed: int = 0) -> Check:
     "Do random codes in range, the lowest and the highest, decode without an error to the right shape?"
     codec = tokenizer.codec(modality)
-    spec, n = codec.spec, codec.expected_positions(8 * (codec.spec.hop_length or 1)) or 16
+    spec, n_samples = codec.spec, 8 * (codec.spec.hop_length or 2)
+    meta = codec.neutral_meta(n_samples) if modality != "text" else {"n_positions": 16}
+    n = meta["n_positions"]
     highest = torch.tensor(spec.codebook_sizes)[:, None].expand(-1, n) - 1
     generator, details = torch.Generator().manual_seed(seed), []
     random = (torch.rand(spec.n_codebooks, n, generator=generator) * (highest + 1)).long()
     for name, codes in {"random": random, "lowest": torch.zeros_like(highest), "highest": highest}.items():
-        inner = {"n_positions": n, **({"n_samples": 8 * spec.hop_length} if modality == "audio" else {})}
         try:
-            signal = codec.decode(codes[None].contiguous(), [inner])[0]
+            signal = codec.decode(codes[None].contiguous(), [meta])[0]
         except Exception as error:  # whatever it is, it is what the check looks for
             details.append(f"{name} codes: {type(error).__name__}: {error}")
             continue
-        shape = {"text": None, "image": (3, *(spec.image_size or ())), "audio": (spec.channels, 8 * (spec.hop_length or 0))}[modality]
+        shape = {"text": None, "image": (3, *(spec.image_size or ())), "audio": (spec.channels, n_samples)}[modality]
         if shape and (tuple(signal.shape) != shape or not torch.isfinite(signal).all()):
             details.append(f"{name} codes: decoded to {list(signal.shape)}, not to finite {list(shape)}")
     return Check(name="any_codes_decode", modality=modality, passed=not details, gates=True, found=3 - len(details), expected=3, detail="; ".join(details))
 
 # %% ../nbs/07_checks.ipynb #07-checks-027
+def check_decode_again(tokenizer: UnifiedTokenizer, sample: Sample, tokens: Tokens, decoded: Any) -> Check:
+    "Does decoding the same ids again give the same signal? Not promised in diffusion mode."
+    again = decode(tokenizer, sample.modality, tokens)
+    pairs = [(decoded, again)] if sample.modality != "audio" else [(decoded[0], again[0])]
+    same = all(a == b if isinstance(a, str) else torch.equal(a, b) for a, b in pairs)
+    detail = "" if same else "the second decode differs from the first" + (f" by up to {(pairs[0][0] - pairs[0][1]).abs().max():.3g}" if sample.modality != "text" else "")
+    gates = tokenizer.codec(sample.modality).decode_mode == "deterministic"
+    return Check(name="decode_determinism", modality=sample.modality, item=sample.name, passed=same, gates=gates, detail=detail)
+
+
+def check_refuses_decode(codec: Codec) -> Check:
+    "Does a codec without a decoder refuse to decode, with a reason?"
+    meta = codec.neutral_meta(codec.spec.hop_length)
+    answer = {"name": "refuses_decode", "modality": codec.spec.modality, "gates": True}
+    try:
+        codec.decode(torch.zeros(1, codec.spec.n_codebooks, meta["n_positions"], dtype=torch.int64), [meta])
+    except CodecError as error:
+        return Check(**answer, passed=bool(str(error)), detail=str(error))
+    return Check(**answer, passed=False, detail="it promises no decoder, and decoded")
+
+# %% ../nbs/07_checks.ipynb #07-checks-030
+def check_own(tokenizer: UnifiedTokenizer, sample: Sample) -> list[Check]:
+    "The questions that the codec itself adds to the audit."
+    codec, signal = tokenizer.codec(sample.modality), tokenizer.normalise(sample.modality, sample.signal)[0]
+    signals = [signal] if sample.modality == "text" else signal[None]
+    return [
+        Check(name=name, modality=sample.modality, item=sample.name, passed=passed, gates=True, found=found, expected=expected)
+        for name, passed, found, expected in codec.own_checks(signals, codec.encode(signals))
+    ]
+
+# %% ../nbs/07_checks.ipynb #07-checks-033
 def check_space(space: TokenSpace) -> list[Check]:
     "Is the space contiguous without overlap, are the specials inside SPECIAL, does it survive JSON, is its hash stable?"
     ranges = list(space.ranges.values())
@@ -284,7 +324,7 @@ def check_space(space: TokenSpace) -> list[Check]:
     }
     return [Check(name=f"token_space_{name}", passed=passed, gates=True, found=passed, expected=True, detail="" if passed else f"not so: {what}") for name, (passed, what) in questions.items()]
 
-# %% ../nbs/07_checks.ipynb #07-checks-030
+# %% ../nbs/07_checks.ipynb #07-checks-036
 def _corrupted(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[str, Tokens]]:
     "(what was done, ids and meta that must be refused)."
     ids, meta, space = tokens.ids, tokens.meta, tokenizer.space

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # %% auto #0
-__all__ = ['DEFAULT_CONFIG', 'ConfigError', 'CodecConfig', 'Tolerances', 'Config', 'parse_config', 'load_config', 'dump_config']
+__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Tolerances', 'Smoke', 'Config', 'parse_config',
+           'load_config', 'dump_config', 'with_codecs']
 
 # %% ../nbs/03_config.ipynb #03-config-003
 DEFAULT_CONFIG = Path(__file__).parent / "assets" / "uti.yaml" if "__file__" in globals() else Path("../uti/assets/uti.yaml")
+
+SMOKE_CONFIG = DEFAULT_CONFIG.with_name("smoke.yaml")
 
 
 class ConfigError(ValueError):
@@ -30,8 +33,14 @@ class _Strict(BaseModel):
 class CodecConfig(_Strict):
     "One modality's codec."
 
-    codec: str = Field(description="name under which the codec is registered")
+    codec: str = Field(min_length=1, description="name under which the codec is registered, or a checkpoint: a folder, or the id of a model on the Hugging Face hub")
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the codec")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, data: Any) -> Any:
+        "`audio: facebook/encodec_24khz` is short for `audio: {codec: facebook/encodec_24khz}`."
+        return {"codec": data} if isinstance(data, str) else data
 
 
 class Tolerances(_Strict):
@@ -41,6 +50,24 @@ class Tolerances(_Strict):
     audio_log_mel_l1: float = Field(0.05, ge=0, description="above the baseline, as a fraction of it")
     image_psnr: float = Field(0.5, ge=0, description="dB below the baseline")
     image_ssim: float = Field(0.02, ge=0, description="below the baseline")
+
+
+class Smoke(_Strict):
+    "The smoke test of a language model: what it learns, which model, how long."
+
+    sequences: int = Field(256, ge=2, description="training sequences, all tasks in turn")
+    text_tokens: int = Field(48, ge=1, description="ids of the longest text or caption")
+    audio_positions: int = Field(6, ge=1, description="positions of the longest sound")
+    checkpoint: str | None = Field(None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights")
+    only_new_rows: bool = Field(False, description="train the rows of the ids that the checkpoint's text vocabulary does not have, and nothing else")
+    hidden_size: int = Field(96, ge=32, multiple_of=32, description="width of the small model")
+    layers: int = Field(2, ge=1, description="layers of the small model")
+    steps: int = Field(900, ge=1, description="optimiser steps of the overfit test")
+    row_length: int = Field(512, ge=8, description="tokens of a packed row")
+    rows_per_step: int = Field(1, ge=1, description="packed rows of a step, over all processes")
+    learning_rate: float = Field(1e-2, gt=0)
+    loss_fraction: float = Field(0.5, gt=0, lt=1, description="of the first loss, which the last may not exceed")
+    generated: int = Field(60, ge=1, description="sequences that each model generates, with the grammar and without")
 
 
 class Config(_Strict):
@@ -54,6 +81,7 @@ class Config(_Strict):
     device: str = Field("cpu", description="a torch device")
     seed: int = Field(0, ge=0)
     tolerances: Tolerances = Tolerances()
+    smoke: Smoke = Smoke()
 
     def codecs(self) -> dict[str, CodecConfig]:
         "Modality → codec, for the modalities that are there."
@@ -66,7 +94,7 @@ def _sentence(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         model: Any = Config
         for part in where[:-1]:
-            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "tolerances": Tolerances}.get(part, model)
+            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "tolerances": Tolerances, "smoke": Smoke}.get(part, model)
         near = difflib.get_close_matches(where[-1], model.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(model.model_fields)}"
         return f"unknown key {'.'.join(where)!r}; {hint}"
@@ -99,3 +127,9 @@ def load_config(path: str | Path | None = None) -> Config:
 def dump_config(config: Config) -> str:
     "`config` as YAML that `load_config` reads back."
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def with_codecs(config: Config | None, **codecs: str | None) -> Config:
+    "`config` with these codecs (modality → name or checkpoint) in place of its own; without a config, these alone. Raises `ConfigError`."
+    wanted = {modality: {"codec": codec} for modality, codec in codecs.items() if codec is not None}
+    return parse_config({**(config.model_dump(exclude_none=True) if config else {}), **wanted})

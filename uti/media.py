@@ -111,14 +111,21 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.
         raise MediaError(f"{source}: {error}") from error
 
 # %% ../nbs/01_media.ipynb #01-media-012
-def normalise_image(source: str | Path | Image.Image | np.ndarray | Tensor, size: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
-    "The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done. Raises `MediaError`."
+def normalise_image(
+    source: str | Path | Image.Image | np.ndarray | Tensor, size: tuple[int, int], resize: str = "crop", resample: str = "bicubic"
+) -> tuple[Tensor, dict[str, Any]]:
+    """The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
+
+    `resize`: "crop" keeps the middle and the proportions, "squash" the whole picture, exactly as `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.
+    """
     if min(size) < 1:
         raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
-    image = load_image(source)
-    fitted = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BICUBIC)
+    if resize not in ("crop", "squash") or resample not in ("bicubic", "bilinear"):
+        raise MediaError(f"resize must be crop or squash and resample bicubic or bilinear, got {resize!r} and {resample!r}")
+    image, method = load_image(source), Image.Resampling[resample.upper()]
+    fitted = ImageOps.fit(image, (size[1], size[0]), method) if resize == "crop" else image.resize((size[1], size[0]), method)
     pixels = torch.from_numpy(np.array(fitted)).movedim(-1, 0).float() / 255
-    return pixels.contiguous(), {"source_size": [image.height, image.width], "size": list(size), "crop": "centre", "resize": "bicubic"}
+    return pixels.contiguous(), {"source_size": [image.height, image.width], "size": list(size), "crop": "centre" if resize == "crop" else "none", "resize": resample}
 
 # %% ../nbs/01_media.ipynb #01-media-018
 def read_audio(path: str | Path) -> tuple[Tensor, int]:

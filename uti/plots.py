@@ -10,13 +10,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from .metrics import error_map, log_mel
 
 # %% auto #0
-__all__ = ['picture_row', 'sound_rows', 'codebook_bars', 'space_bar']
+__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
+           'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../nbs/05_plots.ipynb #05-plots-004
 def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
@@ -74,4 +78,99 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
         ax.text(r["size"], i, f" [{r['start']}, {r['start'] + r['size']})", va="center", fontsize=9)
     ax.set(xscale="log", xlabel="ids", xlim=(1, 20 * max(r["size"] for r in ranges)))
     ax.invert_yaxis()
+    return fig
+
+# %% ../nbs/05_plots.ipynb #05-plots-016
+def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None = None) -> Figure:
+    "The log-mel spectrogram of a sound's first channel, small. Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so that panels can share a scale."
+    mel = log_mel(wave[:1], sample_rate)[0]
+    low, high = limits or (float(mel.min()), float(mel.max()))
+    fig, ax = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
+    ax.imshow(mel, origin="lower", aspect="auto", extent=(0, wave.shape[-1] / sample_rate, 0, 80), vmin=low, vmax=high)
+    ax.set(xlabel="seconds", ylabel="mel band")
+    return fig
+
+# %% ../nbs/05_plots.ipynb #05-plots-019
+Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
+COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
+OFFSETS = ((9, 0), (-9, 0), (0, 13), (0, -13), (9, 12), (9, -12), (-9, 12), (-9, -12), (9, 25), (9, -25), (-9, 25), (-9, -25))  # of a label from its point
+
+
+def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
+    "Write each (text, colour) beside its point, where it covers no point, no other label and little of a curve, and stays inside. The axes are laid out first."
+    ax.figure.draw_without_rendering()
+    frame, taken = ax.get_window_extent(), [(*ax.transData.transform(point), 7, 1.0) for point in labels]
+    for line in (line for line in ax.lines if len(line.get_xdata()) > 1):
+        way = ax.transData.transform(line.get_xydata())
+        taken += [(x, y, 1, 0.1) for a, b in zip(way, way[1:]) for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)]
+    for point, (text, colour) in labels.items():
+        note = ax.annotate(text, point, (0, 0), textcoords="offset points", va="center", color=colour, fontsize=9, fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")])
+        note.set_in_layout(False)
+
+        def covered(offset: tuple[int, int]) -> float:
+            note.set(position=offset, ha=("center", "left", "right")[int(np.sign(offset[0]))])
+            box = note.get_window_extent()
+            inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
+            return sum(w for px, py, r, w in taken if box.x0 - r < px < box.x1 + r and box.y0 - r < py < box.y1 + r) + 5 * (not inside)
+
+        covered(min(OFFSETS, key=covered))
+        box = note.get_window_extent()
+        taken += [(px, (box.y0 + box.y1) / 2, 7, 1.0) for px in np.arange(box.x0, box.x1, 7)]
+
+# %% ../nbs/05_plots.ipynb #05-plots-020
+def rate_distortion(codecs: dict[str, Measured], references: dict[str, list[Measured]], metrics: dict[str, str], rate_label: str) -> Figure:
+    """One panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs` a labelled point, each of `references` a curve.
+
+    Codecs at the same point share a label. What has no value is left out.
+    """
+    fig, axes = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
+    for i, (name, points) in enumerate(references.items()):
+        for ax, metric in zip(axes[0], metrics):
+            there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
+            ax.plot(*np.array(there).reshape(-1, 2).T, color=("0.3", "0.6")[i % 2], ls=("-", "--", ":")[i % 3], marker="o", ms=3.5, label=name)
+    labels: list[dict[tuple[float, float], tuple[str, str]]] = [{} for _ in metrics]
+    for ax, (metric, label), there in zip(axes[0], metrics.items(), labels):
+        for i, (name, (rate, values)) in enumerate(codecs.items()):
+            if values.get(metric) is not None:
+                point = (rate, values[metric])
+                text, colour = there.get(point, ("", COLOURS[i % len(COLOURS)]))
+                there[point] = (f"{text}, {name}" if text else name, colour)
+                ax.plot(*point, marker="D", ms=9, color=colour, mec="white", zorder=4)
+        ax.set(xscale="log", xlabel=rate_label, ylabel=label)
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        ax.xaxis.set_minor_formatter("")
+        ax.grid(color="0.9")
+        ax.margins(0.1)
+        ax.spines[["top", "right"]].set_visible(False)
+    if references:
+        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(references), frameon=False)
+    for ax, there in zip(axes[0], labels):
+        _label(ax, there)
+    return fig
+
+# %% ../nbs/05_plots.ipynb #05-plots-023
+def loss_curves(losses: list[float], limit: float, whole: list[float], resumed: list[float], interrupted_after: int) -> Figure:
+    "Losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and of a short run in one go and interrupted."
+    fig, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained", width_ratios=[3, 2])
+    axes[0].plot(range(1, len(losses) + 1), losses, lw=1)
+    axes[0].axhline(limit, color="0.4", ls="--", label=f"passes below {limit:.2f}")
+    axes[0].set(xlabel="step", ylabel="loss (nats/token), lower is better", ylim=(0, None), title="overfit")
+    axes[0].legend()
+    axes[1].plot(range(1, len(whole) + 1), whole, "o-", ms=8, mfc="none", label="in one go")
+    after = range(interrupted_after + 1, len(resumed) + 1)
+    axes[1].plot(after, [resumed[step - 1] for step in after], "x--", label=f"resumed after step {interrupted_after}")
+    axes[1].set(xlabel="step", title="interrupted and resumed")
+    axes[1].legend()
+    return fig
+
+
+def prompt_bars(conditioning: list[dict[str, Any]]) -> Figure:
+    "Mean loss of each task by what the model was prompted with: dicts with `task`, `right`, `shuffled` and `none`, in nats a token."
+    fig, ax = plt.subplots(figsize=(9.6, 2.8), layout="constrained")
+    places = np.arange(len(conditioning))
+    for i, (name, colour) in enumerate({"right": "C0", "shuffled": "C1", "none": "0.6"}.items()):
+        ax.bar(places + 0.27 * (i - 1), [c[name] for c in conditioning], 0.25, label=name, color=colour)
+    ax.set(xticks=places, xticklabels=[c["task"] for c in conditioning], ylabel="loss (nats/token)")
+    ax.legend(title="prompt")
     return fig

@@ -57,6 +57,7 @@ def codec_checks(codec: Codec) -> Iterator[tuple[str, Question]]:
         "token_range": lambda: each(lambda s, t: ask.check_token_range(tokenizer, s, t)),
         "shape": lambda: each(lambda s, t: ask.check_shape(tokenizer, s, t)),
         "runtime_size": lambda: [ask.check_runtime_size(tokenizer, codec.spec.modality)],
+        "own": lambda: [check for sample in samples for check in ask.check_own(tokenizer, sample)],
     }
     if codec.spec.decode_modes:
         questions |= {
@@ -64,9 +65,10 @@ def codec_checks(codec: Codec) -> Iterator[tuple[str, Question]]:
             "any_codes_decode": lambda: [ask.check_any_codes(tokenizer, codec.spec.modality)],
             "rejection": lambda: each(lambda s, t: ask.check_rejection(tokenizer, s, t)),
             "idempotence": lambda: each(lambda s, t: _check_idempotence(tokenizer, s, t)),
+            "decode_determinism": lambda: each(lambda s, t: ask.check_decode_again(tokenizer, s, t, ask.decode(tokenizer, s.modality, t))),
         }
     else:
-        questions["refuses_decode"] = lambda: [_check_refuses_decode(codec)]
+        questions["refuses_decode"] = lambda: [ask.check_refuses_decode(codec)]
     for name, question in questions.items():
         yield name, _safely(name, codec, question)
 
@@ -111,16 +113,6 @@ def _check_idempotence(tokenizer: UnifiedTokenizer, sample: Sample, tokens: Toke
     same = count == 0
     promised = tokenizer.codec(sample.modality).spec.idempotent
     return Check(name="idempotence", modality=sample.modality, item=sample.name, passed=same, gates=promised, found=count, expected=0, detail=detail)
-
-
-def _check_refuses_decode(codec: Codec) -> Check:
-    "Does a codec without a decoder refuse to decode?"
-    n = codec.expected_positions(codec.spec.hop_length) or 1
-    try:
-        codec.decode(torch.zeros(1, codec.spec.n_codebooks, n, dtype=torch.int64), [{"n_positions": n, "n_samples": codec.spec.hop_length or 0}])
-    except CodecError:
-        return Check(name="refuses_decode", modality=codec.spec.modality, passed=True, gates=True)
-    return Check(name="refuses_decode", modality=codec.spec.modality, passed=False, gates=True, detail="it promises no decoder, and decoded")
 
 # %% ../nbs/10_testing.ipynb #10-testing-010
 def check_codec(codec: Codec) -> list[Check]:

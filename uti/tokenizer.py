@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .codecs.base import Codec, CodecError, load_codec
+from .codecs.base import Codec, CodecError
+from .codecs.checkpoint import open_codec
 from .config import Config, dump_config, load_config, parse_config
 from .files import write_text
 from .media import normalise_audio, normalise_image
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['TokenizerError', 'Tokens', 'space_of', 'load_codecs', 'UnifiedTokenizer', 'check_meta']
+__all__ = ['TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'UnifiedTokenizer', 'check_meta']
 
 # %% ../nbs/06_tokenizer.ipynb #06-tokenizer-003
 class TokenizerError(ValueError):
@@ -46,17 +47,26 @@ def space_of(codecs: dict[str, Codec]) -> TokenSpace:
     return TokenSpace(text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ()))
 
 
+def check_device(name: str) -> None:
+    "Raise `CodecError` unless tensors can be made on the torch device `name` here, and be read back."
+    try:
+        torch.zeros(1, device=name).cpu()
+    except Exception as error:  # AssertionError without CUDA, RuntimeError for an unknown or a broken device, NotImplementedError for meta
+        raise CodecError(f"device {name!r} cannot be used here ({' '.join(str(error).split())[:200] or type(error).__name__})") from error
+
+
 def load_codecs(config: Config) -> dict[str, Codec]:
-    "The codecs that `config` names, on its device. Raises `CodecError` for an unknown name, wrong options, or a codec of another modality."
+    "The codecs that `config` names, on its device. Raises `CodecError` for an unknown name, wrong options, a codec of another modality, or a device that is not here."
+    check_device(config.device)
     codecs = {}
     for modality, wanted in config.codecs().items():
-        codec = load_codec(wanted.codec, **wanted.options)
+        codec = open_codec(modality, wanted.codec, wanted.options)
         if codec.spec.modality != modality:
             raise CodecError(f"codec {wanted.codec!r} is for {codec.spec.modality}, but the config has it under {modality}")
         codecs[modality] = codec.to(config.device)
     return codecs
 
-# %% ../nbs/06_tokenizer.ipynb #06-tokenizer-007
+# %% ../nbs/06_tokenizer.ipynb #06-tokenizer-008
 class UnifiedTokenizer:
     """Encode and decode each modality in global ids.
 
@@ -85,23 +95,28 @@ class UnifiedTokenizer:
             raise TokenizerError(f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}")
         return self.codecs[modality]
 
+    def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
+        "`signal` in the form that the codec of `modality` encodes, and a record of what was done. A picture, a (wave, sample rate in Hz), or a str, which stays as it is. Raises `MediaError`."
+        spec = self.codec(modality).spec
+        if modality == "image":
+            return normalise_image(signal, spec.image_size, spec.resize, spec.resample)
+        if modality == "audio":
+            wave, rate = signal
+            return normalise_audio(wave, rate, target_rate=spec.encode_rate or spec.sample_rate, channels=spec.channels, clip_seconds=self.clip_seconds)
+        return signal, {}
+
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         "Token ids of each string, and its meta."
         return self._encode("text", list(texts), [{}] * len(texts))
 
     def encode_images(self, images: Sequence[Image | np.ndarray | Tensor]) -> list[Tokens]:
         "Token ids of each picture (PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
-        size = self.codec("image").spec.image_size
-        signals, records = zip(*(normalise_image(image, size) for image in images))
+        signals, records = zip(*(self.normalise("image", image) for image in images))
         return self._encode("image", torch.stack(signals), records)
 
     def encode_audios(self, sounds: Sequence[tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
         "Token ids of each (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
-        spec = self.codec("audio").spec
-        normal = [
-            normalise_audio(wave, rate, target_rate=spec.sample_rate, channels=spec.channels, clip_seconds=self.clip_seconds) for wave, rate in sounds
-        ]
-        waves, records = zip(*normal)
+        waves, records = zip(*(self.normalise("audio", sound) for sound in sounds))
         lengths = torch.tensor([wave.shape[-1] for wave in waves])
         longest = int(lengths.max())
         padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in waves]
@@ -177,6 +192,17 @@ class UnifiedTokenizer:
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
         return codec.decode(padded, [meta["codec_meta"] for meta in metas])
 
+    def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
+        "The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or a text. Raises `TokenizerError` where no signal makes as many."
+        codec = self.codec(modality)
+        n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
+        if modality == "text":
+            return self._meta(codec, n_tokens, {"n_positions": n_positions}, {})
+        n_samples = codec.sound_lengths(n_positions).get(n_positions) if modality == "audio" else None
+        if rest or (n_samples is None if modality == "audio" else n_positions != codec.expected_positions()):
+            raise TokenizerError(f"no {modality} makes {n_tokens} ids of {codec.spec.n_codebooks} codebooks")
+        return self._meta(codec, n_tokens, codec.neutral_meta(n_samples), {})
+
     def save_pretrained(self, folder: str | Path) -> None:
         "Write `uti.yaml`, `token_space.json` and its sha256 into `folder`. Raises `TokenizerError` for codecs that were given as objects, which no config names."
         if self.config is None:
@@ -195,7 +221,7 @@ class UnifiedTokenizer:
             raise SpaceError(f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}")
         return tokenizer
 
-# %% ../nbs/06_tokenizer.ipynb #06-tokenizer-008
+# %% ../nbs/06_tokenizer.ipynb #06-tokenizer-009
 def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:
     "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
     spec = codec.spec

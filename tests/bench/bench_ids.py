@@ -1,9 +1,6 @@
 """Ids ↔ codes beside a plain Python loop, and UnifiedTokenizer beside the bare codec: `python tests/bench/bench_ids.py`. Exits 1 when a floor is missed."""
 
-import statistics
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +9,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from photographs import photographs  # noqa: E402
 from sounds import RATE, sounds  # noqa: E402
+from timing import ratio, report  # noqa: E402
 
 from uti.space import TokenSpace, to_codes, to_ids  # noqa: E402
 from uti.tokenizer import UnifiedTokenizer  # noqa: E402
 
 LOOP_FLOOR, OVERHEAD_FLOOR = 100.0, 1.05  # times faster than the loop; times the bare codec's time
-
-
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def ratio(a: Callable[[], object], b: Callable[[], object], rounds: int) -> float:
-    "Median of time(a) / time(b), measured in turn, so that a machine whose speed drifts does not matter."
-    a(), b()
-    return statistics.median(seconds(a) / seconds(b) for _ in range(rounds))
 
 
 def loop(space: TokenSpace, values: np.ndarray, forward: bool) -> np.ndarray:
@@ -90,12 +76,8 @@ def overhead_rows() -> list[tuple[str, float]]:
 
 def main() -> int:
     torch.set_num_threads(1)
-    rows = [(title, found, ">=", floor, found >= floor) for title, found, floor in id_rows()]
-    rows += [(title, found, "<=", OVERHEAD_FLOOR, found <= OVERHEAD_FLOOR) for title, found in overhead_rows()]
-    print(f"{'median of pairs measured in turn, one core':48}{'found':>9}{'wanted':>12}")
-    for title, found, sign, wanted, good in rows:
-        print(f"{title:48}{found:9.3f}{sign:>5}{wanted:7.2f}  {'pass' if good else 'FAIL'}")
-    return int(not all(good for *_, good in rows))
+    rows = [(title, found, ">=", floor) for title, found, floor in id_rows()]
+    return report(rows + [(title, found, "<=", OVERHEAD_FLOOR) for title, found in overhead_rows()])
 
 
 if __name__ == "__main__":

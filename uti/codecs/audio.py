@@ -109,9 +109,12 @@ def load_network(path: str | Path) -> AudioAutoencoder:
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         network = AudioAutoencoder()
     try:
-        network.load_state_dict(load_file(path))
+        state = load_file(path)
+        network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise CodecError(f"{path}: not weights of the embedded audio codec ({' '.join(str(error).split())[:200]})") from error
+    if bad := [name for name, value in state.items() if not (value.is_floating_point() and value.isfinite().all())]:
+        raise CodecError(f"{path}: not weights of the embedded audio codec (no finite floating-point values in {', '.join(bad[:5])})")
     return network.eval()
 
 # %% ../../nbs/codecs/04_audio.ipynb #04-audio-014
@@ -120,7 +123,7 @@ class EmbeddedAudio(Codec):
 
     def __init__(self, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None):
         "`weights`: a safetensors file; default: the one in the package. Raises `CodecError` for weights of something else or an impossible number of codebooks."
-        if n_codebooks not in range(1, MAX_CODEBOOKS + 1):
+        if type(n_codebooks) is not int or not 1 <= n_codebooks <= MAX_CODEBOOKS:  # True and 2.0 are no numbers of codebooks
             raise CodecError(f"n_codebooks must be 1 to {MAX_CODEBOOKS}, got {n_codebooks!r}")
         self.encoder = load_network(weights or WEIGHTS).double()
         self.decoder = load_network(weights or WEIGHTS).float()
@@ -163,7 +166,7 @@ class EmbeddedAudio(Codec):
         waves = torch.zeros(len(codes), 1, max(m["n_samples"] for m in meta))
         device = self.decoder.mdct.basis.device
         for item, m, wave in zip(codes, meta, waves):
-            n = min(m["n_samples"], m["n_positions"] * HOP)
+            n = m["n_samples"]
             if not n:
                 continue
             quantised = self.decoder.quantiser.decode(item[None, :, : m["n_positions"]].movedim(1, -1).to(device))

@@ -49,6 +49,7 @@ class CodecSpec:
     licence: str  # SPDX identifier of the weights' licence
     source: str  # where the weights come from
     sample_rate: int | None = None
+    encode_rate: int | None = None  # Hz of what encode takes, where it is not `sample_rate`, the rate of what decode gives
     channels: int | None = None
     hop_length: int | None = None
     image_size: tuple[int, int] | None = None
@@ -56,8 +57,11 @@ class CodecSpec:
     lossless: bool = False  # decode(encode(x)) = x
     invariant: bool = False  # same ids for any number of threads, alone or in a batch
     idempotent: bool = False  # encode(decode(codes)) = codes for codes that encode gave
+    resize: str = "crop"  # how a picture of other proportions becomes one of `image_size`: "crop" keeps its middle, "squash" all of it
+    resample: str = "bicubic"  # how its pixels are resampled: "bicubic" or "bilinear"
     decode_modes: tuple[str, ...] = ("deterministic",)  # of "deterministic" and "diffusion"; empty: encode only
     dtype: str = "float32"  # in which the encoder computes
+    notes: tuple[str, ...] = ()  # what a reader of the report should know of the weights, a sentence each
 
     def __post_init__(self):
         needed = {"text": (), "image": ("image_size", "grid"), "audio": ("sample_rate", "channels", "hop_length")}
@@ -66,6 +70,8 @@ class CodecSpec:
         missing = [field for field in needed[self.modality] if not getattr(self, field)]
         if missing:
             raise CodecError(f"codec {self.name!r}: a codec for {self.modality} must state {' and '.join(missing)}")
+        if self.resize not in ("crop", "squash") or self.resample not in ("bicubic", "bilinear"):
+            raise CodecError(f"codec {self.name!r}: resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and {self.resample!r}")
         if not self.codebook_sizes or min(self.codebook_sizes) < 1:
             raise CodecError(f"codec {self.name!r}: codebook_sizes must be positive, got {self.codebook_sizes}")
 
@@ -155,6 +161,8 @@ class Codec(ABC):
     """
 
     spec: CodecSpec
+    decode_mode: str = "deterministic"  # one of `spec.decode_modes`; whoever decodes in another sets it
+    decoder_hint: str = ""  # what a user can do about a decode mode that is not there, as the end of a sentence
 
     @abstractmethod
     def _encode(self, signals: Signals, lengths: Tensor | None) -> Encoded:
@@ -189,14 +197,41 @@ class Codec(ABC):
         if not self.spec.decode_modes:
             raise CodecError(f"codec {self.spec.name!r} can encode but not decode")
         check_codes(self.spec, codes, meta)
+        for item in meta:
+            self._check_positions(item, codes.shape[2])
         with torch.inference_mode():
             return self._decode(codes, meta)
+
+    def _check_positions(self, item: Meta, n_positions: int) -> None:
+        "Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's codes (`n_positions`) as well."
+        samples, picture = item.get("n_samples"), self.spec.modality == "image"
+        expected = self.expected_positions(samples)
+        for n in (item["n_positions"], n_positions if picture else item["n_positions"]):
+            if expected is not None and n != expected:
+                raise CodecError(f"codec {self.spec.name!r}: {'a picture has' if picture else f'{samples} samples make'} {expected} positions, got {n}")
 
     def expected_positions(self, n_samples: int | None = None) -> int | None:
         "Positions that the promises predict: from the hop for `n_samples` of audio, from the grid for an image, None for text."
         if self.spec.modality == "audio":
             return math.ceil(n_samples / self.spec.hop_length)
         return math.prod(self.spec.grid) if self.spec.modality == "image" else None
+
+    def neutral_meta(self, n_samples: int | None = None) -> Meta:
+        "The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1, a whole picture, or one token of text."
+        meta = {"n_positions": self.expected_positions(n_samples) or 1}
+        return {**meta, "n_samples": n_samples} if self.spec.modality == "audio" else meta
+
+    def sound_lengths(self, most_positions: int) -> dict[int, int]:
+        "Audio: each number of positions up to `most_positions` that whole hops of a sound can make → its samples. A codec that cuts sounds into chunks may skip some."
+        lengths: dict[int, int] = {}
+        for hops in range(1, most_positions + 1):
+            if (n := self.expected_positions(hops * self.spec.hop_length)) <= most_positions:
+                lengths[n] = hops * self.spec.hop_length
+        return dict(sorted(lengths.items()))
+
+    def own_checks(self, signals: Signals, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
+        "Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each. The audit gates on them."
+        return []
 
     def to(self, device: str | torch.device) -> Codec:
         "This codec with its weights on `device`. A codec without weights is the same everywhere."

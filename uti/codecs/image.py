@@ -99,10 +99,12 @@ def load_network(path: str | Path = WEIGHTS) -> ImageAutoencoder:
 
 # %% ../../nbs/codecs/03_image.ipynb #03-image-013
 class EmbeddedImage(Codec):
-    "Finite scalar quantised convolutional autoencoder: 256×256 RGB ↔ 32×32 ids of 16 bits. It encodes in float64."
+    "Finite scalar quantised convolutional autoencoder: `size`×`size` RGB ↔ (`size`/8)² ids of 16 bits. It encodes in float64."
 
-    def __init__(self, weights: str | Path | None = None):
-        "`weights`: a safetensors file; default: the one in the package. Raises `CodecError` where it does not hold this network."
+    def __init__(self, size: int = 256, weights: str | Path | None = None):
+        "`size`: pixels along a side, a multiple of 8; it does not change what an id means. `weights`: a safetensors file; default: the one in the package. Raises `CodecError`."
+        if type(size) is not int or size < PATCH or size % PATCH:
+            raise CodecError(f"size must be a positive multiple of {PATCH}, got {size!r}")
         self.network = load_network(weights or WEIGHTS)
         self.network.encoder.double()
         self.spec = CodecSpec(
@@ -112,8 +114,8 @@ class EmbeddedImage(Codec):
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on procedural pictures",
-            image_size=(256, 256),
-            grid=(256 // PATCH, 256 // PATCH),
+            image_size=(size, size),
+            grid=(size // PATCH, size // PATCH),
             invariant=True,
             dtype="float64",
         )
@@ -131,10 +133,6 @@ class EmbeddedImage(Codec):
         return Encoded(codes.flatten(1).unsqueeze(1), [{"n_positions": self.expected_positions()} for _ in signals])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
-        wanted = self.expected_positions()
-        for n in (codes.shape[2], *(item["n_positions"] for item in meta)):
-            if n != wanted:
-                raise CodecError(f"codec {self.spec.name!r}: a picture has {wanted} positions, got {n}")
         device = next(self.network.parameters()).device
         grid = codes.to(device).reshape(len(codes), *self.spec.grid)
         return self.network.pixels(self.network.quantiser.decode(grid)).clamp(0, 1)

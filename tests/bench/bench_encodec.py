@@ -1,0 +1,49 @@
+"""EnCodec at 48 kHz through UTI beside the bare model, at the published size with random weights: `python tests/bench/bench_encodec.py`. Exits 1 when a floor is missed."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from checkpoints import STEREO, liven  # noqa: E402
+from timing import ratio, report  # noqa: E402
+
+from uti.codecs.hf_audio import HFAudio  # noqa: E402
+from uti.tokenizer import UnifiedTokenizer  # noqa: E402
+
+OVERHEAD_FLOOR, RATE, SECONDS, BANDWIDTH = 1.03, 48_000, 10, 24.0
+
+
+def checkpoint(folder: str) -> Path:
+    "A checkpoint with the config of facebook/encodec_48khz; its weights are random, which costs the same time."
+    torch.manual_seed(0)
+    config = transformers.EncodecConfig(**STEREO, sampling_rate=RATE, target_bandwidths=[3.0, 6.0, 12.0, 24.0])
+    liven(transformers.EncodecModel(config).eval()).save_pretrained(folder)
+    return Path(folder)
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        codec = HFAudio(checkpoint(folder))
+    model, tokenizer = codec.model, UnifiedTokenizer({"audio": codec})
+    waves = 0.2 * torch.randn(8, 2, SECONDS * RATE, generator=torch.Generator().manual_seed(0)).clamp(-4, 4)
+
+    def bare(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return model.encode(batch, bandwidth=BANDWIDTH).audio_codes
+
+    n = sum(p.numel() for p in model.parameters())
+    print(f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; {SECONDS} s of sound\n")
+    rows = [
+        ("encode through the codec, over the bare model", ratio(lambda: codec.encode(waves[:1]), lambda: bare(waves[:1]), 9), "<=", OVERHEAD_FLOOR),
+        ("encode through UnifiedTokenizer, over the bare model", ratio(lambda: tokenizer.encode_audio(waves[0], RATE), lambda: bare(waves[:1]), 9), "<=", OVERHEAD_FLOOR),
+        ("throughput of a batch of 8, over a batch of 1", 8 / ratio(lambda: codec.encode(waves), lambda: codec.encode(waves[:1]), 3), ">=", 0.0),
+    ]
+    return report(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

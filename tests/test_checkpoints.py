@@ -1,0 +1,654 @@
+"""Codecs from checkpoints: the ids are the library's own, bit for bit; the contract holds; what is damaged, dangerous or unknown is refused with a sentence."""
+
+import json
+import math
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from checkpoints import AUDIO, IMAGE, OPTIONS, STEREO, TEXT, liven, make, save
+from small_unclip import save_small_unclip
+
+import transformers as hf
+from safetensors.torch import load_file, save_file
+
+from uti.audit import AuditError, prepare
+from uti.codecs.base import CodecError
+from uti.codecs.checkpoint import find_checkpoint, modality_of, open_codec, recognise
+from uti.codecs.hf_audio import HFAudio, chunk_positions
+from uti.codecs.hf_image import CENTRED, CHAMELEON, CLIP, HFImage
+from uti.codecs.hf_text import PROBES, HFText
+from uti.config import ConfigError, load_config, with_codecs
+from uti.testing import check_codec
+from uti.tokenizer import UnifiedTokenizer
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    "family → the folder of its checkpoint, made once."
+    folder, made = tmp_path_factory.mktemp("checkpoints"), {}
+    return lambda family: made.setdefault(family, None) or made.update({family: save(family, folder)}) or made[family]
+
+
+def sounds(codec, *seconds):
+    "Noise under a rising tone, float32 [batch, channels, samples], and the samples that are valid of each."
+    rate = codec.spec.encode_rate or codec.spec.sample_rate
+    lengths = [max(1, round(s * rate)) for s in seconds]
+    t = torch.arange(max(lengths)) / rate
+    generator = torch.Generator().manual_seed(0)
+    waves = 0.3 * torch.sin(2 * math.pi * (200 + 500 * t) * t) + 0.1 * torch.randn(len(lengths), codec.spec.channels, max(lengths), generator=generator)
+    return waves.clamp(-1, 1), torch.tensor(lengths)
+
+
+def library_codes(codec, waves):
+    "Codes [batch, codebooks, positions] by the library's own class and feature extractor, of waves that are valid throughout."
+    model, kind, config = codec.model, codec.spec.name, codec.config
+    with torch.inference_mode():
+        if kind == "encodec":
+            output = model.encode(waves, bandwidth=max(config.target_bandwidths))
+            last = output.audio_codes.shape[-1] - output.last_frame_pad_length
+            return torch.cat([*output.audio_codes[:-1], output.audio_codes[-1][..., :last]], -1)
+        if kind in ("xcodec2", "neucodec"):
+            extractor = hf.Xcodec2FeatureExtractor() if kind == "xcodec2" else hf.NeuCodecFeatureExtractor()
+            return model.encode(**extractor([w[0].numpy() for w in waves], sampling_rate=16_000, return_tensors="pt")).audio_codes
+        if kind == "dac":
+            extractor = hf.DacFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length)
+            waves = extractor([w[0].numpy() for w in waves], sampling_rate=config.sampling_rate, return_tensors="pt")["input_values"]
+        return model.encode(waves).audio_codes
+
+
+@pytest.mark.parametrize("family", AUDIO)
+def test_audio_ids_are_the_librarys(family, checkpoint):
+    codec = HFAudio(checkpoint(family))
+    waves, _ = sounds(codec, 1.6, 1.6, 1.6)
+    hop = codec.rates.hop * codec.rates.encode // codec.rates.decode
+    waves = waves[..., : waves.shape[-1] // hop * hop]  # whole frames, which no family pads
+    codes, meta = codec.encode(waves)
+    theirs = library_codes(codec, waves)
+    assert torch.equal(codes, theirs.long()), "in a batch"
+    assert max(len(book.unique()) for book in codes.movedim(1, 0)) > 8, "codes that are all the same would be equal to anything"
+    for wave, found in zip(waves, codec.encode(waves).codes):
+        assert torch.equal(codec.encode(wave[None]).codes[0], library_codes(codec, wave[None])[0].long()), "alone"
+    assert {m["n_positions"] for m in meta} == {theirs.shape[-1]}
+
+
+@pytest.mark.parametrize("family", AUDIO)
+def test_a_shorter_sound_in_a_batch_keeps_its_codes(family, checkpoint):
+    codec = HFAudio(checkpoint(family))
+    waves, lengths = sounds(codec, 1.3, 0.51, 0.9)
+    codes, meta = codec.encode(waves, lengths)
+    decoded = codec.decode(codes, meta)
+    for wave, n, found, m, back in zip(waves, lengths, codes, meta, decoded):
+        alone, alone_meta = codec.encode(wave[None, :, :n])
+        assert torch.equal(found[:, : m["n_positions"]], alone[0]) and not found[:, m["n_positions"] :].any() and m == alone_meta[0]
+        assert m["n_samples"] == n * codec.rates.decode // codec.rates.encode
+        assert torch.equal(back[:, : m["n_samples"]], codec.decode(alone, alone_meta)[0]) and not back[:, m["n_samples"] :].any()
+
+
+@pytest.mark.parametrize("family", AUDIO)
+def test_decoded_sounds_are_the_librarys(family, checkpoint):
+    codec = HFAudio(checkpoint(family))
+    waves, _ = sounds(codec, 0.8)
+    codes, meta = codec.encode(waves)
+    with torch.inference_mode():
+        if codec.spec.name == "encodec":
+            output = codec.model.encode(waves, bandwidth=max(codec.config.target_bandwidths))
+            theirs = codec.model.decode(output.audio_codes, output.audio_scales, last_frame_pad_length=output.last_frame_pad_length).audio_values
+        else:
+            theirs = codec.model.decode(audio_codes=codes).audio_values
+    theirs = theirs.reshape(1, codec.spec.channels, -1)[..., : meta[0]["n_samples"]].clamp(-1, 1)
+    assert torch.equal(codec.decode(codes, meta)[..., : theirs.shape[-1]], theirs)
+
+
+@pytest.mark.parametrize("family", AUDIO)
+def test_audio_families_keep_the_contract(family, checkpoint):
+    check_codec(HFAudio(checkpoint(family)))
+
+
+@pytest.mark.parametrize("family", [f for f in AUDIO if f not in ("xcodec2", "neucodec")])
+def test_few_codebooks_are_the_first_of_many(family, checkpoint):
+    every, few = HFAudio(checkpoint(family)), HFAudio(checkpoint(family), n_codebooks=2)
+    waves, _ = sounds(every, 0.7)
+    assert torch.equal(few.encode(waves).codes, every.encode(waves).codes[:, :2])
+    check_codec(few)
+
+
+@pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 47_519, 47_520, 47_521, 48_000, 48_001, 95_040, 100_000])
+def test_chunks_are_those_that_encodec_makes(n_samples, checkpoint):
+    codec = HFAudio(checkpoint("encodec_48khz"))
+    wave = torch.rand(1, 2, n_samples) - 0.5
+    with torch.inference_mode():
+        output = codec.model.encode(wave, bandwidth=3.0)
+    chunks = chunk_positions(codec.config, n_samples)
+    assert len(chunks) == len(output.audio_codes) and chunks[0] - chunks[-1] == output.last_frame_pad_length
+    codes, meta = codec.encode(wave)
+    assert codes.shape[-1] == sum(chunks) and codec.decode(codes, meta).shape == wave.shape
+
+
+PUBLISHED = {
+    "encodec_24khz": {},
+    "encodec_32khz": {"sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "codebook_size": 2048, "target_bandwidths": [2.2], "use_conv_shortcut": False, "norm_type": "weight_norm", "use_causal_conv": False},
+    "encodec_48khz": {**STEREO, "sampling_rate": 48_000, "target_bandwidths": [3.0, 6.0, 12.0, 24.0]},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_encodec_at_its_published_size(name, tmp_path):
+    torch.manual_seed(0)
+    model = liven(hf.EncodecModel(hf.EncodecConfig(**PUBLISHED[name])).eval())
+    model.save_pretrained(tmp_path / name)
+    codec = HFAudio(tmp_path / name)
+    assert sum(p.numel() for p in codec.model.parameters()) > 14_000_000
+    waves, _ = sounds(codec, 1.25, 1.25)
+    codes = codec.encode(waves).codes
+    assert torch.equal(codes, library_codes(codec, waves)) and len(codes.unique()) > 100
+
+
+def library_ids(family, model, pixels):
+    "Ids [batch, positions] by the library's own calls."
+    with torch.inference_mode():
+        if family.startswith("emu3"):
+            sizes = torch.tensor([list(pixels.shape[-2:])] * len(pixels))
+            return torch.stack([t.flatten() for t in model.encode(pixels, image_sizes=sizes).image_tokens])
+        if family == "VQModel":
+            return model.quantize(model.encode(pixels).latents)[2][2].view(len(pixels), -1)
+        if family == "glm_image":
+            p = model.model.visual.config.patch_size
+            patches = torch.nn.functional.unfold(pixels, p, stride=p).mT.reshape(-1, pixels.shape[1] * p * p)
+            grid = torch.tensor([[1, pixels.shape[2] // p, pixels.shape[3] // p]] * len(pixels))
+            seen = model.get_image_features(patches, grid).pooler_output
+            return model.get_image_tokens(seen).view(len(pixels), -1)
+        return model.encode(pixels).image_tokens.view(len(pixels), -1)
+
+
+@pytest.mark.parametrize("family", IMAGE)
+def test_image_ids_are_the_librarys(family, checkpoint):
+    codec, model = HFImage(checkpoint(family), **OPTIONS.get(family, {})), make(family)
+    pixels = CHAMELEON if "chameleon" in family else CENTRED if family == "VQModel" else CLIP
+    h, w = codec.spec.image_size
+    ramp = torch.linspace(0, 1, w).expand(3, h, w)
+    images = torch.stack([ramp, ramp.mT, torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))]).contiguous()
+    part = model if family in ("VQModel", "glm_image") or family.endswith("_vqgan") else model.model.vqmodel
+    codes, meta = codec.encode(images)
+    assert torch.equal(codes[:, 0], library_ids(family, part, pixels.normalise(images))), "in a batch"
+    assert len(codes.unique()) > 8, "ids that are all the same would be equal to anything"
+    for image in images:
+        assert torch.equal(codec.encode(image[None]).codes[:, 0], library_ids(family, part, pixels.normalise(image[None]))), "alone"
+    assert {m["n_positions"] for m in meta} == {codec.spec.grid[0] * codec.spec.grid[1]}
+
+
+@pytest.mark.parametrize("family", IMAGE)
+def test_image_families_keep_the_contract(family, checkpoint):
+    check_codec(HFImage(checkpoint(family), **OPTIONS.get(family, {})))
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_text_ids_are_the_librarys_without_special_tokens(family, checkpoint):
+    codec, library = HFText(checkpoint(family)), hf.AutoTokenizer.from_pretrained(checkpoint(family))
+    texts = ["The five lazy jugs.", "", *PROBES.values()]
+    codes, meta = codec.encode(texts)
+    for text, row, m in zip(texts, codes, meta):
+        theirs = library.encode(text)
+        assert [library.bos_token_id, *row[0, : m["n_positions"]].tolist()] == theirs, "all but the token that goes before"
+    assert codec.spec.lossless == (family == "byte_level_bpe") == (codec.decode(codes, meta) == texts) == (not codec.spec.notes)
+
+
+@pytest.mark.parametrize("family", TEXT)
+def test_text_families_keep_the_contract(family, checkpoint):
+    check_codec(HFText(checkpoint(family)))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("family", ["encodec_24khz", "encodec_48khz", "dac"])
+def test_audio_in_another_dtype(family, dtype, checkpoint):
+    "The 48 kHz EnCodec blends its chunks, which its library cannot do in half precision."
+    codec, exact = HFAudio(checkpoint(family), dtype=dtype), HFAudio(checkpoint(family))
+    waves, lengths = sounds(codec, 1.1, 0.3, 0.99375)  # at 48 kHz the last ends in the overlap of two chunks
+    codes, meta = codec.encode(waves, lengths)
+    assert codec.spec.dtype == dtype and len(codes.unique()) > 8
+    decoded = codec.decode(codes, meta)
+    assert decoded.shape[-1] == waves.shape[-1] and decoded.dtype == torch.float32
+    assert decoded.isfinite().all()
+    if family.startswith("encodec"):  # a random DAC makes much of every rounding
+        torch.testing.assert_close(decoded, exact.decode(codes, meta), rtol=0, atol=0.1)
+
+
+def test_a_tokenizer_that_is_not_lossless_says_so_in_the_report(checkpoint, tmp_path, uti_here):
+    (tmp_path / "words.json").write_bytes((checkpoint("word_piece") / "tokenizer.json").read_bytes())
+    run = uti_here("audit", "--text", "words.json", "--outdir", "out")
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "capitals" in report["codecs"]["text"]["notes"][0] and not report["codecs"]["text"]["lossless"]
+    assert [c for c in report["checks"] if c["name"] == "lossless" and c["passed"] is False and not c["gates"]]
+
+
+def test_pixel_statistics_come_from_the_checkpoint(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("emu3_vqgan"), tmp_path / "emu3")
+    image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    by_default = HFImage(folder, image_size=32).encode(image).codes
+    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]}))
+    assert not torch.equal(HFImage(folder, image_size=32).encode(image).codes, by_default)
+
+
+def write_json(folder, name, content):
+    (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def test_both_files_of_preprocessing_are_read_and_belong_to_the_version(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("emu3_vqgan"), tmp_path / "emu3")
+    seen = [HFImage(folder, image_size=32)]
+    write_json(folder, "preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]})
+    seen.append(HFImage(folder, image_size=32))
+    write_json(folder, "processor_config.json", {"image_processor": {"image_mean": [0.25, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2]}})
+    seen.append(HFImage(folder, image_size=32))
+    write_json(folder, "processor_config.json", {"image_processor": {"do_normalize": False}})
+    seen.append(HFImage(folder, image_size=32))
+    seen.append(HFImage(folder, image_size=32, image_mean=[0.5, 0.5, 0.5], image_std=[0.5, 0.5, 0.5]))
+    assert [codec.pixels.mean[0] for codec in seen] == [CLIP.mean[0], 0.5, 0.25, 0, 0.5]
+    assert [codec.pixels.std[0] for codec in seen] == [CLIP.std[0], 0.1, 0.2, 1, 0.5]
+    assert len({codec.spec.version for codec in seen}) == 5
+
+
+def test_transformers_own_processor_says_how_pixels_are_made(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("chameleon_vqgan"), tmp_path / "chameleon")
+    processor = hf.ChameleonProcessor(hf.ChameleonImageProcessorPil(image_mean=[0.1, 0.2, 0.3]), hf.AutoTokenizer.from_pretrained(checkpoint("byte_level_bpe")))
+    processor.save_pretrained(folder)
+    assert HFImage(folder).pixels.mean == (0.1, 0.2, 0.3)
+
+
+def test_the_extractors_settings_belong_to_the_version_of_a_sound_codec_that_has_one(checkpoint, tmp_path):
+    for family, same in {"neucodec": False, "dac": True}.items():
+        folder = shutil.copytree(checkpoint(family), tmp_path / family)
+        before = HFAudio(folder).spec.version
+        (hf.NeuCodecFeatureExtractor() if family == "neucodec" else hf.DacFeatureExtractor()).save_pretrained(folder)
+        assert (HFAudio(folder).spec.version == before) == same
+
+
+@pytest.mark.parametrize("name", ["sentencepiece.bpe.model", "qwen.tiktoken", "merges.txt"])
+def test_every_file_of_a_tokenizer_belongs_to_its_version(name, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("byte_level_bpe"), tmp_path / "text")
+    before = HFText(folder).spec.version
+    (folder / name).write_bytes(b"")
+    assert HFText(folder).spec.version != before
+
+
+def test_a_vqmodel_inside_a_pipeline(checkpoint, tmp_path):
+    "Its config says 32 pixels where nobody set any, its pixels may lie in [0, 1], and the licence is the pipeline's."
+    whole = tmp_path / "pipeline"
+    shutil.copytree(checkpoint("VQModel"), whole / "vqvae")
+    (whole / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert HFImage(whole / "vqvae").spec.image_size == (512, 512)
+    codec = open_codec("image", str(whole), {"subfolder": "vqvae", "image_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]})
+    assert (codec.spec.licence, codec.spec.source) == ("mit", "pipeline/vqvae")
+    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(codec.encode(image).codes[:, 0], library_ids("VQModel", codec.model, image))
+    for subfolder in ("movq", "../pipeline", 5):
+        with pytest.raises(CodecError, match=f"{whole}: .*folder"):
+            open_codec("image", str(whole), {"subfolder": subfolder})
+
+
+def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monkeypatch):
+    asked = []
+
+    def download(checkpoint, without, subfolder):
+        asked.append((checkpoint, subfolder, "*.safetensors" in without))
+        return tmp_path
+
+    shutil.copytree(checkpoint("VQModel"), tmp_path / "vqvae")
+    monkeypatch.setattr("uti.codecs.checkpoint._download", download)
+    assert open_codec("image", "somebody/pipeline", {"subfolder": "vqvae"}).spec.source == "somebody/pipeline/vqvae"
+    assert set(asked) == {("somebody/pipeline", "vqvae", False)}
+
+
+def test_what_a_model_is_for_is_asked_without_its_weights(checkpoint, monkeypatch):
+    asked = []
+    monkeypatch.setattr("uti.codecs.checkpoint._from_hub", lambda name, weights, subfolder: asked.append(weights) or checkpoint("dac"))
+    assert modality_of("somebody/a-codec") == "audio" and asked == [False]
+
+
+# What is damaged, dangerous or unknown
+
+
+def remove_a_key(folder):
+    state = load_file(folder / "model.safetensors")
+    gone = sorted(state)[3]
+    save_file({k: v for k, v in state.items() if k != gone}, folder / "model.safetensors", metadata={"format": "pt"})
+    return ["missing", gone]
+
+
+def reshape_a_tensor(folder):
+    state = load_file(folder / "model.safetensors")
+    name = next(k for k, v in sorted(state.items()) if v.ndim == 2)
+    state[name] = torch.zeros(3, 3)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return ["do not fit the config", name, "[3, 3]"]
+
+
+class Trap:
+    def __reduce__(self):
+        return os.system, ("touch trap-was-sprung",)
+
+
+def plant_a_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({"weight": Trap()}, folder / "pytorch_model.bin")
+    return ["refused", "system"]
+
+
+def plant_a_raw_pickle(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    return ["refused"]
+
+
+def forget_the_config(folder):
+    (folder / "config.json").unlink()
+    return ["holds no config.json"]
+
+
+def name_an_unknown_model(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "phonograph"}))
+    return ["model type 'phonograph'", "encodec"]
+
+
+def break_the_config(folder):
+    (folder / "config.json").write_text("{")
+    return ["not JSON"]
+
+
+def truncate_the_weights(folder):
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+    return ["cannot be loaded"]
+
+
+def forget_the_weights(folder):
+    (folder / "model.safetensors").unlink()
+    return ["no weights"]
+
+
+def make_it_continuous(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "vibevoice_acoustic_tokenizer"}))
+    return ["continuous latents"]
+
+
+def ask_for_remote_code(folder):
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "theirs", "auto_map": {"AutoModel": "modeling.Theirs"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "modeling.py").write_text("import os; os.system('touch trap-was-sprung')")
+    return ["model type 'theirs'"]
+
+
+DAMAGES = [
+    remove_a_key, reshape_a_tensor, plant_a_pickle, plant_a_raw_pickle, forget_the_config, name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous, ask_for_remote_code
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here):
+    folder = shutil.copytree(checkpoint("encodec_24khz"), tmp_path / "bad")
+    expected = damage(folder)
+    run = uti_here("audit", "--audio", "./bad", "--outdir", "out")
+    lines = run.stderr.splitlines()
+    assert run.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
+    assert all(word in lines[0] for word in expected), lines[0]
+    assert not (tmp_path / "out").exists() and not (tmp_path / "trap-was-sprung").exists()
+
+
+def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
+    "In a process of its own, where what transformers and diffusers print reaches the terminal: a line for each command, one of them on a checkpoint with weights that are missing or do not fit."
+    bad = {}
+    for family, modality in {"encodec_24khz": "audio", "neucodec": "audio", "VQModel": "image"}.items():
+        bad[family] = shutil.copytree(checkpoint(family), tmp_path / family)
+        path = next(bad[family].glob("*.safetensors"))
+        state = load_file(path)
+        key = next(k for k, v in sorted(state.items()) if v.ndim > 1)
+        save_file({k: v for k, v in state.items() if k != key} | ({key: torch.zeros(3, 3)} if family == "neucodec" else {}), path, metadata={"format": "pt"})
+    save_small_unclip(tmp_path / "unclip")
+    code = f"""
+import contextlib, sys
+from uti.cli import app
+for arguments in ({[["audit", "--image" if family == "VQModel" else "--audio", f"./{family}", "--outdir", "out"] for family in bad]}):
+    with contextlib.suppress(SystemExit):
+        app(arguments)
+from uti.codecs.checkpoint import open_codec
+from uti.codecs.unclip import Unclip
+for modality, folder in {[("audio", str(checkpoint("encodec_24khz"))), ("audio", str(checkpoint("neucodec"))), ("image", str(checkpoint("VQModel"))), ("image", str(checkpoint("janus"))), ("text", str(checkpoint("unigram")))]}:
+    open_codec(modality, folder, {{}})
+Unclip("unclip")
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert [line.split(": ")[:2] for line in run.stderr.splitlines()] == [["error", family] for family in bad] and run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("damage", [remove_a_key, reshape_a_tensor], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", ["dac", "neucodec", "chameleon_vqgan", "janus"])
+def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint(family), tmp_path / "bad")
+    if family == "janus":  # the whole model: only what the tokenizer needs is missed
+        state = load_file(folder / "model.safetensors")
+        key = next(k for k in state if ".vqmodel.encoder" in k and state[k].ndim == 4)
+        state = {k: v for k, v in state.items() if k != key} if damage is remove_a_key else state | {key: torch.zeros(3, 3)}
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        expected = [key.split("vqmodel.")[1]]
+    else:
+        expected = damage(folder)
+    with pytest.raises(CodecError) as error:
+        open_codec("audio" if family in AUDIO else "image", str(folder), {})
+    assert all(word in str(error.value) for word in expected)
+
+
+def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, small):
+    folder = shutil.copytree(checkpoint("dac"), tmp_path / "mine")
+    save_file({**load_file(folder / "model.safetensors"), **{f"optimizer.step{i}": torch.ones(1) for i in range(60)}}, folder / "model.safetensors", metadata={"format": "pt"})
+    run = uti_here("audit", "--audio", "./mine", "--smoke-assets", small, "--outdir", "out")
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    [note] = report["codecs"]["audio"]["notes"]
+    assert all(f"optimizer.step{i}" in note for i in range(60)), "every one, however many"
+    assert set(report["codecs"]) == {"audio"}, "without a config only what was named is audited"
+
+
+def test_pytorch_weights_are_read_where_there_is_nothing_safer(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("dac"), tmp_path / "old")
+    state = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    old, new = HFAudio(folder), HFAudio(checkpoint("dac"))
+    waves, _ = sounds(new, 0.5)
+    assert torch.equal(old.encode(waves).codes, new.encode(waves).codes)
+    assert old.spec.version != new.spec.version
+
+
+PREPROCESSORS = {
+    "a list": ("preprocessor_config.json", [1], "holds no JSON object"),
+    "one mean": ("preprocessor_config.json", {"image_mean": 3}, "image_mean must be three finite numbers"),
+    "letters": ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "image_mean must be three finite numbers"),
+    "one channel": ("preprocessor_config.json", {"image_std": [0.5]}, "image_std must be three finite numbers above 0"),
+    "zeros": ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "image_std must be three finite numbers above 0"),
+    "not a number": ("preprocessor_config.json", '{"image_mean": [NaN, 0, 0]}', "image_mean must be three finite numbers"),
+    "a factor of 0": ("preprocessor_config.json", {"rescale_factor": 0}, "rescale_factor must be a finite number above 0"),
+    "nested": ("processor_config.json", {"image_processor": {"image_std": [0, 1, 1]}}, "image_std must be three finite numbers above 0"),
+    "nested list": ("processor_config.json", {"image_processor": [1]}, "image_processor must be a JSON object"),
+    "too deep": ("preprocessor_config.json", "[" * 100_000, "not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", PREPROCESSORS)
+def test_pixel_statistics_that_are_none_are_refused(case, checkpoint, tmp_path):
+    name, content, expected = PREPROCESSORS[case]
+    folder = shutil.copytree(checkpoint("chameleon_vqgan"), tmp_path / "bad")
+    write_json(folder, name, content)
+    with pytest.raises(CodecError, match=f"{name}: {expected}"):
+        HFImage(folder)
+
+
+@pytest.mark.parametrize("content, expected", [("{", "not JSON"), ({"sampling_rate": 8000}, "takes sounds at 8000 Hz"), ({"hop_length": "x"}, "cannot be used")])
+def test_a_feature_extractor_at_fault_is_refused(content, expected, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("neucodec"), tmp_path / "bad")
+    write_json(folder, "preprocessor_config.json", content)
+    with pytest.raises(CodecError, match=f"bad.*{expected}"):
+        HFAudio(folder)
+
+
+CONFIGS = {
+    "no chunk": ("encodec_48khz", {"chunk_length_s": 0}, "make chunks of 0 samples"),
+    "no way to the next": ("encodec_48khz", {"overlap": 1.0}, "one every 1;"),
+    "a gap": ("encodec_48khz", {"overlap": -1.0}, "leave no gap"),
+    "no patch": ("janus_vqgan", {"num_patches": 0}, "image_size must be a multiple of 4 pixels .* got 0"),
+    "a picture too large": ("chameleon_vqgan", {"resolution": 100_000_000}, "at most 4096, got 100000000"),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_that_no_machine_can_serve_is_refused(case, checkpoint, tmp_path):
+    family, change, expected = CONFIGS[case]
+    folder = shutil.copytree(checkpoint(family), tmp_path / "bad")
+    write_json(folder, "config.json", json.loads((folder / "config.json").read_text()) | change)
+    with pytest.raises(CodecError, match=f"bad: .*{expected}"):
+        open_codec("audio" if family in AUDIO else "image", str(folder), {})
+
+
+YAMLS = {
+    "device: cuda\ntext: embedded-text": "device 'cuda' cannot be used here",
+    "device: nonsense\ntext: embedded-text": "device 'nonsense' cannot be used here",
+    "device: meta\ntext: embedded-text": "device 'meta' cannot be used here",
+    "audio: {codec: ./dac, options: {checkpoint: ./other}}": "./dac: is the checkpoint already",
+    "audio: {codec: hf-audio, options: {checkpoint: [1, 2]}}": "a checkpoint must be a folder or the id of a model on the Hugging Face hub, got [1, 2]",
+    "audio: {codec: hf-audio, options: {checkpoint: ''}}": "a checkpoint must be a folder or the id of a model on the Hugging Face hub, got ''",
+    "image: {codec: ./VQModel, options: {image_size: 100000000}}": "image_size must be a multiple of 4 pixels and at most 4096",
+    "image: {codec: ./VQModel, options: {image_size: '64'}}": "image_size must be a multiple of 4 pixels and at most 4096",
+    "image: {codec: ./VQModel, options: {image_std: 0.5}}": "image_std must be three finite numbers above 0",
+}
+
+
+@pytest.mark.parametrize("yaml", YAMLS)
+def test_a_config_at_fault_is_one_sentence(yaml, checkpoint, tmp_path, uti_here):
+    if "cuda" in yaml and torch.cuda.is_available():
+        pytest.skip("cuda is here")
+    for family in ("dac", "VQModel"):
+        (tmp_path / family).symlink_to(checkpoint(family))
+    (tmp_path / "uti.yaml").write_text(yaml)
+    run = uti_here("audit", "--config", "uti.yaml", "--outdir", "out")
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 1, run.stderr
+    assert YAMLS[yaml] in run.stderr and not (tmp_path / "out").exists()
+
+
+# From a path to a report
+
+
+def test_a_codec_without_a_decoder_is_audited_as_far_as_it_goes(checkpoint, tmp_path, uti_here, small):
+    run = uti_here("audit", "--image", checkpoint("chameleon_vqgan"), "--smoke-assets", small, "--outdir", "out")
+    assert run.returncode == 0, run.stderr
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["image_psnr"] is None and report["image_token_range_ok"]
+    assert [c["passed"] for c in report["checks"] if c["name"] == "refuses_decode"] == [True]
+
+
+def test_a_path_in_the_config_is_enough(checkpoint, tmp_path):
+    config = tmp_path / "uti.yaml"
+    config.write_text(f"audio: {checkpoint('mimi')}\nimage: {{codec: {checkpoint('VQModel')}}}\ntext: embedded-text\n")
+    tokenizer = UnifiedTokenizer.from_config(config)
+    assert [c.spec.name for c in tokenizer.codecs.values()] == ["embedded-text", "VQModel", "mimi"]
+    tokenizer.save_pretrained(tmp_path / "saved")
+    assert UnifiedTokenizer.from_pretrained(tmp_path / "saved").space == tokenizer.space
+
+
+def test_options_go_with_a_path(checkpoint):
+    config = with_codecs(None, audio=str(checkpoint("encodec_48khz")))
+    assert set(config.codecs()) == {"audio"}
+    assert open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 3.0}).spec.n_codebooks < open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 6.0}).spec.n_codebooks
+    with pytest.raises(CodecError, match="does not take these options"):
+        open_codec("audio", str(checkpoint("dac")), {"volume": 11})
+    with pytest.raises(CodecError, match="bandwidth must be one of"):
+        HFAudio(checkpoint("encodec_48khz"), bandwidth=5.0)
+    with pytest.raises(CodecError, match="not by bandwidth"):
+        HFAudio(checkpoint("dac"), bandwidth=5.0)
+    with pytest.raises(CodecError, match="n_codebooks must be 1 to 4"):
+        HFAudio(checkpoint("dac"), n_codebooks=5)
+    with pytest.raises(CodecError, match="dtype must be one of"):
+        HFAudio(checkpoint("dac"), dtype="int8")
+
+
+def test_named_codecs_take_the_place_of_the_configs(tmp_path):
+    assert with_codecs(load_config(), audio="x").audio.codec == "x" and with_codecs(load_config(), audio="x").image == load_config().image
+    with pytest.raises(ConfigError):
+        (tmp_path / "uti.yaml").write_text("audio: 5\n")
+        load_config(tmp_path / "uti.yaml")
+
+
+def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
+    run = uti("audit", "--audio", "facebook/encodec_24khz", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache"))
+    assert run.returncode == 2 and "Traceback" not in run.stderr
+    for word in ("facebook/encodec_24khz", "hf download", "--local-dir", str(tmp_path / "cache")):
+        assert word in run.stderr
+    assert "nearest names" in uti_here("audit", "--audio", "embeded-audio").stderr
+    assert "no such folder" in uti_here("audit", "--audio", "./nowhere").stderr
+    assert "openai-community/gpt2" in uti_here("audit", "--text", "gpt2").stderr
+    (tmp_path / "empty").mkdir()
+    assert "empty: holds no tokenizer" in (said := uti_here("audit", "--text", "./empty").stderr) and "config.json" not in said
+
+
+def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, uti, small):
+    commit, home = "0" * 40, tmp_path / "cache"
+    folder = home / "hub" / "models--somebody--a-codec"
+    shutil.copytree(checkpoint("dac"), folder / "snapshots" / commit)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    run = uti("audit", "--audio", "somebody/a-codec", "--smoke-assets", small, "--outdir", "out", HF_HUB_OFFLINE="1", HF_HOME=str(home))
+    assert run.returncode == 0, run.stderr
+    assert all(re.match(r"\[\d+/\d+\] ", line) for line in run.stderr.splitlines()), run.stderr
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["codecs"]["audio"]["source"] == "somebody/a-codec"
+
+
+def test_whole_models_are_images_and_glms_quantiser_alone_is_refused(checkpoint, tmp_path):
+    assert recognise("image", checkpoint("janus")) == "hf-image"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm_image_vqmodel"}))
+    with pytest.raises(CodecError, match="give the whole model"):
+        recognise("image", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
+    with pytest.raises(CodecError, match="continuous latents"):
+        recognise("image", tmp_path)
+    with pytest.raises(CodecError, match="no such folder"):
+        find_checkpoint("nowhere at all")
+
+
+def test_two_files_without_a_config_are_seed2(tmp_path):
+    for name in ("eva_vit_g.pth", "seed_quantizer.pt"):
+        (tmp_path / name).touch()
+    assert (modality_of(str(tmp_path)), recognise("image", tmp_path)) == ("image", "seed2")
+    with pytest.raises(CodecError, match="holds no config.json"):
+        recognise("audio", tmp_path)
+
+
+def test_a_reader_of_checkpoints_needs_one():
+    for modality, name in {"audio": "hf-audio", "image": "seed2", "text": "hf-text"}.items():
+        with pytest.raises(CodecError, match=f"{name}' reads a checkpoint: give a folder"):
+            open_codec(modality, name, {})
+
+
+def test_diffusion_is_refused_where_nothing_draws(checkpoint, tmp_path):
+    with pytest.raises(AuditError, match="'chameleon' has no diffusion decoder; it has none"):
+        prepare(with_codecs(None, image=str(checkpoint("chameleon_vqgan"))), tmp_path / "out", decode_mode="diffusion")
+
+
+def test_neucodec_takes_16_and_gives_24_khz(checkpoint):
+    tokenizer = UnifiedTokenizer({"audio": HFAudio(checkpoint("neucodec"))})
+    wave = 0.1 * torch.randn(1, 16_001).clamp(-1, 1)
+    tokens = tokenizer.encode_audio(wave, 16_000)
+    back, rate = tokenizer.decode_audio(*tokens)
+    assert (rate, back.shape) == (24_000, (1, 24_001)) and tokens.meta["preprocessing"]["rate"] == 16_000
+
+
+def test_every_codec_that_reads_checkpoints_is_listed(uti):
+    run = uti("codecs", COLUMNS="200")
+    assert run.returncode == 0
+    for word in ("hf-audio", "hf-image", "hf-text", "seed2", "encodec", "glm_image"):
+        assert word in run.stdout
+
+

@@ -1,0 +1,370 @@
+"""Several codecs on one page: rates that are right, distortion that can be compared, work that is not done twice."""
+
+import base64
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from checkpoints import save
+from small_unclip import save_small_unclip
+from uti.checks import threads
+from uti.codecs import base
+from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.compare import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
+from uti.comparison import Comparison
+from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
+from uti.media import MediaError, load_image, read_audio, write_wav
+from uti.metrics import snr_db
+from uti.references import opus_missing, through_opus
+from uti.report import publish_compare
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with threads(1):
+        yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, small):
+    "A folder with two configs of one name, and the small assets."
+    folder = tmp_path_factory.mktemp("work")
+    for name, n in (("eight", 8), ("two", 2)):
+        (folder / name).mkdir()
+        (folder / name / "uti.yaml").write_text(f"text: {{codec: embedded-text}}\nimage: {{codec: embedded-image}}\naudio: {{codec: embedded-audio, options: {{n_codebooks: {n}}}}}\n")
+    shutil.copytree(small, folder / "small")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(work, uti_in):
+    "The folder of the report that the command makes of them."
+    run = uti_in(work, "compare", "eight/uti.yaml", "two/uti.yaml", "--smoke-assets", "small", "--name", "both")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "[0/16] eight-uti: encoding" in run.stderr and "✓ two-uti: 0.25 bits/pixel, 1.5 kbps" in run.stdout
+    return work / "reports" / "both"
+
+
+def test_the_page_says_who_passed_at_what_rate(published):
+    page = (published / "index.html").read_text()
+    for said in ("Passed: all 2 configurations", "eight-uti", "two-uti", "without entropy coding", "256×256", "24 kHz", "JPEG", "µ-law"):
+        assert said in page
+    assert page.count("<audio") == 3 and page.count("data:image/png") >= 2 + 3 + 3  # figures, pictures, spectrograms
+    assert "comparison of eight-uti, two-uti" in (published.parent / "index.html").read_text()
+
+
+FORMS = {"image": "pictures at 256×256", "audio": "sounds in mono at 24 kHz", "text": "bits/byte"}
+
+
+@pytest.mark.parametrize("modality", FORMS)
+def test_a_comparison_may_be_of_one_modality(uti_here, tmp_path, work, modality):
+    run = uti_here("compare", f"embedded-{modality}", "--smoke-assets", work / "small")
+    assert run.returncode == 0, run.stderr
+    page = (tmp_path / "reports" / "compare" / "index.html").read_text()
+    assert "Passed: the configuration keeps" in page
+    assert [form for form in FORMS.values() if form in page] == [FORMS[modality]]
+
+
+@pytest.fixture(scope="module")
+def mixed(work, uti_in):
+    "The folder of the report of the embedded codecs, two EnCodecs with random weights, and a codec of small pictures; and what the command printed."
+    for family in ("encodec_24khz", "encodec_48khz", "VQModel"):
+        save(family, work)
+    shutil.copy(DEFAULT_CONFIG, work / "embedded.yaml")
+    (work / "VQModel.yaml").write_text("image: {codec: ./VQModel, options: {image_size: 32}}\n")  # what its config says, the library's default, counts as unstated
+    run = uti_in(work, "compare", "embedded.yaml", "encodec_24khz", "encodec_48khz", "VQModel.yaml", "--smoke-assets", "small", "--name", "mixed")
+    assert run.returncode == 0, run.stdout + run.stderr
+    return work / "reports" / "mixed", run.stdout
+
+
+def test_checkpoints_stand_beside_the_embedded_codecs(mixed):
+    folder, printed = mixed
+    comparison, page = read_comparison(folder / "comparison.json"), (folder / "index.html").read_text()
+    assert [e.name for e in comparison.entries] == ["embedded", "encodec_24khz", "encodec_48khz", "VQModel"] and comparison.passed
+    assert list(comparison.results("audio")) == ["embedded", "encodec_24khz", "encodec_48khz"] and list(comparison.results("image")) == ["embedded", "VQModel"]
+    assert comparison.common_form.sample_rate == 24_000 and "48 kHz stereo" in page and "sounds in mono at 24 kHz" in page
+    assert all(f"✓ {name}: " in printed for name in ("embedded", "encodec_24khz", "encodec_48khz", "VQModel"))
+    assert "✓ embedded: 0.25 bits/pixel" in printed
+    assert all(item.common["audio_snr_db"].value is not None for r in comparison.results("audio").values() for item in r.items)
+
+
+def test_the_page_names_both_rates_of_a_picture(mixed):
+    folder, _ = mixed
+    embedded, small = read_comparison(folder / "comparison.json").results("image").values()
+    assert (embedded.rate.own, embedded.rate.axis) == (0.25, 16) and small.rate.own == small.rate.axis == 0.5
+    page = (folder / "index.html").read_text()
+    assert "<th class=\"num\">bits/pixel, own size</th><th class=\"num\">bits/pixel of 32×32</th>" in page
+    assert "1,024 tokens, 0.25 bits/pixel" in page and "16 bits/pixel" not in page
+
+
+def test_the_page_says_how_far_a_reference_goes(mixed):
+    folder, _ = mixed
+    page = (folder / "index.html").read_text()
+    jpeg = next(c for c in read_comparison(folder / "comparison.json").references if c.name == "JPEG")
+    assert jpeg.points[0].rate > 0.5 and jpeg.points[-1].rate < 16  # the codecs lie on either side of it
+    for sentence in (f"from {jpeg.points[0].rate:.3f}", f"up to {jpeg.points[-1].rate:.3f}"):
+        assert page.count(sentence) == 2  # beside PSNR and SSIM
+
+
+def test_each_codec_stands_beside_what_it_got(mixed):
+    folder, _ = mixed
+    results = read_comparison(folder / "comparison.json").results("image")
+    page = (folder / "index.html").read_text()
+    for name, side in {"embedded": 256, "VQModel": 32}.items():
+        original = folder / results[name].items[0].original
+        assert load_image(original).size == (side, side)
+        assert base64.b64encode(original.read_bytes()).decode() in page and re.search(rf"as the codec got it<br/?>{side}×{side}<", page)
+
+
+def test_the_record_fits_its_schema_and_has_the_rates(published):
+    data = json.loads((published / "comparison.json").read_text())
+    jsonschema.validate(data, Comparison.model_json_schema())
+    assert data["pass"] is True and [e["name"] for e in data["entries"]] == ["eight-uti", "two-uti"]
+    eight, two = (e["results"] for e in data["entries"])
+    assert eight["image"]["rate"]["bits_per_pixel"] == eight["image"]["rate"]["common_bits_per_pixel"] == 0.25
+    assert eight["image"]["rate"]["tokens_per_item"] == 1024 and eight["image"]["bits_per_token"] == [16.0]
+    assert [r["audio"]["rate"]["kbps"] for r in (eight, two)] == [6, 1.5]
+    assert [r["audio"]["rate"]["tokens_per_second"] for r in (eight, two)] == [600, 150]
+    assert eight["text"]["lossless"] is True and eight["text"]["rate"]["bits_per_byte"] == pytest.approx(12 * eight["text"]["rate"]["tokens_per_byte"])
+    files = [published / a["original"] for a in data["assets"] if a["original"]] + [published / i["recon"] for r in (eight, two) for m in ("image", "audio") for i in r[m]["items"]]
+    assert len(files) == 2 + 4 and all(f.is_file() for f in files)
+
+
+def test_more_bits_are_better(published):
+    comparison = read_comparison(published / "comparison.json")
+    eight, two = comparison.results("audio").values()
+    assert eight.common["audio_snr_db"].value > two.common["audio_snr_db"].value + 2
+    assert eight.common["audio_log_mel_l1"].value < two.common["audio_log_mel_l1"].value
+    assert eight.metrics["audio_snr_db"].value == pytest.approx(eight.common["audio_snr_db"].value, abs=0.01)  # its own form is the common one
+    better = {"image": ("image_psnr", "image_ssim"), "audio": ("audio_snr_db",)}
+    assert {c.name for c in comparison.references} >= {"JPEG", "WebP", "µ-law"}
+    for curve in comparison.references:
+        rates = [p.rate for p in curve.points]
+        assert len(rates) > 3 and rates == sorted(set(rates))
+        for metric in better[curve.modality]:
+            values = [p.metrics[metric].value for p in curve.points]
+            assert values == sorted(values), (curve.name, metric)
+
+
+def test_what_is_done_is_not_done_again(published, work):
+    times = {p: p.stat().st_mtime_ns for p in published.glob("audits/*/report.json")}
+    configs = load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"])
+    lines = []
+    before = read_comparison(published / "comparison.json")
+    again = compare(configs, published, assets=work / "small", progress=lambda step, steps, what: lines.append(what))
+    assert len(times) == 2 and times == {p: p.stat().st_mtime_ns for p in published.glob("audits/*/report.json")}
+    assert lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"] and again.entries == before.entries
+
+
+def test_other_inputs_and_lost_files_are_audited_again(work, tmp_path):
+    config = {"one": parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 1}}})}
+    shutil.copytree(work / "small", tmp_path / "small")
+
+    def kept():
+        lines = []
+        compare(config, tmp_path / "out", assets=tmp_path / "small", progress=lambda step, steps, what: lines.append(what))
+        return "one: audited before, kept" in lines
+
+    assert not kept() and kept()
+    next((tmp_path / "out" / "audits" / "one" / "recon").iterdir()).unlink()
+    assert not kept()
+    wave, rate = read_audio(tmp_path / "small" / "speech.wav")
+    write_wav(tmp_path / "small" / "speech.wav", wave.flip(1), rate)
+    assert not kept()
+
+
+def test_without_ffmpeg_there_is_a_sentence_in_place_of_opus(published, work, tmp_path, monkeypatch):
+    shutil.copytree(published, tmp_path / "copy")
+    monkeypatch.setenv("PATH", str(work))
+    comparison = compare(load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"]), tmp_path / "copy", assets=work / "small")
+    assert [c.name for c in comparison.references] == ["JPEG", "WebP", "µ-law"]
+    assert comparison.left_out == ["Opus is left out: ffmpeg, which runs its encoder, was not installed."]
+
+
+@pytest.mark.skipif(bool(opus_missing()), reason="there is no ffmpeg with libopus")
+def test_opus_is_aligned(work):
+    wave, rate = read_audio(work / "small" / "speech.wav")
+    back = through_opus(wave, rate, 48)
+    snrs = [snr_db(wave, back.roll(delay, 1)) for delay in (-1, 0, 1)]
+    assert max(snrs) == snrs[1] > 10
+
+
+def test_one_bad_config_stops_all_before_anything_is_written(uti_here, tmp_path, work):
+    (tmp_path / "bad.yaml").write_text("image: {codec: embedded-imag}")
+    result = uti_here("compare", work / "two" / "uti.yaml", "bad.yaml", "--smoke-assets", work / "small")
+    assert result.returncode == 2 and "bad: no codec is named 'embedded-imag'" in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "reports").exists()
+    (tmp_path / "bad.yaml").write_text("imag: {codec: embedded-image}")
+    for bad, told in ((tmp_path / "bad.yaml", "unknown key 'imag'; did you mean 'image'?"), (tmp_path / "absent.yaml", "absent.yaml: cannot be read")):
+        with pytest.raises(ConfigError, match=re.escape(told)):
+            publish_compare("x", tmp_path / "reports", configs=[work / "two" / "uti.yaml", bad])
+    with pytest.raises(MediaError, match="no such folder"):
+        publish_compare("x", tmp_path / "reports", configs=[work / "two" / "uti.yaml"], assets=tmp_path / "absent")
+    assert not (tmp_path / "reports").exists()
+
+
+class Held(Codec):
+    "Every `hop`-th sample in 8 bits, at 8 kHz; or, as a picture, its mean grey in a frame of another shape."
+
+    def __init__(self, modality="audio", image_size=(16, 32)):
+        form = {"sample_rate": 8000, "channels": 2, "hop_length": 2} if modality == "audio" else {"image_size": tuple(image_size), "grid": (1, 1)}
+        self.spec = CodecSpec("held", modality, (256,), version="1", licence="MIT", source="none", **form)
+
+    def runtime_codebook_sizes(self):
+        return (256,)
+
+    def _encode(self, signals, lengths):
+        codes = ((signals.mean(1)[:, ::2] + 1) * 127.5).round().long()[:, None]
+        lengths = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
+        return Encoded(codes, [{"n_positions": self.expected_positions(n), "n_samples": n} for n in lengths])
+
+    def _decode(self, codes, meta):
+        wave = (codes / 127.5 - 1).repeat_interleave(2, -1).expand(-1, 2, -1)
+        n_samples = torch.tensor([m["n_samples"] for m in meta])
+        wave = torch.nn.functional.pad(wave, (0, int(n_samples.max()) - wave.shape[-1]))
+        return wave * (torch.arange(wave.shape[-1]) < n_samples[:, None, None])
+
+
+def test_different_forms_are_compared_in_a_common_one(work, tmp_path, monkeypatch):
+    monkeypatch.setitem(base._registered, "held", Held)
+    wide = parse_config({"audio": {"codec": "embedded-audio"}})
+    comparison = compare({"held": parse_config({"audio": {"codec": "held"}, "clip_seconds": 0.5}), "wide": wide}, tmp_path / "out", assets=work / "small")
+    assert comparison.common_form.sample_rate == 8000 and comparison.common_form.clip_seconds == 0.5
+    original, rate = read_audio(tmp_path / "out" / comparison.assets[-1].original)
+    assert original.shape == (1, 4000) and rate == 8000
+    held, embedded = comparison.results("audio").values()
+    assert held.rate.kbps == 32 and held.rate.tokens_per_second == 4000 and embedded.rate.kbps == 6
+    assert embedded.common["audio_snr_db"].value != pytest.approx(embedded.metrics["audio_snr_db"].value, abs=0.01)
+    assert held.common["audio_snr_db"].value > 3
+    assert max(p.rate for c in comparison.references if c.name == "µ-law" for p in c.points) == 64  # 8 kHz
+    assert not comparison.passed and [e.passed for e in comparison.entries] == [False, True]  # a fresh process does not know the codec
+    assert any(gate.startswith("fresh_process, audio, speech.wav: the fresh process failed") for gate in comparison.entries[0].failed_gates)
+
+
+class Again(Exception):
+    "An audit would be run."
+
+
+@pytest.fixture
+def keeps(monkeypatch):
+    "`keeps(config, outdir, assets, decode_mode)`: whether `compare` keeps the audit that lies in `outdir`; runs none."
+
+    def asked(config, outdir, assets, decode_mode="deterministic"):
+        def run(*arguments):
+            raise Again
+
+        with monkeypatch.context() as patch:
+            patch.setattr("uti.compare.run_audit", run)
+            try:
+                compare({"one": config}, outdir, assets=assets, decode_mode=decode_mode)
+            except Again:
+                return False
+            return True
+
+    return asked
+
+
+def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeypatch, keeps):
+    monkeypatch.setitem(base._registered, "held", Held)
+    config = parse_config({"audio": {"codec": "held"}})
+    assert not keeps(config, tmp_path, work / "small")
+    compare({"one": config}, tmp_path, assets=work / "small")
+    assert keeps(config, tmp_path, work / "small")
+    init, encode, decode = Held.__init__, Held._encode, Held._decode
+
+    def newer(self):
+        init(self)
+        self.spec = replace(self.spec, version="2")
+
+    def other_ids(self, signals, lengths):
+        codes, metas = encode(self, signals, lengths)
+        return Encoded(255 - codes, metas)
+
+    changes = {"__init__": newer, "_encode": other_ids, "_decode": lambda self, codes, meta: decode(self, codes, meta) / 2}
+    for name, changed in changes.items():  # the last two behind an unchanged version
+        with monkeypatch.context() as patch:
+            patch.setattr(Held, name, changed)
+            assert not keeps(config, tmp_path, work / "small"), name
+    with monkeypatch.context() as patch:
+        patch.setattr("uti.environment.version", lambda name: "0")
+        assert not keeps(config, tmp_path, work / "small")
+    assert keeps(config, tmp_path, work / "small")
+
+
+def test_pixels_drawn_by_other_weights_are_audited_again(work, tmp_path, keeps):
+    parts = torch.load(Path(__file__).parent / "data" / "seed2_parity.pt", weights_only=True)
+    seed2, diffusion = tmp_path / "seed2", tmp_path / "unclip"
+    seed2.mkdir()
+    torch.save(parts["vit_ckpt"], seed2 / "eva_vit_g.pth")
+    torch.save(parts["quantizer_ckpt"], seed2 / "seed_quantizer.pt")
+    (seed2 / "config.json").write_text(json.dumps(parts["config"]))
+    save_small_unclip(diffusion, parts["config"]["image_features_dim"])
+
+    def drawn(**more):
+        return parse_config({"image": {"codec": str(seed2), "options": {"diffusion": str(diffusion), "steps": 2, **more}}})
+
+    compare({"one": drawn()}, tmp_path / "out", assets=work / "small")
+    assert keeps(drawn(), tmp_path / "out", work / "small")
+    assert not keeps(drawn(steps=3), tmp_path / "out", work / "small") and not keeps(drawn(seed=1), tmp_path / "out", work / "small")
+    compare({"one": drawn()}, tmp_path / "fresh", assets=work / "small", decode_mode="diffusion")
+    assert not keeps(drawn(), tmp_path / "fresh", work / "small", "diffusion")  # other noise, other pixels
+    weights = next((diffusion / "vae").glob("*.safetensors"))
+    state = load_file(weights)
+    save_file({name: -value if name.startswith("decoder.conv_out") else value for name, value in state.items()}, weights, metadata={"format": "pt"})
+    assert not keeps(drawn(), tmp_path / "out", work / "small")
+
+
+def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(work, tmp_path, monkeypatch):
+    monkeypatch.setitem(base._registered, "held", Held)
+    square, flat = parse_config({"image": {"codec": "embedded-image"}}), parse_config({"image": {"codec": "held", "options": {"modality": "image"}}})
+    with pytest.raises(CompareError, match="square: its pictures of 256×256 show another part of a picture than those of 16×32"):
+        prepare_compare({"square": square, "flat": flat}, tmp_path / "out", assets=work / "small")
+    for name in ("", "..", "a/b"):
+        with pytest.raises(CompareError, match="the name of a config becomes that of a folder"):
+            prepare_compare({name: square}, tmp_path / "out", assets=work / "small")
+    with pytest.raises(CompareError, match="at least one"):
+        load_configs([])
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_tell_versions_apart():
+    assert names_of(["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "./m.v1", "./m.v2"]) == ["Qwen3-0.6B", "Qwen3-1.7B", "m.v1", "m.v2"]
+    assert names_of(["one.yaml", "two.yml", "tokenizer.json"]) == ["one", "two", "tokenizer"]
+    assert names_of(["my.v2/uti.yaml", "my.v3/uti.yaml"]) == ["my.v2-uti", "my.v3-uti"]
+
+
+@pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/x", "a\\b"])
+def test_a_report_has_a_name_that_is_a_folder_in_another(name):
+    with pytest.raises(CompareError, match="the name of the report becomes that of a folder"):
+        check_name(name, "the report")
+    check_name("a..b", "the report")
+
+
+def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_path):
+    for name in ("seed2", "hf-audio"):
+        result = uti_here("compare", name)
+        assert result.returncode == 2 and f"codec '{name}' reads a checkpoint: give a folder (./{name} for one of that name) or a hub id" in result.stderr
+        assert "none given" not in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_codec_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, work, monkeypatch):
+    monkeypatch.syspath_prepend(str(third_party))
+    base._installed.cache_clear()
+    (tmp_path / "stripes.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
+    result = publish_compare("broken", tmp_path, configs=[tmp_path / "stripes.yaml"], assets=work / "small")
+    assert result.report is None and "the decoder fell over" in result.broke and "the decoder fell over" in result.page.read_text()
+    assert not (tmp_path / "broken" / "comparison.json").exists() and "the run broke" in (tmp_path / "index.html").read_text()
+
+
+def test_a_report_stays_in_the_folder_of_reports(uti_here, tmp_path):
+    for command in (["compare", "embedded-image"], ["report"], ["smoke"]):
+        result = uti_here(*command, "--name", "../../x")
+        assert result.returncode == 2 and "the name of the report becomes that of a folder" in result.stderr and not list(tmp_path.iterdir())

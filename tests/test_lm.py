@@ -1,0 +1,249 @@
+"""The language model: grown to the space, trained on rows that do not leak, interrupted, killed, shared out, and asked for what is legal."""
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from language import GRAMMAR, SPACE, language
+
+from uti.dataset import save_dataset
+from uti.endurance import first_step, kill, kill_checks, train_until_killed
+from uti.generation import generate, outcome, prompt_of
+from uti.grammar import Grammar
+from uti.lm import LMError, load_model, new_model, target_losses
+from uti.sequences import Example
+from uti.space import TokenSpace, load_space
+from uti.training import MANIFEST, last_checkpoint, losses, train
+
+MODELS = {
+    "llama, tied": lambda n: transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=n, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True)),
+    "gemma 3, sliding": lambda n: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(vocab_size=n, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, sliding_window=8)),
+    "gpt-2, learned positions": lambda n: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=2, n_positions=128)),
+    "qwen 3": lambda n: new_model(TokenSpace(text=n - 64), hidden_size=32),
+}
+
+
+@pytest.fixture(scope="session", params=MODELS)
+def checkpoint(request, tmp_path_factory):
+    "A text model with 180 rows, of which 100 are the text tokenizer's."
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    MODELS[request.param](180).save_pretrained(folder)
+    return folder
+
+
+def test_packed_or_alone_a_sequence_has_the_same_loss(checkpoint):
+    data, model = language(12), load_model(checkpoint, SPACE)
+    together = target_losses(model, SPACE, data.examples, 64)
+    for example, found in zip(data.examples, together):
+        alone = target_losses(model, SPACE, [example], 64)[0]
+        bare = model(input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])).loss.item()
+        assert found.loss == pytest.approx(alone.loss, abs=1e-4) and found.loss == pytest.approx(bare, abs=1e-4)
+
+
+def test_only_the_new_rows_are_trained(checkpoint, tmp_path):
+    data = language(checkpoint=str(checkpoint), only_new_rows=True, steps=4, learning_rate=0.05)
+    before = {name: value.clone() for name, value in load_model(checkpoint, SPACE).state_dict().items()}
+    after = train(data, tmp_path / "run").model.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and all(value.shape[0] == SPACE.vocab_size_total for name, value in after.items() if name in moved)
+    assert all(torch.equal(before[name][: SPACE.text], after[name][: SPACE.text]) for name in moved)
+
+
+def test_any_model_writes_what_is_legal(checkpoint):
+    data, model = language(6), load_model(checkpoint, SPACE).eval()
+    for temperature in (0.0, 1.0, 50.0):
+        for ids in generate(model, GRAMMAR, [prompt_of(e) for e in data.examples], temperature=temperature):
+            assert outcome(GRAMMAR, ids).target.modality == "image"
+
+
+@pytest.mark.parametrize("rows_per_step", [1, 2])
+def test_resumed_is_not_to_be_told_from_uninterrupted(rows_per_step, tmp_path):
+    data = language(rows_per_step=rows_per_step)
+    whole = train(data, tmp_path / "whole")
+    train(data, tmp_path / "halves", stop_after=5)
+    resumed = train(data, tmp_path / "halves", model=new_model(SPACE, hidden_size=32, layers=1, seed=9))
+    assert losses(resumed) == losses(whole) and len(losses(whole)) == 12
+    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
+        assert torch.equal(a, b)
+    for a, b in zip(whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values()):
+        assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_checkpoint_knows_what_it_belongs_to(tmp_path):
+    data = language(steps=6)
+    train(data, tmp_path, save_every=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6", "tensorboard"]
+    last = last_checkpoint(tmp_path)
+    assert load_space(last / "token_space.json") == SPACE and (last / "uti.yaml").is_file()
+    assert set(json.loads((last / MANIFEST).read_text())["sha256"]) == {p.name for p in last.iterdir()} - {MANIFEST}
+
+
+def test_the_logs_are_tensorboards(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = train(language(steps=5), tmp_path)
+    found = EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [e.value for e in found.Scalars("train/loss")] == pytest.approx(losses(trainer))
+
+
+def test_two_processes_have_the_losses_of_one(tmp_path):
+    data = language(rows_per_step=2, steps=5)
+    save_dataset(data, tmp_path / "data")
+    alone = losses(train(data, tmp_path / "one"))
+    # the loopback by its number: a machine need not be able to look up its own name
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--no-python", "--nproc-per-node", "2"]
+    program = [sys.executable, "-c", "from uti.cli import main; main()", "train", "--data", str(tmp_path / "data"), "--outdir", str(tmp_path / "two")]
+    run = subprocess.run([*launcher, *program], env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    together = [e["loss"] for e in json.loads((last_checkpoint(tmp_path / "two") / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+    assert len(alone) == 5 and together == pytest.approx(alone, rel=1e-5)
+
+
+def test_rows_that_cannot_be_shared_out_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LMError, match="3 rows a step cannot be shared out over 2 processes"):
+        train(language(rows_per_step=3), tmp_path)
+
+
+def test_killed_at_a_step_and_during_a_save(tmp_path):
+    data = language(steps=8)
+    expected = losses(train(data, tmp_path / "whole"))
+    kills, ended = kill(data, tmp_path / "killed", [{"at_step": 3}, {"during_save": True}])
+    assert [c for c in kill_checks(kills, ended, expected, exact=True) if not c.passed] == []
+    assert [k.when for k in kills] == ["at a random step", "during a save"]
+    assert not (tmp_path / "killed" / "run" / ".saving").exists()
+
+
+@pytest.mark.slow
+def test_twenty_random_kills(tmp_path):
+    "Half of them while a checkpoint is being written. Whatever happens, no more than the steps since the last save are lost, and the losses are those of a run that nobody killed."
+    save_every, steps, kills, rng = 2, 60, 0, random.Random()
+    data = language(steps=steps)
+    expected = losses(train(data, tmp_path / "whole", save_every=steps))
+    save_dataset(data, tmp_path / "data")
+    while kills < 20:
+        if (tmp_path / "run").exists() and last_checkpoint(tmp_path / "run") and last_checkpoint(tmp_path / "run").name == f"checkpoint-{steps}":
+            shutil.rmtree(tmp_path / "run")
+        done = last_checkpoint(tmp_path / "run") if (tmp_path / "run").exists() else None
+        at = int(done.name.split("-")[1]) if done else 0
+        plan = {"during_save": True} if kills % 2 else {"at_step": min(steps - 1, at + rng.randint(1, 6))}
+        killed_at = train_until_killed(tmp_path / "data", tmp_path / "run", tmp_path / f"{kills}.log", save_every=save_every, **plan)
+        after = last_checkpoint(tmp_path / "run")
+        saved = int(after.name.split("-")[1]) if after else 0
+        assert killed_at - saved <= save_every, (plan, killed_at, saved)
+        kills += 1
+    train_until_killed(tmp_path / "data", tmp_path / "run", tmp_path / "end.log", save_every=save_every)
+    assert first_step(tmp_path / "end.log") in (0, saved + 1)
+    history = json.loads((last_checkpoint(tmp_path / "run") / "trainer_state.json").read_text())["log_history"]
+    assert [e["loss"] for e in history if "loss" in e] == expected
+    print(f"{kills} kills, none lost more than {save_every} steps")
+
+
+# What is wrong is one sentence.
+
+
+def ruin_space(folder):
+    other = TokenSpace(text=100, image=(60,), audio=(10, 10))
+    from uti.space import save_space
+
+    save_space(other, folder / "run" / "checkpoint-2" / "token_space.json")
+    manifest = folder / "run" / "checkpoint-2" / MANIFEST
+    import hashlib
+
+    digests = json.loads(manifest.read_text())
+    for name in ("token_space.json", "token_space.sha256"):
+        digests["sha256"][name] = hashlib.sha256((manifest.parent / name).read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(digests))
+
+
+def cut_weights(folder):
+    path = folder / "run" / "checkpoint-2" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def lose_manifest(folder):
+    (folder / "run" / "checkpoint-2" / MANIFEST).unlink()
+
+
+def respell(folder, change):
+    data = language(3)
+    first = data.examples[0]
+    save_dataset(replace(data, examples=[data.examples[1], Example(*map(change, first))]), folder / "data")
+
+
+WRONG = {
+    "a checkpoint of another token space": (ruin_space, r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids there; .*--allow-other-token-space"),
+    "a truncated checkpoint": (cut_weights, r"checkpoint-2: not a whole checkpoint: model.safetensors is missing, cut short or changed"),
+    "a checkpoint without its manifest": (lose_manifest, r"checkpoint-2: not a whole checkpoint"),
+    "ids outside the vocabulary": (lambda f: respell(f, lambda x: np.where(np.arange(len(x)) == len(x) - 3, 234, x)), r"data: sequence 1, position \d+: id 234, outside the vocabulary of 234"),
+    "a sequence that ends inside an image": (lambda f: respell(f, lambda x: x[:-4]), r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position \d+, after 6 of its ids"),
+    "an empty dataset": (lambda f: save_empty(f), r"data: the dataset is empty, it holds no sequences"),
+    "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/token_space.json: cannot be read"),
+    "another hash": (lambda f: (f / "data" / "token_space.sha256").write_text("0" * 64), r"its hash is not the one in token_space.sha256"),
+    "starts that cut nothing": (lambda f: save_starts(f), r"its starts do not cut its 20 ids into sequences"),
+    "a checkpoint of another model": (lambda f: save_dataset(language(20, steps=2, hidden_size=64), f / "data"), r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, 64\] here, and \d+ more differ"),
+    "a model with too few positions": (lambda f: few_positions(f), r"short: has positions for 12 tokens, and a sequence has \d+"),
+    "a row too short": (lambda f: save_dataset(language(3, row_length=8), f / "data"), r"smoke.row_length: sequence 0 has \d+ tokens, more than a row of 8"),
+}
+
+
+def few_positions(folder):
+    config = transformers.GPT2Config(vocab_size=SPACE.vocab_size_total, n_embd=32, n_layer=1, n_head=2, n_positions=12)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder / "short")
+    save_dataset(language(20, steps=2, checkpoint=str(folder / "short")), folder / "data")
+
+
+def save_empty(folder):
+    from safetensors.numpy import save_file
+
+    save_file({"ids": np.zeros(0, np.uint32), "starts": np.zeros(1, np.int64)}, folder / "data" / "sequences.safetensors")
+
+
+def save_starts(folder):
+    from safetensors.numpy import save_file
+
+    save_file({"ids": np.zeros(20, np.uint32), "starts": np.array([0, 12, 8, 20])}, folder / "data" / "sequences.safetensors")
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_one_sentence_and_exit_2(name, uti_here, tmp_path):
+    data = language(20, steps=2)
+    save_dataset(data, tmp_path / "data")
+    train(data, tmp_path / "run")
+    spoil, told = WRONG[name]
+    spoil(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = uti_here("train", "--data", "data", "--outdir", "run")
+    assert result.returncode == 2, result.stdout
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ") and re.search(told, result.stderr), result.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_token_space_can_be_allowed_by_name(uti_here, tmp_path):
+    data = language(20, steps=2)
+    save_dataset(data, tmp_path / "data")
+    train(data, tmp_path / "run")
+    ruin_space(tmp_path)
+    result = uti_here("train", "--data", "data", "--outdir", "run", "--allow-other-token-space")
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_text_model_with_too_few_rows(checkpoint):
+    with pytest.raises(LMError, match="its 180 embeddings are fewer than the 500 ids of text"):
+        load_model(checkpoint, TokenSpace(text=500))
+
+
+def test_grammar_of_another_space_is_refused():
+    with pytest.raises(ValueError, match="has no 'audio'"):
+        Grammar(TokenSpace(text=10), "interleaved", {"audio": [1]})
