@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit smoke test test-slow lab export bench readme clean
+.PHONY: help setup audit smoke check test test-slow lab export bench readme clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -25,15 +25,22 @@ audit: $(STAMP)  ## audit the embedded codecs; the report is reports/audit/index
 smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is reports/smoke/index.html
 	$(BIN)/uti smoke --name smoke
 
-# Two processes share the machine: a thread each, and threads that wait do not keep a core busy.
-test: export OMP_NUM_THREADS ?= 1
-test: export OMP_WAIT_POLICY ?= PASSIVE
+# Two processes share the machine: a thread each, and threads that wait do not keep a core busy. A file's tests go to one process, which makes what they share once.
+check test test-slow: export OMP_NUM_THREADS ?= 1
+check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
+PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile
+
+check: $(STAMP)  ## in a minute: what is generated is in sync, and the tests that are no whole runs
+	$(BIN)/python tests/check_sync.py
+	$(PYTEST) -m "not run"
+
 test: $(STAMP)  ## notebooks in sync, the notebooks themselves, then pytest
 	$(BIN)/python tests/check_sync.py
 	$(BIN)/nbdev_test --n_workers 2 --do_print
-	$(BIN)/python -m pytest -q tests -n 2 --dist worksteal
+	$(PYTEST)
 
 test-slow: $(STAMP)  ## the tests that take minutes and that test leaves out
+	$(BIN)/nbdev_test --n_workers 2 --do_print --flags slow
 	$(BIN)/python -m pytest -q tests --slow -m slow
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

@@ -19,15 +19,22 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
+# Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process, so no other makes it again.
+SHARED = ("audited", "published", "mixed", "smoked")
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes, and a fast test covers the same promise; runs with --slow only")
+    config.addinivalue_line("markers", "run: is a whole run, or looks at one; `make check` leaves it out")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m reads the marks
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--slow"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
+    for item in items:
+        if set(SHARED) & set(item.fixturenames):
+            item.add_marker(pytest.mark.run)
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
 
 
 @pytest.fixture(scope="session")
@@ -56,15 +63,16 @@ def uti_here(uti_in, tmp_path):
     return lambda *arguments: uti_in(tmp_path, *arguments)
 
 
+def process(folder, *arguments, **environment) -> subprocess.CompletedProcess:
+    "The command in `folder` and in a process of its own, for what a process alone shows: environment, threads, tracebacks."
+    command = [sys.executable, "-c", "from uti.cli import main; main()", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
+
+
 @pytest.fixture
 def uti(tmp_path):
-    "`uti(*arguments, **environment)`: the command, in a folder and a process of its own, for what a process alone shows: environment, threads, tracebacks; returns the finished process."
-
-    def run(*arguments, **environment):
-        command = [sys.executable, "-c", "from uti.cli import main; main()", *map(str, arguments)]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, **environment})
-
-    return run
+    "`uti(*arguments, **environment)`: `process`, in a folder of its own."
+    return lambda *arguments, **environment: process(tmp_path, *arguments, **environment)
 
 
 THIRD_PARTY = '''

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from conftest import process
 
 from uti.audit import Report, prepare, read_report, run_audit
 from uti.codecs import base
@@ -24,20 +25,34 @@ HASHES = {
 
 
 @pytest.fixture(scope="session")
-def audited(tmp_path_factory):
-    "The folder of an audit of the embedded codecs."
-    outdir = tmp_path_factory.mktemp("audit") / "out"
-    run_audit(prepare(load_config(), outdir))
-    return outdir
-
-
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_same_hashes_with_any_number_of_threads(uti, tmp_path, threads):
-    result = uti("audit", "--outdir", "out", "--token-space-out", "space/token_space.json", OMP_NUM_THREADS=threads)
+def audited(tmp_path_factory, uti_in):
+    "The folder of an audit of the embedded codecs, on one thread."
+    work = tmp_path_factory.mktemp("audit")
+    result = uti_in(work, "audit", "--outdir", "out", "--token-space-out", "space/token_space.json")
     assert result.returncode == 0, result.stdout + result.stderr
-    found = {name: (tmp_path / "out" / f"{name}.sha256").read_text().strip() for name in HASHES}
+    return work / "out"
+
+
+@pytest.fixture(scope="session")
+def reported(audited):
+    "The folder of a report of the same, on two threads and in a process of its own, held against a baseline that is better; and the finished process."
+    def better(data):
+        data["metrics_v2"]["image_psnr"]["value"] += 2
+
+    work = audited.parent
+    baseline(audited, work, better)
+    result = process(work, "report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json", OMP_NUM_THREADS="2")
+    return work / "reports" / "red", result
+
+
+def test_the_hashes_are_those_written_down(audited):
+    found = {name: (audited / f"{name}.sha256").read_text().strip() for name in HASHES}
     assert found == HASHES
-    assert (tmp_path / "space" / "token_space.sha256").read_text().strip() == HASHES["token_space"]
+    assert (audited.parent / "space" / "token_space.sha256").read_text().strip() == HASHES["token_space"]
+
+
+def test_the_same_hashes_with_two_threads(reported):
+    assert {name: (reported[0] / f"{name}.sha256").read_text().strip() for name in HASHES} == HASHES
 
 
 def test_everything_that_is_promised_is_left_behind(audited):
@@ -105,6 +120,7 @@ def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_her
     assert "another token space cannot be compared: AUDIO_CB4: absent here" in result.stderr
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("serialisation", ["delay", "coarse_first"])
 def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
     config = parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 3}}, "serialisation": serialisation, "clip_seconds": 0.5})
@@ -113,25 +129,28 @@ def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
     assert report.config["serialisation"] == serialisation
 
 
+@pytest.mark.run
 def test_without_decoding_the_ids_are_still_audited(tmp_path):
     report = run_audit(prepare(load_config(), tmp_path / "out", decode_mode="none"))
     assert report.passed and report.image_psnr is None and report.image_token_range_ok
     assert not (tmp_path / "out" / "recon").exists()
 
 
-def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti, uti_here, assets, monkeypatch):
+@pytest.mark.run
+def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti_here, assets, monkeypatch):
     (tmp_path / "mine").mkdir()
     for source, name in ((assets / "coffee.png", "a b.PNG"), (assets / "astronaut.png", "c.png")):
         (tmp_path / "mine" / name).write_bytes(source.read_bytes())
     (tmp_path / "mine" / "note.txt").write_text("ignored: there is no text codec here")
     (tmp_path / "uti.yaml").write_text("image: {codec: stripes}\n")
-    result = uti("audit", "--config", "uti.yaml", "--smoke-assets", "mine", "--outdir", "out")
+    load_stripes(third_party, monkeypatch)
+    result = uti_here("audit", "--config", "uti.yaml", "--smoke-assets", "mine", "--outdir", "out")
     assert result.returncode == 0, result.stdout + result.stderr
     report = read_report(tmp_path / "out" / "report.json")
     assert [item.name for item in report.items] == ["a b.PNG", "c.png"]
     assert report.codecs["image"]["licence"] == "MIT"
-    load_stripes(third_party, monkeypatch)
     assert "stripes" in uti_here("codecs").stdout
+    base._installed.cache_clear()
 
 
 def load_stripes(third_party, monkeypatch):
@@ -140,6 +159,7 @@ def load_stripes(third_party, monkeypatch):
     importlib.invalidate_caches()
 
 
+@pytest.mark.run
 def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, monkeypatch):
     load_stripes(third_party, monkeypatch)
     (tmp_path / "uti.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
@@ -152,21 +172,18 @@ def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, 
     base._installed.cache_clear()
 
 
-def test_a_failed_gate_still_renders_in_red(audited, tmp_path, uti_here):
-    def better(data):
-        data["metrics_v2"]["image_psnr"]["value"] += 2
-
-    baseline(audited, tmp_path, better)
-    result = uti_here("report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json")
+def test_a_failed_gate_still_renders_in_red(reported):
+    folder, result = reported
     assert result.returncode == 1, result.stderr
-    page = (tmp_path / "reports" / "red" / "index.html").read_text()
+    page = (folder / "index.html").read_text()
     assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
     assert page.count("<audio") == 4 and page.count("<img") >= 6 and "Do not train on these ids yet" in page
     assert 'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page  # one file, no code
-    assert str(tmp_path) not in page
+    assert str(folder.parent) not in page
     assert "[3/7]" in result.stderr  # plain lines where nobody watches
 
 
+@pytest.mark.run
 def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\n")
     mine = ("report", "--name", "mine", "--config", "uti.yaml", "--smoke-assets", small)
@@ -179,6 +196,7 @@ def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_her
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
 
 
+@pytest.mark.run
 def test_papermill_alone_and_render(tmp_path, uti_here):
     import papermill
 
@@ -191,6 +209,7 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
     assert uti_here("render", "absent.ipynb").returncode == 2
 
 
+@pytest.mark.run
 def test_python_m_uti_audit(tmp_path):
     import subprocess
 

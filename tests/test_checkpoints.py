@@ -218,6 +218,7 @@ def test_audio_in_another_dtype(family, dtype, checkpoint):
         torch.testing.assert_close(decoded, exact.decode(codes, meta), rtol=0, atol=0.1)
 
 
+@pytest.mark.run
 def test_a_tokenizer_that_is_not_lossless_says_so_in_the_report(checkpoint, tmp_path, uti_here):
     (tmp_path / "words.json").write_bytes((checkpoint("word_piece") / "tokenizer.json").read_bytes())
     run = uti_here("audit", "--text", "words.json", "--outdir", "out")
@@ -400,6 +401,7 @@ def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here
     assert not (tmp_path / "out").exists() and not (tmp_path / "trap-was-sprung").exists()
 
 
+@pytest.mark.run
 def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
     "In a process of its own, where what transformers and diffusers print reaches the terminal: a line for each command, one of them on a checkpoint with weights that are missing or do not fit."
     bad = {}
@@ -443,6 +445,7 @@ def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
     assert all(word in str(error.value) for word in expected)
 
 
+@pytest.mark.run
 def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, small):
     folder = shutil.copytree(checkpoint("dac"), tmp_path / "mine")
     save_file({**load_file(folder / "model.safetensors"), **{f"optimizer.step{i}": torch.ones(1) for i in range(60)}}, folder / "model.safetensors", metadata={"format": "pt"})
@@ -542,6 +545,7 @@ def test_a_config_at_fault_is_one_sentence(yaml, checkpoint, tmp_path, uti_here)
 # From a path to a report
 
 
+@pytest.mark.run
 def test_a_codec_without_a_decoder_is_audited_as_far_as_it_goes(checkpoint, tmp_path, uti_here, small):
     run = uti_here("audit", "--image", checkpoint("chameleon_vqgan"), "--smoke-assets", small, "--outdir", "out")
     assert run.returncode == 0, run.stderr
@@ -582,6 +586,7 @@ def test_named_codecs_take_the_place_of_the_configs(tmp_path):
         load_config(tmp_path / "uti.yaml")
 
 
+@pytest.mark.run
 def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
     run = uti("audit", "--audio", "facebook/encodec_24khz", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache"))
     assert run.returncode == 2 and "Traceback" not in run.stderr
@@ -594,6 +599,7 @@ def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
     assert "empty: holds no tokenizer" in (said := uti_here("audit", "--text", "./empty").stderr) and "config.json" not in said
 
 
+@pytest.mark.run
 def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, uti, small):
     commit, home = "0" * 40, tmp_path / "cache"
     folder = home / "hub" / "models--somebody--a-codec"
@@ -645,6 +651,7 @@ def test_neucodec_takes_16_and_gives_24_khz(checkpoint):
     assert (rate, back.shape) == (24_000, (1, 24_001)) and tokens.meta["preprocessing"]["rate"] == 16_000
 
 
+@pytest.mark.run
 def test_every_codec_that_reads_checkpoints_is_listed(uti):
     run = uti("codecs", COLUMNS="200")
     assert run.returncode == 0

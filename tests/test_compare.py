@@ -63,6 +63,7 @@ def test_the_page_says_who_passed_at_what_rate(published):
 FORMS = {"image": "pictures at 256×256", "audio": "sounds in mono at 24 kHz", "text": "bits/byte"}
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("modality", FORMS)
 def test_a_comparison_may_be_of_one_modality(uti_here, tmp_path, work, modality):
     run = uti_here("compare", f"embedded-{modality}", "--smoke-assets", work / "small")
@@ -163,6 +164,7 @@ def test_what_is_done_is_not_done_again(published, work):
     assert lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"] and again.entries == before.entries
 
 
+@pytest.mark.run
 def test_other_inputs_and_lost_files_are_audited_again(work, tmp_path):
     config = {"one": parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 1}}})}
     shutil.copytree(work / "small", tmp_path / "small")
@@ -232,6 +234,7 @@ class Held(Codec):
         return wave * (torch.arange(wave.shape[-1]) < n_samples[:, None, None])
 
 
+@pytest.mark.run
 def test_different_forms_are_compared_in_a_common_one(work, tmp_path, monkeypatch):
     monkeypatch.setitem(base._registered, "held", Held)
     wide = parse_config({"audio": {"codec": "embedded-audio"}})
@@ -271,6 +274,7 @@ def keeps(monkeypatch):
     return asked
 
 
+@pytest.mark.run
 def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeypatch, keeps):
     monkeypatch.setitem(base._registered, "held", Held)
     config = parse_config({"audio": {"codec": "held"}})
@@ -298,6 +302,7 @@ def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeyp
     assert keeps(config, tmp_path, work / "small")
 
 
+@pytest.mark.run
 def test_pixels_drawn_by_other_weights_are_audited_again(work, tmp_path, keeps):
     parts = torch.load(Path(__file__).parent / "data" / "seed2_parity.pt", weights_only=True)
     seed2, diffusion = tmp_path / "seed2", tmp_path / "unclip"
@@ -355,6 +360,7 @@ def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_pat
     assert not (tmp_path / "reports").exists()
 
 
+@pytest.mark.run
 def test_a_codec_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, work, monkeypatch):
     monkeypatch.syspath_prepend(str(third_party))
     base._installed.cache_clear()

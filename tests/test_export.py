@@ -322,6 +322,7 @@ print(json.dumps([len(tokenizer), tokenizer.pad_token_id, ids, [tokenizer.decode
 """
 
 
+@pytest.mark.run
 def test_it_loads_where_uti_cannot_be_imported(tmp_path):
     tokenizer = unified(EmbeddedText())
     names, space = token_names(tokenizer.space), tokenizer.space

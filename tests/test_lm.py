@@ -97,6 +97,7 @@ def test_the_logs_are_tensorboards(tmp_path):
     assert [e.value for e in found.Scalars("train/loss")] == pytest.approx(losses(trainer))
 
 
+@pytest.mark.run
 def test_two_processes_have_the_losses_of_one(tmp_path):
     data = language(rows_per_step=2, steps=5)
     save_dataset(data, tmp_path / "data")
@@ -116,6 +117,7 @@ def test_rows_that_cannot_be_shared_out_are_refused(tmp_path, monkeypatch):
         train(language(rows_per_step=3), tmp_path)
 
 
+@pytest.mark.run
 def test_killed_at_a_step_and_during_a_save(tmp_path):
     data = language(steps=8)
     expected = losses(train(data, tmp_path / "whole"))

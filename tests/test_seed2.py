@@ -429,6 +429,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, checkpoint, unclip_fo
         Seed2(checkpoint, diffusion=narrow)
 
 
+@pytest.mark.run
 def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path, unclip_folder):
     repository = tmp_path / "hub" / "models--somebody--unclip"
     copytree(unclip_folder, repository / "snapshots" / "0123abc")

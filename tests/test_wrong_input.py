@@ -95,6 +95,7 @@ def test_an_option_that_does_not_exist():
     assert CliRunner().invoke(app, ["audit", "--smoke-asset", "x"]).exit_code == 2
 
 
+@pytest.mark.run
 def test_the_program_itself_prints_no_traceback(uti):
     result = uti("audit", "--smoke-assets", "absent")
     assert (result.returncode, result.stderr) == (2, "error: absent: no such folder\n")

@@ -50,6 +50,8 @@ def train(
 ) -> None:
     "Train a language model on a dataset; interrupted or killed, the same command goes on from the last whole checkpoint. Runs under torchrun and accelerate launch."
     with sentences():
+        import torch
+
         from uti.audit import check_outdir
         from uti.dataset import load_dataset
         from uti.training import last_checkpoint, losses, train as run
@@ -57,6 +59,9 @@ def train(
         check_outdir(outdir)
         with progress_bar() as progress:
             trainer = run(load_dataset(data), outdir, save_every=save_every, allow_other_space=allow_other_token_space, progress=progress)
+    if torch.distributed.is_initialized():  # a process that ends with its group open may abort while the others close theirs
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
     if os.environ.get("RANK", "0") == "0":
         out.print(f"loss {losses(trainer)[0]:.4f} → {losses(trainer)[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False)
 
