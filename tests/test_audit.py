@@ -57,7 +57,7 @@ def test_the_same_hashes_with_two_threads(reported):
 
 def test_everything_that_is_promised_is_left_behind(audited):
     names = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
-    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", *(f"{name}.sha256" for name in HASHES)}
+    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", "uti_manifest.json", *(f"{name}.sha256" for name in HASHES)}
     pairs = {f"{kind}/{name}" for kind in ("original", "recon") for name in ("astronaut.png.png", "coffee.png.png", "music.wav.wav", "speech.wav.wav")}
     assert names == flat | pairs
     assert not [p for p in audited.parent.iterdir() if p.name.startswith(".")]

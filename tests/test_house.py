@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "reports" / "embedded").glob("*.ipynb"))
 FLOORS = [
     {"compat", "files"},
+    {"outdir"},
     {"space", "media", "codecs.base"},
     {"metrics", "codecs.fsq"},
     {"codecs.text", "codecs.image", "codecs.audio", "codecs.checkpoint"},

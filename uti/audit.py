@@ -9,7 +9,6 @@ import datetime
 import hashlib
 import json
 import shutil
-import tempfile
 import time
 import warnings
 from contextlib import contextmanager
@@ -28,15 +27,16 @@ from .environment import Environment, environment_of
 from .files import write_json, write_text
 from .media import MediaError, find_media, load_image, read_audio, write_png, write_wav
 from .metrics import codebook_use
+from .outdir import OutdirError, output_folder, refuse_foreign
 from .quality import BaselineGate, Metric, baseline_gates, mean_metric, measure, reference_of, round_trip
 from .smoke_report import SmokeError, SmokeReport, read_smoke
 from .space import diff_spaces, from_dict, save_space, space_hash, to_dict, token_hash
 from .tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['ASSETS', 'SCHEMA_VERSION', 'DECODE_MODES', 'TEXTS', 'Progress', 'STEPS', 'AuditError', 'load_samples', 'Item',
-           'Report', 'Inputs', 'prepare', 'check_outdir', 'read_report', 'source_hash', 'Run', 'token_hashes',
-           'run_audit']
+__all__ = ['ASSETS', 'SCHEMA_VERSION', 'DECODE_MODES', 'TEXTS', 'FOLDERS', 'Progress', 'SUFFIX', 'STEPS', 'AuditError',
+           'load_samples', 'Item', 'Report', 'Inputs', 'prepare', 'check_apart', 'read_report', 'source_hash', 'Run',
+           'artifact_names', 'token_hashes', 'run_audit']
 
 # %% ../nbs/11_audit.ipynb #11-audit-003
 ASSETS = Path(__file__).parent / "assets" if "__file__" in globals() else Path("../uti/assets")
@@ -158,14 +158,16 @@ class Inputs:
 def prepare(
     config: Config, outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", baseline: str | Path | None = None, smoke: str | Path | None = None, command: str = "uti audit"
 ) -> Inputs:
-    """Load and validate what the user gave. Raises `AuditError`, `CodecError` or `MediaError`, each one sentence that names what is at fault, before anything is written.
+    """Load and validate what the user gave. Raises `AuditError`, `CodecError`, `MediaError` or `OutdirError`, each one sentence that names what is at fault, before anything is written.
 
     `assets`: a folder with pictures and sounds (default: the shipped ones); `baseline`: the report.json of an earlier run; `smoke`: the smoke.json of a language model's
     smoke tests on the same token space, whose gates become this run's.
     """
     if decode_mode not in DECODE_MODES:
         raise AuditError(f"decode mode {decode_mode!r} is unknown; there are {', '.join(DECODE_MODES)}")
-    check_outdir(Path(outdir))
+    check_apart(Path(outdir), Path(assets) if assets else None)
+    with output_folder(outdir):  # what a run will do is tried, and nothing of it stays
+        pass
     tokenizer = UnifiedTokenizer.from_config(config)
     for modality, codec in tokenizer.codecs.items():
         if decode_mode in codec.spec.decode_modes:
@@ -177,7 +179,10 @@ def prepare(
         raise AuditError(f"{assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}")
     for sample in samples:
         _check_normal(tokenizer, sample)
-    return Inputs(tokenizer, samples, Path(outdir), decode_mode, _load_baseline(baseline, tokenizer, samples) if baseline else None, command, _load_smoke(smoke, tokenizer) if smoke else None, Path(smoke).parent if smoke else None)
+    before = _load_baseline(baseline, tokenizer, samples) if baseline else None
+    inputs = Inputs(tokenizer, samples, Path(outdir), decode_mode, before, command, _load_smoke(smoke, tokenizer) if smoke else None, Path(smoke).parent if smoke else None)
+    refuse_foreign(inputs.outdir, artifact_names(inputs))
+    return inputs
 
 
 def _check_normal(tokenizer: UnifiedTokenizer, sample: Sample) -> None:
@@ -189,14 +194,18 @@ def _check_normal(tokenizer: UnifiedTokenizer, sample: Sample) -> None:
             raise MediaError(f"{sample.name}: {error}") from error
 
 
-def check_outdir(outdir: Path) -> None:
-    "Raise `AuditError` unless `outdir` is, or can become, a folder that can be written: tried, because permissions alone do not tell."
-    nearest = next(p for p in (outdir, *outdir.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):
-            pass
-    except OSError as error:
-        raise AuditError(f"{outdir}: cannot be written ({nearest}: {error.strerror})") from error
+FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
+
+
+def check_apart(outdir: Path, assets: Path | None) -> None:
+    "Raise `AuditError` where a run would read its own results: `assets` is, or holds, `outdir`, or is a subfolder that results go to."
+    if assets is None:
+        return
+    there, here = outdir.resolve(), assets.resolve()
+    if here == there or here in there.parents:
+        raise AuditError(f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; choose an output folder outside it")
+    if here in [there / name for name in FOLDERS]:
+        raise AuditError(f"{assets}: results go to this folder, as a part of {outdir}; choose another output folder")
 
 # %% ../nbs/11_audit.ipynb #11-audit-014
 def read_report(path: str | Path) -> Report:
@@ -343,6 +352,24 @@ def _measure_all(run: Run) -> None:
         )
 
 # %% ../nbs/11_audit.ipynb #11-audit-020
+SUFFIX = {"image": ".png", "audio": ".wav"}
+
+
+def artifact_names(inputs: Inputs) -> list[str]:
+    "The files that an audit writes, whatever it finds."
+    names = ["report.json", "token_space.json", "token_space.sha256", *(f"{modality}_tokens.sha256" for modality in inputs.tokenizer.codecs)]
+    names += ["baseline_report.json"] if inputs.baseline else []
+    names += ["smoke.json", *(f"generated/{path.name}" for path in _generated(inputs))] if inputs.smoke else []
+    decoded = [s for s in inputs.samples if s.modality in SUFFIX and inputs.decode_mode != "none" and inputs.tokenizer.codec(s.modality).spec.decode_modes]
+    names += [f"{folder}/{s.name}{SUFFIX[s.modality]}" for s in decoded for folder in ("original", "recon")]
+    return names + [f"recon{SUFFIX[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
+
+
+def _generated(inputs: Inputs) -> list[Path]:
+    "What the language model of the smoke tests wrote."
+    return sorted(p for p in (inputs.smoke_folder / "generated").glob("*") if p.is_file())
+
+
 def _write_artifacts(run: Run, folder: Path) -> None:
     "Token space, hashes, normalised inputs and reconstructions into `folder`; the first picture and sound also as recon.png and recon.wav."
     tokenizer = run.inputs.tokenizer
@@ -351,15 +378,15 @@ def _write_artifacts(run: Run, folder: Path) -> None:
         write_json(folder / "baseline_report.json", run.inputs.baseline.model_dump(mode="json", by_alias=True))
     if run.inputs.smoke:
         write_json(folder / "smoke.json", run.inputs.smoke.model_dump(mode="json", by_alias=True))
-        if (run.inputs.smoke_folder / "generated").is_dir():
-            shutil.copytree(run.inputs.smoke_folder / "generated", folder / "generated")
+        for path in _generated(run.inputs):
+            (folder / "generated").mkdir(exist_ok=True)
+            shutil.copyfile(path, folder / "generated" / path.name)
     for modality, digest in token_hashes(run).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
     for sample in run.inputs.samples:
         if sample.modality == "text" or sample.name not in run.decoded:
             continue
-        item, reference = run.items[sample.name], reference_of(tokenizer, sample)
-        suffix = ".png" if sample.modality == "image" else ".wav"
+        item, reference, suffix = run.items[sample.name], reference_of(tokenizer, sample), SUFFIX[sample.modality]
         item.original, item.recon = f"original/{sample.name}{suffix}", f"recon/{sample.name}{suffix}"
         for name, signal in {item.original: reference, item.recon: run.decoded[sample.name]}.items():
             (folder / name).parent.mkdir(exist_ok=True)
@@ -374,16 +401,6 @@ def _write_artifacts(run: Run, folder: Path) -> None:
 def token_hashes(run: Run) -> dict[str, str]:
     "Modality → sha256 over the ids of all its items, one after another."
     return {m: token_hash(torch.cat([run.tokens[s.name].ids for s in run.samples_of(m)])) for m in run.inputs.tokenizer.codecs if run.samples_of(m)}
-
-
-def _publish(folder: Path, outdir: Path) -> None:
-    "Move what is in `folder` into `outdir`, replacing what has the same name."
-    outdir.mkdir(parents=True, exist_ok=True)
-    for path in sorted(folder.iterdir(), key=lambda p: p.name == "report.json"):  # the report comes last: where it is, all is
-        target = outdir / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        path.replace(target)
 
 # %% ../nbs/11_audit.ipynb #11-audit-021
 def _summary(checks: list[Check]) -> dict[str, bool | None]:
@@ -447,25 +464,24 @@ STEPS: dict[str, Callable[[Run], None]] = {
 
 
 def run_audit(inputs: Inputs, progress: Progress = lambda step, steps, what: None) -> Report:
-    """Audit what `prepare` loaded; write report.json and the artifacts into its `outdir`, all at the end or, where the run breaks, not at all.
+    """Audit what `prepare` loaded; write report.json and the artifacts into its `outdir`, all at the end or, where the run breaks, not at all (`uti.outdir`).
 
     `progress`: called as (step, number of steps, what) before each step.
     """
     run = Run(inputs)
     torch.manual_seed(inputs.tokenizer.config.seed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        for i, (what, step) in enumerate(STEPS.items()):
-            progress(i, len(STEPS) + 1, what)
-            with run.timed(what.replace(" ", "_")):
-                step(run)
-        progress(len(STEPS), len(STEPS) + 1, "writing the report")
-    inputs.outdir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=inputs.outdir.parent, prefix=f".{inputs.outdir.name}-") as folder:
-        _write_artifacts(run, Path(folder))
+    with output_folder(inputs.outdir) as out:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")
+            for i, (what, step) in enumerate(STEPS.items()):
+                progress(i, len(STEPS) + 1, what)
+                with run.timed(what.replace(" ", "_")):
+                    step(run)
+            progress(len(STEPS), len(STEPS) + 1, "writing the report")
+        _write_artifacts(run, out.staged)
         report = _report(run, caught)
-        write_json(Path(folder) / "report.json", report.model_dump(mode="json", by_alias=True))
-        _publish(Path(folder), inputs.outdir)
+        write_json(out.staged / "report.json", report.model_dump(mode="json", by_alias=True))
+        out.publish()
     progress(len(STEPS) + 1, len(STEPS) + 1, "done")
     return report
 

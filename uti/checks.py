@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,10 @@ def check_determinism(tokenizer: UnifiedTokenizer, sample: Sample, tokens: Token
     return Check(name="determinism", modality=sample.modality, item=sample.name, passed=not detail, gates=True, found=count, expected=0, detail=detail)
 
 # %% ../nbs/07_checks.ipynb #07-checks-011
-_FRESH = "import sys; from uti.checks import hashes_in_this_process; hashes_in_this_process(sys.argv[1])"
+# its standard input stays open as long as the process that asks lives; whatever ends that one ends this one too
+_FRESH = """import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+from uti.checks import hashes_in_this_process; hashes_in_this_process(sys.argv[1])"""
 
 
 def hashes_in_this_process(folder: str) -> None:
@@ -117,7 +121,12 @@ def check_fresh_process(tokenizer: UnifiedTokenizer, samples: Sequence[Sample], 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "uti.yaml").write_text(dump_config(tokenizer.config), encoding="utf-8")
         torch.save([(s.name, s.modality, s.signal) for s in samples], Path(folder) / "samples.pt")
-        run = subprocess.run([sys.executable, "-c", _FRESH, folder], capture_output=True, text=True)
+        reading, writing = os.pipe()
+        try:
+            run = subprocess.run([sys.executable, "-c", _FRESH, folder], stdin=reading, capture_output=True, text=True)
+        finally:
+            os.close(reading)
+            os.close(writing)
     if run.returncode:
         return [answer(s, False, f"the fresh process failed: {run.stderr.strip().splitlines()[-1]}") for s in samples]
     there = json.loads(run.stdout.strip().splitlines()[-1])

@@ -15,7 +15,7 @@ from rich.table import Table
 from . import cli_lm
 from uti.console import (
     AssetsOption, AudioOption, BaselineOption, ConfigOption, DecodeMode, ImageOption, ModeOption, SmokeOption, TextOption,
-    command_line, err, out, progress_bar, sentences, wanted_config,
+    as_program, command_line, err, exit_code, out, progress_bar, sentences, wanted_config,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def audit(
 
 def audit_main() -> None:
     "`python -m uti.audit`: the audit alone, with the same options."
-    typer.run(audit)
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command()(audit)
+    as_program(alone)
 
 # %% ../nbs/13_cli.ipynb #13-cli-008
 @app.command()
@@ -109,7 +111,7 @@ def report(
     else:
         err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
     out.print(str(result.page), highlight=False)
-    raise typer.Exit(0 if result.report and result.report.passed else 1)
+    raise typer.Exit(exit_code(result))
 
 # %% ../nbs/13_cli.ipynb #13-cli-010
 @app.command()
@@ -142,7 +144,7 @@ def compare(
         rates = [f"{r.rate.own:.3g} {unit}" for m, unit in (("image", "bits/pixel"), ("audio", "kbps"), ("text", "bits/byte")) if (r := entry.results.get(m)) and r.rate.own is not None]
         out.print(f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*rates, *entry.failed_gates])}", markup=False, highlight=False)
     out.print(str(result.page), highlight=False)
-    raise typer.Exit(0 if result.report and result.report.passed else 1)
+    raise typer.Exit(exit_code(result))
 
 # %% ../nbs/13_cli.ipynb #13-cli-014
 def _here(absent: str, some: bool) -> str:
@@ -216,4 +218,4 @@ for command in (cli_lm.dataset, cli_lm.train, cli_lm.smoke, cli_lm.export):
 def main() -> None:
     "The `uti` command."
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and a forked process do not go together
-    app()
+    as_program(app)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .console import AssetsOption, AudioOption, ConfigOption, ImageOption, TextOption, command_line, err, out, progress_bar, sentences, wanted_config
+from .console import AssetsOption, AudioOption, ConfigOption, ImageOption, TextOption, command_line, err, exit_code, out, progress_bar, sentences, wanted_config
 
 if TYPE_CHECKING:
     from uti.smoke_report import SmokeReport
@@ -31,12 +31,10 @@ def dataset(
 ) -> None:
     "Cut training sequences from pictures, sounds and texts, as the smoke section of the config says, into a folder that knows its token space."
     with sentences():
-        from uti.audit import check_outdir
         from uti.config import SMOKE_CONFIG
         from uti.dataset import save_dataset
         from uti.smoke import prepare_smoke
 
-        check_outdir(output)
         made = prepare_smoke(wanted_config(config, text, image, audio, SMOKE_CONFIG), output, assets=smoke_assets).dataset
         save_dataset(made, output)
     out.print(f"{len(made.examples)} sequences, {sum(len(e.ids) for e in made.examples):,} ids: {output}", highlight=False)
@@ -52,11 +50,11 @@ def train(
     with sentences():
         import torch
 
-        from uti.audit import check_outdir
         from uti.dataset import load_dataset
+        from uti.outdir import check_writable
         from uti.training import last_checkpoint, losses, train as run
 
-        check_outdir(outdir)
+        check_writable(outdir)
         with progress_bar() as progress:
             trainer = run(load_dataset(data), outdir, save_every=save_every, allow_other_space=allow_other_token_space, progress=progress)
     if torch.distributed.is_initialized():  # a process that ends with its group open may abort while the others close theirs
@@ -107,7 +105,7 @@ def smoke(
     else:
         err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
     out.print(str(result.page), highlight=False)
-    raise typer.Exit(0 if result.report and result.report.passed else 1)
+    raise typer.Exit(exit_code(result))
 
 # %% ../nbs/13_cli_lm.ipynb #13-cli-lm-007
 def export(

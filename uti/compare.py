@@ -17,7 +17,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .audit import STEPS, AuditError, Inputs, Progress, Report, prepare, read_report, run_audit, source_hash
+from .audit import STEPS, SUFFIX, AuditError, Inputs, Progress, Report, prepare, read_report, run_audit, source_hash
 from .checks import Sample, decode, encode
 from .codecs.base import MODALITIES, CodecError
 from .codecs.checkpoint import checkpoint_codecs, modality_of
@@ -26,6 +26,7 @@ from .config import Config, load_config, with_codecs
 from .environment import environment_of
 from .files import write_json
 from .media import load_image, normalise_audio, normalise_image, read_audio, write_png, write_wav
+from .outdir import OutdirError, output_folder
 from .quality import Metric, mean_metric, measure
 from .references import references_for
 from .space import canonical_json, space_hash, token_hash
@@ -120,7 +121,7 @@ def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: s
         check_name(name, "a config")
         try:
             inputs[name] = prepare(config, Path(outdir) / "audits" / name, assets=assets, decode_mode=decode_mode, command=command)
-        except (AuditError, CodecError) as error:
+        except (AuditError, CodecError, OutdirError) as error:
             told = str(error)
             raise CompareError(told if told.startswith((f"{name}:", f"./{name}:")) else f"{name}: {told}") from error
     common_form(inputs)
@@ -254,18 +255,22 @@ def _audit_all(inputs: dict[str, Inputs], steps: int, progress: Progress) -> dic
     return reports
 
 # %% ../nbs/11_compare.ipynb #11-compare-023
-def _asset(sample: Sample, form: CommonForm, signal: Tensor | None, outdir: Path) -> Asset:
-    "The record of `sample`; `signal`, a picture or sound in the common form, is written to `outdir/original`."
+def _asset(sample: Sample, form: CommonForm, signal: Tensor | None) -> Asset:
+    "The record of `sample`; `signal`: a picture or sound in the common form, none for a text."
     asset = Asset(name=sample.name, modality=sample.modality, source_sha256=source_hash(sample))
     if signal is None:
         return asset.model_copy(update={"n_bytes": len(sample.signal.encode("utf-8", "surrogatepass"))})
-    path = outdir / "original" / f"{sample.name}{'.png' if sample.modality == 'image' else '.wav'}"
+    return asset.model_copy(update={"original": f"original/{sample.name}{SUFFIX[sample.modality]}"})
+
+
+def _write_original(sample: Sample, form: CommonForm, signal: Tensor, folder: Path) -> None:
+    "Write a picture or sound in the common form to `folder/original`."
+    path = folder / "original" / f"{sample.name}{SUFFIX[sample.modality]}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if sample.modality == "image":
         write_png(path, signal)
     else:
         write_wav(path, signal, form.sample_rate)
-    return asset.model_copy(update={"original": path.relative_to(outdir).as_posix()})
 
 # %% ../nbs/11_compare.ipynb #11-compare-024
 def compare(
@@ -288,7 +293,7 @@ def compare(
     progress(steps - 2, steps, "measuring in the common form")
     samples = {(s.modality, s.name): s for one in inputs.values() for s in one.samples}
     signals = {key: in_common_form(form, s.modality, s.signal) for key, s in samples.items() if s.modality != "text"}
-    all_assets = [_asset(s, form, signals.get(key), outdir) for key, s in samples.items()]
+    all_assets = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
     entries = [_entry(name, r, {m: _result(m, r, inputs[name].outdir, outdir, form, signals, all_assets) for m in r.codecs}) for name, r in reports.items()]
     pictures, waves = ([signal for (modality, _), signal in signals.items() if modality == wanted] for wanted in ("image", "audio"))
     references, left_out = references_for(pictures, waves, form.sample_rate, lambda name: progress(steps - 1, steps, f"measuring {name}"))
@@ -303,6 +308,10 @@ def compare(
         references=references,
         left_out=left_out,
     )
-    write_json(outdir / "comparison.json", comparison.model_dump(mode="json", by_alias=True))
+    with output_folder(outdir) as out:
+        for key, signal in signals.items():
+            _write_original(samples[key], form, signal, out.staged)
+        write_json(out.staged / "comparison.json", comparison.model_dump(mode="json", by_alias=True))
+        out.publish()
     progress(steps, steps, "done")
     return comparison

@@ -5,12 +5,16 @@
 # %% ../nbs/13_console.ipynb #13-console-003
 from __future__ import annotations
 
+import errno
+import os
 import shlex
+import signal
 import sys
+import traceback
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Iterator, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Iterator, NoReturn, Optional
 
 import typer
 from rich.console import Console
@@ -19,15 +23,24 @@ from rich.text import Text
 if TYPE_CHECKING:
     from uti.audit import Progress
     from uti.config import Config
+    from uti.report import Published
 
 # %% auto #0
-__all__ = ['out', 'err', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption', 'BaselineOption',
-           'SmokeOption', 'ModeOption', 'DecodeMode', 'sentences', 'fail', 'progress_bar', 'wanted_config',
-           'command_line']
+__all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
+           'BaselineOption', 'SmokeOption', 'ModeOption', 'DecodeMode', 'sentences', 'fail', 'exit_code', 'as_program',
+           'progress_bar', 'wanted_config', 'command_line']
 
 # %% ../nbs/13_console.ipynb #13-console-004
-out = Console(soft_wrap=True, force_jupyter=False)
-err = Console(stderr=True, soft_wrap=True, force_jupyter=False)
+class _Console(Console):
+    "A console whose reader may leave: what was to be said goes nowhere, and the command ends as it would have ended."
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
+
+out = _Console(soft_wrap=True, force_jupyter=False)
+err = _Console(stderr=True, soft_wrap=True, force_jupyter=False)
 
 
 class DecodeMode(str, Enum):
@@ -47,29 +60,58 @@ def sentences() -> Iterator[None]:
     from uti.grammar import SequenceError
     from uti.lm import LMError
     from uti.media import MediaError
+    from uti.outdir import OutdirError
     from uti.space import SpaceError
     from uti.tokenizer import TokenizerError
 
     try:
         yield
-    except (AuditError, CodecError, ConfigError, DatasetError, ExportError, LMError, MediaError, SequenceError, SpaceError, TokenizerError) as error:
+    except (AuditError, CodecError, ConfigError, DatasetError, ExportError, LMError, MediaError, OutdirError, SequenceError, SpaceError, TokenizerError) as error:
         fail(str(error))
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in FULL:
             raise
-        fail(f"{error.filename}: {error.strerror}")
+        fail(f"{error.filename or 'what a run writes'}: {error.strerror}")
 
 
-def fail(sentence: str) -> None:
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and has no file name
+
+
+def fail(sentence: str) -> NoReturn:
+    "Say `sentence`, and end with exit code 2."
     err.print(Text.assemble(("error: ", "red"), " ".join(sentence.split())))
     raise typer.Exit(2)
+
+# %% ../nbs/13_console.ipynb #13-console-016
+def exit_code(result: Published) -> int:
+    "0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is none."
+    return 3 if result.broke else int(not result.report.passed)
+
+
+REPORT_IT = "https://github.com/uti-project/uti/issues"
+
+
+def _terminated(*_: Any) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def as_program(app: typer.Typer) -> NoReturn:
+    "Run `app` as the program, and exit. What nobody expected is printed with its traceback and where to report it: exit code 3."
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app()
+    except Exception:
+        traceback.print_exc()
+        err.print(Text(f"error: this is a fault of UTI and not of yours; please report it, with the lines above: {REPORT_IT}"))
+        sys.exit(3)
+    sys.exit(0)
 
 # %% ../nbs/13_console.ipynb #13-console-008
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     "A function of (step, number of steps, what): draws a bar on a terminal, prints lines elsewhere."
     if not err.is_terminal:
-        yield lambda step, steps, what: print(f"[{step}/{steps}] {what}", file=sys.stderr, flush=True)
+        yield lambda step, steps, what: err.print(f"[{step}/{steps}] {what}", markup=False, highlight=False)
         return
     from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from .checks import Sample
 from .config import Config, dump_config, load_config
-from .files import atomic_folder, write_json, write_text
+from .files import write_json, write_text
+from .outdir import output_folder
 from .grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
 from .sequences import IGNORED, TASKS, Example, build
 from .space import SpaceError, TokenSpace, diff_spaces, load_space, save_space
@@ -165,13 +166,14 @@ def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
 
 
 def save_dataset(dataset: Dataset, folder: str | Path) -> None:
-    "Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts), `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written, nothing. Raises `OSError`."
-    with atomic_folder(folder) as staged:
+    "Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts), `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written, nothing. Raises `OutdirError`."
+    with output_folder(folder) as out:
         lengths = [len(e.ids) for e in dataset.examples]
-        save_file({"ids": np.concatenate([e.ids for e in dataset.examples]).astype(np.uint32), "starts": np.cumsum([0, *lengths])}, staged / "sequences.safetensors")
-        save_space(dataset.space, staged / "token_space.json")
-        write_json(staged / "grammar.json", grammar_to_dict(dataset.grammar))
-        write_text(staged / "uti.yaml", dump_config(dataset.config))
+        save_file({"ids": np.concatenate([e.ids for e in dataset.examples]).astype(np.uint32), "starts": np.cumsum([0, *lengths])}, out.staged / "sequences.safetensors")
+        save_space(dataset.space, out.staged / "token_space.json")
+        write_json(out.staged / "grammar.json", grammar_to_dict(dataset.grammar))
+        write_text(out.staged / "uti.yaml", dump_config(dataset.config))
+        out.publish()
 
 
 def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:

@@ -100,13 +100,16 @@ def train_until_killed(data: Path, outdir: Path, log: Path, *, save_every: int, 
     with log.open("w") as out:
         command = [*TRAIN, "--data", str(data), "--outdir", str(outdir), "--save-every", str(save_every)]
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        while process.poll() is None:
-            # what an earlier kill left of a save is cleared away before the first step, and must not be taken for this run's
-            if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (at_step and _last_step(log) >= at_step):
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return _last_step(log)
-            time.sleep(0.002)
+        try:
+            while process.poll() is None:
+                # what an earlier kill left of a save is cleared away before the first step, and must not be taken for this run's
+                if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (at_step and _last_step(log) >= at_step):
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+                    return _last_step(log)
+                time.sleep(0.002)
+        finally:
+            process.kill()  # where it was this process that was interrupted
     if process.returncode:
         raise RuntimeError(f"the training process failed: {' '.join(log.read_text(errors='replace').split())[-400:]}")
     return _last_step(log)

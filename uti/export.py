@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from .codecs.base import Codec
 from .codecs.hf_text import PROBES
-from .files import atomic_folder, write_json, write_text
+from .files import write_json, write_text
+from .outdir import MANIFEST, output_folder
 from .sequences import SHORT
 from .space import SPECIAL_TOKENS, N_SPECIAL, TokenSpace, save_space
 from .tokenizer import UnifiedTokenizer
@@ -123,7 +124,7 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
             raise ExportError(f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to a text with {name}")
 
 # %% ../nbs/08_export.ipynb #08-export-025
-FILES = ("tokenizer.json", "tokenizer_config.json", "token_space.json", "token_space.sha256", "uti.yaml")
+FILES = ("tokenizer.json", "tokenizer_config.json", "token_space.json", "token_space.sha256", "uti.yaml", MANIFEST)
 
 
 def _refuse_others(folder: Path) -> None:
@@ -141,7 +142,7 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
 
     It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, and `uti.yaml` where the tokenizer was made from a config: all or, where anything fails, nothing. An earlier export is
     replaced. Its `encode` gives a text the ids of `encode_text`, and adds none; its `decode` gives a string that it encodes to the same ids, where the text tokenizer is lossless and each text is as it encodes it.
-    Raises `ExportError` for a space without text, a tokenizer that is not fast, a vocabulary that has tokens of the space already, or a folder that cannot be written or holds anything else.
+    Raises `ExportError` for a space without text, a tokenizer that is not fast, a vocabulary that has tokens of the space already, or a folder that holds anything else, and `OutdirError` for one that cannot be written.
     """
     folder = Path(folder)
     if "text" not in tokenizer.codecs:
@@ -152,13 +153,14 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
         added = _added_tokens(codec, tokenizer.space)
         content = json.dumps(_tokenizer_json(_backend(codec), added), ensure_ascii=False)
         _check(Tokenizer.from_str(content), tokenizer, added)
-        with atomic_folder(folder) as staged:
-            write_text(staged / "tokenizer.json", content)
-            write_json(staged / "tokenizer_config.json", _tokenizer_config(codec))
+        with output_folder(folder) as out:
+            write_text(out.staged / "tokenizer.json", content)
+            write_json(out.staged / "tokenizer_config.json", _tokenizer_config(codec))
             if tokenizer.config:
-                tokenizer.save_pretrained(staged)
+                tokenizer.save_pretrained(out.staged)
             else:
-                save_space(tokenizer.space, staged / "token_space.json")
+                save_space(tokenizer.space, out.staged / "token_space.json")
+            out.publish()
     except OSError as error:
-        raise ExportError(f"{folder}: cannot be written ({error.strerror or error})") from error
+        raise ExportError(f"{folder}: cannot be read or written ({error.strerror or error})") from error
     return folder

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import html
 import io
 import logging
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
@@ -21,18 +23,22 @@ from matplotlib.figure import Figure
 from .audit import AuditError, Progress, Report, prepare, read_report
 from .compare import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from .config import Config, dump_config, load_config
-from .files import write_text
+from .files import write_json, write_text
+from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign
 from .smoke_report import SmokeReport, read_smoke
 
 if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
+    from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'RESULTS', 'mark', 'table', 'verdict', 'audio_player', 'card', 'shown_table', 'cards', 'render_notebook',
-           'clean_notebook', 'Published', 'publish_audit', 'publish_compare', 'publish_smoke', 'write_list']
+__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'mark', 'table', 'verdict', 'audio_player', 'card',
+           'shown_table', 'cards', 'render_notebook', 'clean_notebook', 'Published', 'publish_audit', 'publish_compare',
+           'publish_smoke', 'write_list']
 
 # %% ../nbs/12_report.ipynb #12-report-003
 REPORTS = Path(__file__).parent / "reports" if "__file__" in globals() else Path("../uti/reports")
+KERNEL = "python3"
 
 # %% ../nbs/12_report.ipynb #12-report-005
 def mark(passed: bool | None) -> str:
@@ -116,20 +122,25 @@ def _contents(notebook: NotebookNode) -> list[tuple[str, str]]:
     return [(heading.replace(" ", "-"), heading) for heading in headings]
 
 
+def _exporter() -> HTMLExporter:
+    "nbconvert with our template: one page, no code."
+    from nbconvert import HTMLExporter
+
+    return HTMLExporter(template_name="template", extra_template_basedirs=[str(REPORTS)], exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+
+
 def render_notebook(path: str | Path, title: str | None = None) -> Path:
     "Render an executed notebook as `index.html` beside it, one self-contained file without code. Raises `OSError` where it cannot be read or written."
     import nbformat
-    from nbconvert import HTMLExporter
 
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
     if title is None:
         found = re.search(r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), flags=re.M)
         title = found[1] if found else path.stem
-    exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(REPORTS)], exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
     resources = {"uti_title": title, "uti_style": style, "uti_contents": _contents(notebook)}
-    body, _ = exporter.from_notebook_node(notebook, resources=resources)
+    body, _ = _exporter().from_notebook_node(notebook, resources=resources)
     page = path.parent / "index.html"
     write_text(page, body)
     return page
@@ -150,6 +161,7 @@ class _ProgressLines(logging.Handler):
 def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: Progress) -> str | None:
     "Run `source` with `parameters` into `target`, which is kept in any case. Returns None, or what broke the run."
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     logger, handler = logging.getLogger("papermill"), _ProgressLines(progress)
@@ -158,9 +170,11 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        papermill.execute_notebook(str(source), str(target), parameters=parameters, kernel_name="python3", progress_bar=False, log_output=True, cwd=os.getcwd())
+        papermill.execute_notebook(str(source), str(target), parameters=parameters, kernel_name=KERNEL, progress_bar=False, log_output=True, cwd=os.getcwd())
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
+    except DeadKernelError:
+        return "the kernel, the process that ran the notebook, was killed or has crashed"
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
@@ -168,8 +182,8 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
     return None
 
 # %% ../nbs/12_report.ipynb #12-report-014
-def clean_notebook(path: Path) -> None:
-    "Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the notebook in `path`."
+def clean_notebook(path: Path, staged: Path, folder: Path) -> None:
+    "Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the notebook in `path`; `folder` takes the place of `staged` everywhere."
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
@@ -179,7 +193,7 @@ def clean_notebook(path: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code" and "progress" in cell.metadata.get("tags", []):
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream"]
-    write_text(path, nbformat.writes(notebook))
+    write_text(path, nbformat.writes(notebook).replace(str(staged), str(folder)))
 
 # %% ../nbs/12_report.ipynb #12-report-016
 @dataclass(frozen=True)
@@ -192,27 +206,57 @@ class Published:
 
 
 RESULTS = {"report.json": read_report, "comparison.json": read_comparison, "smoke.json": read_smoke}
+BROKEN = "broken.json"
 
 
 def _result_in(folder: Path) -> Report | Comparison | SmokeReport | None:
-    "The result that lies in the folder of a report; None where there is none."
+    "The result that lies in the folder of a report; None where there is none, or where the last run broke."
     for name, read in RESULTS.items():
-        if (folder / name).exists():
+        if (folder / name).exists() and not (folder / BROKEN).exists():
             return read(folder / name)
     return None
 
 
-def _publish(notebook: str, name: str, reports: Path, parameters: dict[str, Any], progress: Progress) -> Published:
-    "Run the report notebook `notebook` with `parameters` into `reports/name`, render it, and bring the list of reports up to date."
-    folder = reports / name
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in RESULTS:
-        (folder / stale).unlink(missing_ok=True)
-    broke = _execute(REPORTS / notebook, folder / notebook, {"outdir": str(folder), **parameters}, progress)
-    clean_notebook(folder / notebook)
-    page = render_notebook(folder / notebook)
-    write_list(reports)
-    return Published(page, None if broke else _result_in(folder), broke)
+def _say_broken(path: Path, broke: str, earlier: bool) -> None:
+    "Put what broke the run under the title of the notebook in `path`."
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_output
+
+    notebook = nbformat.read(path, as_version=4)
+    lines = [broke] + (["What lies beside this page is what an earlier run left."] if earlier else [])
+    notebook.cells.insert(1, new_code_cell("#| eval: false", outputs=[new_output("display_data", {"text/html": verdict(False, "This run broke: it has no result", lines)})]))
+    write_text(path, nbformat.writes(notebook))
+
+
+def _check_tools() -> None:
+    "Raise `OutdirError` where notebooks cannot be run or rendered here, which is better known before a run than after it."
+    from jinja2 import TemplateNotFound
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    try:
+        KernelSpecManager().get_kernel_spec(KERNEL)
+        _exporter().template
+    except NoSuchKernel as error:
+        raise OutdirError(f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install --sys-prefix` installs it") from error
+    except TemplateNotFound as error:
+        raise OutdirError(f"no report can be made: nbconvert does not find its template {error.name!r}; install it into the environment that runs uti") from error
+
+
+def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress) -> Published:
+    "Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all, and bring the list of reports up to date."
+    target = out.staged / notebook
+    broke = _execute(REPORTS / notebook, target, {"outdir": str(out.staged), **parameters}, progress)
+    clean_notebook(target, out.staged, folder)
+    if broke:
+        _say_broken(target, broke, any((folder / name).exists() for name in RESULTS))
+        for path in out.staged.iterdir():
+            if path != target:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        write_json(out.staged / BROKEN, {"broke": broke, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})
+    render_notebook(target)
+    out.publish(beside_earlier=bool(broke))
+    write_list(folder.parent)
+    return Published(folder / "index.html", _result_in(folder), broke)
 
 # %% ../nbs/12_report.ipynb #12-report-017
 def publish_audit(
@@ -236,15 +280,13 @@ def publish_audit(
     config = config if isinstance(config, Config) else load_config(config)
     if smoke and Path(smoke).resolve().parent == folder.resolve():
         raise AuditError(f"{smoke}: lies in the folder that this report replaces; give the report another name")
+    _check_tools()
     prepare(config, folder, assets=assets, decode_mode=decode_mode, baseline=baseline, smoke=smoke)
-    content = Path(baseline).read_text(encoding="utf-8") if baseline else ""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "uti.yaml", dump_config(config))
-    if baseline:  # kept beside the report: it may be the very report.json that this run replaces
-        baseline = folder / "baseline_report.json"
-        write_text(baseline, content)
-    parameters = {"config": str(folder / "uti.yaml"), "assets": str(assets or ""), "decode_mode": decode_mode, "baseline": str(baseline or ""), "smoke": str(smoke or ""), "command": command}
-    return _publish("audit.ipynb", name, Path(reports), parameters, progress)
+    refuse_foreign(folder, ["index.html", "audit.ipynb", "uti.yaml"])
+    with output_folder(folder) as out:
+        write_text(out.staged / "uti.yaml", dump_config(config))
+        parameters = {"config": str(out.staged / "uti.yaml"), "assets": str(assets or ""), "decode_mode": decode_mode, "baseline": str(baseline or ""), "smoke": str(smoke or ""), "command": command}
+        return _publish("audit.ipynb", folder, out, parameters, progress)
 
 # %% ../nbs/12_report.ipynb #12-report-018
 def publish_compare(
@@ -262,9 +304,15 @@ def publish_compare(
     Raises what `compare.load_configs` and `compare.prepare_compare` raise for inputs that are at fault, before anything is written.
     """
     check_name(name, "the report")
-    prepare_compare(load_configs(configs), Path(reports) / name, assets=assets, decode_mode=decode_mode)
-    parameters = {"configs": [str(c) for c in configs], "assets": str(assets or ""), "decode_mode": decode_mode, "command": command}
-    return _publish("compare.ipynb", name, Path(reports), parameters, progress)
+    folder = Path(reports) / name
+    _check_tools()
+    prepare_compare(load_configs(configs), folder, assets=assets, decode_mode=decode_mode)
+    refuse_foreign(folder, ["index.html", "compare.ipynb", "comparison.json"])
+    with output_folder(folder) as out:
+        (folder / "audits").mkdir(exist_ok=True)
+        (out.staged / "audits").symlink_to("../../audits")  # each audit is whole by itself, and stays where the comparison is interrupted
+        parameters = {"configs": [str(c) for c in configs], "assets": str(assets or ""), "decode_mode": decode_mode, "command": command}
+        return _publish("compare.ipynb", folder, out, parameters, progress)
 
 # %% ../nbs/12_report.ipynb #12-report-019
 def publish_smoke(
@@ -284,15 +332,22 @@ def publish_smoke(
 
     check_name(name, "the report")
     folder = Path(reports) / name
+    _check_tools()
     prepare_smoke(config, folder, assets=assets)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "uti.yaml", dump_config(config))
-    parameters = {"config": str(folder / "uti.yaml"), "assets": str(assets or ""), "command": command}
-    return _publish("smoke.ipynb", name, Path(reports), parameters, progress)
+    refuse_foreign(folder, ["index.html", "smoke.ipynb", "uti.yaml", "smoke.json"])
+    with output_folder(folder) as out:
+        write_text(out.staged / "uti.yaml", dump_config(config))
+        parameters = {"config": str(out.staged / "uti.yaml"), "assets": str(assets or ""), "command": command, "work": str(out.kept("smoke"))}
+        return _publish("smoke.ipynb", folder, out, parameters, progress)
 
 # %% ../nbs/12_report.ipynb #12-report-020
+LIST_MARK = '<meta name="generator" content="uti">'
+
+
 def write_list(reports: Path) -> None:
-    "Write `index.html` in `reports`, a list of the reports that lie in it."
+    "Write `index.html` in `reports`, a list of the reports that lie in it. A page of that name that is no such list is somebody else's, and left alone."
+    if (reports / "index.html").exists() and LIST_MARK not in (reports / "index.html").read_text(encoding="utf-8", errors="replace"):
+        return
     rows = []
     for page in sorted(reports.glob("*/index.html")):
         try:
@@ -309,5 +364,5 @@ def write_list(reports: Path) -> None:
             what = f"audit, token space {result.token_space_sha256[:12]}"
         rows.append([link, mark(result.passed if result else False), result.created if result else "the run broke", what])
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
-    head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>UTI reports</title><style>{style}</style></head>'
+    head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title><style>{style}</style></head>'
     write_text(reports / "index.html", f"{head}<body><main><h1>UTI reports</h1>{table(['report', 'passed', 'created', 'what'], rows)}</main></body></html>\n")

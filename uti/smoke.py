@@ -18,7 +18,7 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 import torch
 
-from .audit import check_outdir, load_samples
+from .audit import check_apart, load_samples
 from .checks import Check
 from .config import Config
 from .dataset import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
@@ -31,6 +31,7 @@ from .lm import check_length, longest_sequence, make_model, target_losses
 from .media import write_png, write_wav
 from .sequences import IGNORED, Example
 from .smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport
+from .outdir import output_folder
 from .space import space_hash, to_dict, token_hash
 from .tokenizer import UnifiedTokenizer
 from .training import Progress, TokenTrainer, losses, train
@@ -47,6 +48,7 @@ class SmokeRun:
     tokenizer: UnifiedTokenizer
     dataset: Dataset
     outdir: Path
+    work: Path | None = None  # where the training lies until the run is complete; default: in `outdir`
     command: str = "uti smoke"
     progress: Progress = lambda step, steps, what: None
     checks: list[Check] = field(default_factory=list)
@@ -79,7 +81,7 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
     wanted, space = run.config.smoke, run.dataset.space
     model = make_model(wanted, space, seed=run.config.seed)
     old_rows = [layer.weight[: space.text].detach().clone() for layer in (model.get_input_embeddings(), model.get_output_embeddings())] if wanted.only_new_rows else []
-    trainer = train(run.dataset, run.outdir / "training", model=model, save_every=max(1, wanted.steps // 3), progress=run.progress)
+    trainer = train(run.dataset, (run.work or run.outdir) / "training", model=model, save_every=max(1, wanted.steps // 3), progress=run.progress)
     of_each = target_losses(model, space, run.dataset.examples, wanted.row_length)
     total = sum(t.n_tokens for t in of_each)
     final, first = sum(t.loss * t.n_tokens for t in of_each) / total, losses(trainer)[0]
@@ -203,12 +205,14 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
     return answers
 
 # %% ../nbs/11_smoke.ipynb #11-smoke-011
-def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | None = None, command: str = "uti smoke") -> SmokeRun:
+def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | None = None, work: str | Path | None = None, command: str = "uti smoke") -> SmokeRun:
     """Load the codecs and make the sequences. Raises `AuditError`, `CodecError`, `MediaError`, `DatasetError` or `LMError`, each one sentence, before anything is written.
 
-    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
+    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones. `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps for it.
     """
-    check_outdir(Path(outdir))
+    check_apart(Path(outdir), Path(assets) if assets else None)
+    with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
+        pass
     tokenizer = UnifiedTokenizer.from_config(config)
     wanted = config.smoke
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
@@ -217,7 +221,7 @@ def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | No
         raise DatasetError(f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, which has {longest}")
     if wanted.checkpoint:  # one that cannot be loaded, or is too short, is said to be now, not after a folder was made for its results
         check_length(make_model(wanted, dataset.space), max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar))
-    return SmokeRun(tokenizer, dataset, Path(outdir), command)
+    return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
 
 
 def _data_hash(dataset: Dataset) -> str:
@@ -225,8 +229,9 @@ def _data_hash(dataset: Dataset) -> str:
 
 
 def _lay_out(run: SmokeRun) -> None:
-    "Write the data into `outdir`; a training run that lies there is kept, to go on with, where it was interrupted on the same data and config."
-    data, training = run.outdir / "data", run.outdir / "training"
+    "Write the data; a training run that lies beside it is gone on with where it was interrupted on the same data and config."
+    folder = run.work or run.outdir
+    data, training = folder / "data", folder / "training"
     try:
         before = load_dataset(data, run.dataset.space)
         same = _data_hash(before) == _data_hash(run.dataset) and before.config == run.config
@@ -234,10 +239,8 @@ def _lay_out(run: SmokeRun) -> None:
         same = False
     if not same:
         shutil.rmtree(training, ignore_errors=True)
-        run.outdir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_dataset(run.dataset, data)
-    for name in ("generated", "smoke.json"):
-        shutil.rmtree(run.outdir / name, ignore_errors=True) if (run.outdir / name).is_dir() else (run.outdir / name).unlink(missing_ok=True)
 
 # %% ../nbs/11_smoke.ipynb #11-smoke-012
 def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:
@@ -246,6 +249,17 @@ def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None
     An interrupted run goes on from the last checkpoint of its training.
     """
     run.progress = progress
+    with output_folder(run.outdir) as out:
+        run.work, run.outdir = run.work or out.kept("smoke"), out.staged
+        report = _all_tests(run, progress)
+        (run.work / "training").replace(out.staged / "model")
+        (run.work / "data").replace(out.staged / "data")
+        write_json(out.staged / "smoke.json", report.model_dump(mode="json", by_alias=True))
+        out.publish()
+    return report
+
+
+def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
     exact, seed = run.config.device == "cpu", run.config.seed
     _lay_out(run)
     with run.timed("overfit"):
@@ -264,11 +278,7 @@ def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None
     with run.timed("conditioning"):
         progress(0, 1, "prompts: right, shuffled, none")
         asked = conditioning(run, model)
-    report = _report(run, trained, model, resumed, kills, generated, shown, asked)
-    shutil.rmtree(run.outdir / "model", ignore_errors=True)
-    (run.outdir / "training").replace(run.outdir / "model")
-    write_json(run.outdir / "smoke.json", report.model_dump(mode="json", by_alias=True))
-    return report
+    return _report(run, trained, model, resumed, kills, generated, shown, asked)
 
 
 def _report(run: SmokeRun, trained: Overfit, model: Any, resumed: Resume, kills: list[Kill], generated: list[Generated], shown: list[Shown], asked: list[Conditioning]) -> SmokeReport:
