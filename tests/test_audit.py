@@ -8,12 +8,22 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 from conftest import process
+from safetensors.torch import load_file, save_file
 
-from uti.audit import Report, prepare, read_report, run_audit
+from uti.audit.earlier import earlier_names, read_record, report_schema
+from uti.audit.plan import AuditPlan, prepare
+from uti.audit.record import AuditError
+from uti.audit.run import run_audit
 from uti.codecs import base
+from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.text import EmbeddedText
 from uti.config import load_config, parse_config
+from uti.media import load_image
 from uti.report import publish_audit, render_notebook
+from uti.space import token_hash
+from uti.tokenizer import UnifiedTokenizer
 
 # The embedded codecs and the shipped assets. These change only with a new version of a codec, and then its `version` does, too.
 HASHES = {
@@ -37,7 +47,7 @@ def audited(tmp_path_factory, uti_in):
 def reported(audited):
     "The folder of a report of the same, on two threads and in a process of its own, held against a baseline that is better; and the finished process."
     def better(data):
-        data["metrics_v2"]["image_psnr"]["value"] += 2
+        data["metrics_v2"]["image_psnr"] += 2
 
     work = audited.parent
     baseline(audited, work, better)
@@ -57,7 +67,7 @@ def test_the_same_hashes_with_two_threads(reported):
 
 def test_everything_that_is_promised_is_left_behind(audited):
     names = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
-    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", "uti_manifest.json", *(f"{name}.sha256" for name in HASHES)}
+    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", "tokens.safetensors", "uti_manifest.json", *(f"{name}.sha256" for name in HASHES)}
     pairs = {f"{kind}/{name}" for kind in ("original", "recon") for name in ("astronaut.png.png", "coffee.png.png", "music.wav.wav", "speech.wav.wav")}
     assert names == flat | pairs
     assert not [p for p in audited.parent.iterdir() if p.name.startswith(".")]
@@ -65,13 +75,20 @@ def test_everything_that_is_promised_is_left_behind(audited):
 
 def test_the_report_fits_its_schema_and_has_the_earlier_names(audited):
     data = json.loads((audited / "report.json").read_text())
-    jsonschema.validate(data, Report.model_json_schema())
-    earlier = """metrics_v2 metrics_v2_checks metrics_v2_pass audio_snr_db audio_mae audio_log_mel_l1 image_psnr image_ssim audio_roundtrip_snr_db audio_roundtrip_mae
-        text_deterministic image_deterministic audio_deterministic text_token_range_ok image_token_range_ok audio_token_range_ok audio_shape_ok image_shape_ok audio_sample_rate_ok
-        audio_length_ok audio_channels_ok image_size_ok runtime_size_match image_idempotent audio_idempotent decode_mode schema_version environment checks pass"""
-    assert set(earlier.split()) <= data.keys()
-    assert data["pass"] is True and data["audio_length_ok"] is True and data["image_idempotent"] is False
-    assert data["image_psnr"] > 24 and data["audio_snr_db"] > 4
+    jsonschema.validate(data, report_schema())
+    assert data["pass"] is True and data["decode_mode"] == "deterministic" and data["metrics_v2_checks"] == {} and data["metrics_v2_pass"] is None and data["metrics_v2_baseline"] is None
+    assert {name: value for name, value in data.items() if name in EARLIER} == EARLIER
+    assert data["metrics_v2"]["image_psnr"] == data["image_psnr"] > 24 and data["metrics_v2"]["audio_snr_db"] == data["audio_snr_db"] > 4
+    assert all(type(data[name]) is float for name in ("audio_mae", "audio_log_mel_l1", "image_ssim", "audio_roundtrip_snr_db", "audio_roundtrip_mae"))
+
+
+EARLIER = {  # names and types of the earlier system, with the values of the shipped assets
+    "text_deterministic": True, "image_deterministic": True, "audio_deterministic": True, "text_token_range_ok": True, "image_token_range_ok": True, "audio_token_range_ok": True,
+    "audio_codebook_order_ok": True, "audio_shape_ok": True, "image_shape_ok": True, "image_token_count": 1024, "audio_token_count": 1920, "audio_sample_rate_ok": True, "audio_channels_ok": True,
+    "audio_length_ok": True, "audio_length_expected": 76800, "audio_length_actual": 76800, "image_size_ok": True, "image_size_expected": [256, 256], "image_size_actual": [256, 256],
+    "runtime_sizes": {"text": [4096], "image": [65536], "audio": [1024] * 8}, "runtime_size_match": {"text": True, "image": True, "audio": True},
+    "image_idempotent": False, "audio_idempotent": False, "image_decode_ok": True, "audio_decode_ok": True,
+}  # fmt: skip
 
 
 def baseline(audited, tmp_path, change) -> Path:
@@ -83,21 +100,114 @@ def baseline(audited, tmp_path, change) -> Path:
 
 def test_a_run_passes_its_own_baseline(audited, tmp_path):
     same = baseline(audited, tmp_path, lambda data: None)
-    report = run_audit(prepare(load_config(), tmp_path / "out", baseline=same))
-    assert report.passed and report.metrics_v2_pass and len(report.metrics_v2_checks) == 4
+    report = run_audit(AuditPlan(None, tmp_path / "out", baseline=same))
+    assert report.passed and report.metrics_v2_pass and len(report.gates) == 4
 
 
 def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path, uti_here):
     def better(data):
-        data["metrics_v2"]["image_psnr"]["value"] += 2
-        data["metrics_v2"]["audio_log_mel_l1"]["value"] *= 0.5
+        data["metrics_v2"]["image_psnr"] += 2
+        data["metrics_v2"]["audio_log_mel_l1"] *= 0.5
 
     result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, better))
     assert result.returncode == 1
     assert re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
-    report = read_report(tmp_path / "out" / "report.json")
-    assert not report.passed and [g.metric for g in report.metrics_v2_checks if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+    report = read_record(tmp_path / "out" / "report.json")
+    assert not report.passed and [g.metric for g in report.gates if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+
+
+def drifted(name: str):
+    "A change of a baseline: the hash of the item `name`."
+    def change(data):
+        next(i for i in data["items"] if i["name"] == name)["token_sha256"] = "0" * 64
+
+    return change
+
+
+def test_one_items_other_ids_are_noticed_and_named(audited, tmp_path, uti_here):
+    result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, drifted("speech.wav")))
+    assert result.returncode == 1
+    assert "✗ baseline_ids, audio, speech.wav: the ids are not those of the baseline: sha256" in result.stdout and result.stdout.count("✗") == 1
+
+
+def test_a_baseline_whose_every_hash_is_zeros_does_not_pass(audited, tmp_path):
+    def zeros(data):
+        data["token_hashes"] = dict.fromkeys(data["token_hashes"], "0" * 64)
+        for item in data["items"]:
+            item["token_sha256"] = "0" * 64
+
+    record = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=baseline(audited, tmp_path, zeros)))
+    assert not record.passed and len([c for c in record.checks if c.name == "baseline_ids" and c.failed_gate]) == len(record.items)
+
+
+def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audited, tmp_path):
+    ids = load_file(audited / "tokens.safetensors")
+    assert {name: token_hash(line) for name, line in ids.items()} == {f"{i.modality}/{i.name}": i.token_sha256 for i in read_record(audited / "report.json").items}
+    line = ids["audio/speech.wav"]
+    line[3 * 8 + 5] += 1  # frames of 8 codebooks
+    line[9 * 8 + 2] += 1
+    save_file(ids, tmp_path / "tokens.safetensors")
+    same = baseline(audited, tmp_path, lambda data: next(i for i in data["items"] if i["name"] == "speech.wav").update(token_sha256=token_hash(line)))
+    record = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=same))
+    told = f"baseline_ids, audio, speech.wav: the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"
+    assert [sentence for sentence in record.failed if "baseline_ids" in sentence] == [told]
+
+
+def test_a_baseline_that_did_not_pass_is_named(audited, tmp_path, uti_here):
+    result = uti_here("audit", "--outdir", "out", "--decode-mode", "none", "--baseline-report", baseline(audited, tmp_path, lambda data: data.update({"pass": False, "metrics_v2": {}})))
+    assert result.returncode == 0 and "did not pass itself" in result.stdout
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert any(c["name"] == "baseline_passed" and c["passed"] is False for c in data["checks"])
+
+
+def test_where_no_metric_was_asked_none_has_passed(tmp_path):
+    texts = parse_config({"text": "embedded-text"})
+    run_audit(AuditPlan(texts, tmp_path / "first"))
+    run_audit(AuditPlan(texts, tmp_path / "second", baseline=tmp_path / "first" / "report.json"))
+    data = json.loads((tmp_path / "second" / "report.json").read_text())
+    assert data["pass"] is True and data["metrics_v2_pass"] is None and data["metrics_v2_checks"] == {}
+
+
+class TwoWays(Codec):
+    "A codec of grey pictures with two decoders, which say which of them ran."
+
+    spec = CodecSpec("two-ways", "image", (256,), version="1", licence="MIT", source="none", image_size=(16, 16), grid=(1, 1), invariant=True, decode_modes=("deterministic", "diffusion"))
+
+    def runtime_codebook_sizes(self):
+        return (256,)
+
+    def _encode(self, signals, lengths):
+        return Encoded((signals.mean((1, 2, 3)) * 255).round().long()[:, None, None], [{"n_positions": 1} for _ in signals])
+
+    def _decode(self, codes, meta):
+        return torch.full((len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[self.decode_mode])
+
+
+def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_audited_too(tmp_path, small):
+    tokenizer = UnifiedTokenizer({"image": TwoWays(), "text": EmbeddedText()})
+    prepared = {mode: prepare(AuditPlan(tokenizer, tmp_path / mode, small, decode_mode=mode)) for mode in ("deterministic", "diffusion", "none")}  # all on the same codecs, before any of them runs
+    for mode, plan in prepared.items():
+        record = run_audit(plan)
+        assert record.decoders == {"image": None if mode == "none" else mode, "text": None if mode == "none" else "deterministic"}
+        assert record.config is None and record.passed
+        if mode != "none":
+            assert load_image(tmp_path / mode / "recon.png").getextrema() == (((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3)
+    assert tokenizer.codec("image").decode_mode == "deterministic"
+    with pytest.raises(AuditError, match="'embedded-text' has no diffusion decoder"):
+        prepare(AuditPlan(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "x", small, decode_mode="diffusion"))
+
+
+def test_a_sample_is_normalised_once(tmp_path, small, monkeypatch):
+    seen = []
+    normalise = UnifiedTokenizer.normalise
+    monkeypatch.setattr(UnifiedTokenizer, "normalise", lambda self, modality, signal: seen.append(signal) or normalise(self, modality, signal))
+    prepared = prepare(AuditPlan(None, tmp_path / "out", small))
+    assert len(seen) == len(prepared.samples)
+    run_audit(prepared)
+    again = [signal for signal in seen[len(prepared.samples) :] if not isinstance(signal, str)]
+    assert len(again) == 2  # what was decoded, a picture and a sound, for the round trip
+    assert not any(signal is s.signal for signal in again for s in prepared.samples)
 
 
 @pytest.mark.parametrize(
@@ -124,15 +234,16 @@ def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_her
 @pytest.mark.parametrize("serialisation", ["delay", "coarse_first"])
 def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
     config = parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 3}}, "serialisation": serialisation, "clip_seconds": 0.5})
-    report = run_audit(prepare(config, tmp_path / "out"))
+    report = run_audit(AuditPlan(config, tmp_path / "out"))
     assert report.passed and {item.n_tokens for item in report.items} == {3 * 38}
     assert report.config["serialisation"] == serialisation
 
 
 @pytest.mark.run
 def test_without_decoding_the_ids_are_still_audited(tmp_path):
-    report = run_audit(prepare(load_config(), tmp_path / "out", decode_mode="none"))
-    assert report.passed and report.image_psnr is None and report.image_token_range_ok
+    report = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none"))
+    flat = earlier_names(report)
+    assert report.passed and flat["image_psnr"] is None and flat["image_token_range_ok"]
     assert not (tmp_path / "out" / "recon").exists()
 
 
@@ -146,7 +257,7 @@ def test_somebody_elses_folder_and_codec(third_party, tmp_path, uti_here, assets
     load_stripes(third_party, monkeypatch)
     result = uti_here("audit", "--config", "uti.yaml", "--smoke-assets", "mine", "--outdir", "out")
     assert result.returncode == 0, result.stdout + result.stderr
-    report = read_report(tmp_path / "out" / "report.json")
+    report = read_record(tmp_path / "out" / "report.json")
     assert [item.name for item in report.items] == ["a b.PNG", "c.png"]
     assert report.codecs["image"]["licence"] == "MIT"
     assert "stripes" in uti_here("codecs").stdout
@@ -163,7 +274,7 @@ def load_stripes(third_party, monkeypatch):
 def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, monkeypatch):
     load_stripes(third_party, monkeypatch)
     (tmp_path / "uti.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
-    result = publish_audit("broken", tmp_path, config=tmp_path / "uti.yaml")
+    result = publish_audit(AuditPlan(tmp_path / "uti.yaml", tmp_path / "broken"))
     assert result.report is None and "the decoder fell over" in result.broke
     page = result.page.read_text()
     assert "the decoder fell over" in page and "RuntimeError" in page
@@ -191,8 +302,8 @@ def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_her
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
     again = uti_here(*mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
-    report = read_report(tmp_path / "reports" / "mine" / "report.json")
-    assert report.metrics_v2_pass is True and len(report.metrics_v2_checks) == 2
+    report = read_record(tmp_path / "reports" / "mine" / "report.json")
+    assert report.metrics_v2_pass is True and len(report.gates) == 2
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
 
 
@@ -202,8 +313,8 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
 
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     notebook = Path(__file__).parent.parent / "nbs" / "reports" / "audit.ipynb"
-    papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), parameters={"outdir": str(tmp_path / "out"), "config": str(tmp_path / "uti.yaml")}, progress_bar=False, kernel_name="python3")
-    assert read_report(tmp_path / "out" / "report.json").passed
+    papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml")}, progress_bar=False, kernel_name="python3")
+    assert read_record(tmp_path / "out" / "report.json").passed
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
     assert uti_here("render", "out.ipynb").returncode == 0
     assert uti_here("render", "absent.ipynb").returncode == 2

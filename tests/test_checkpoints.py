@@ -17,7 +17,8 @@ from small_unclip import save_small_unclip
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
-from uti.audit import AuditError, prepare
+from uti.audit.plan import AuditPlan, prepare
+from uti.audit.record import AuditError
 from uti.codecs.base import CodecError
 from uti.codecs.checkpoint import find_checkpoint, modality_of, open_codec, recognise
 from uti.codecs.hf_audio import HFAudio, chunk_positions
@@ -640,7 +641,7 @@ def test_a_reader_of_checkpoints_needs_one():
 
 def test_diffusion_is_refused_where_nothing_draws(checkpoint, tmp_path):
     with pytest.raises(AuditError, match="'chameleon' has no diffusion decoder; it has none"):
-        prepare(with_codecs(None, image=str(checkpoint("chameleon_vqgan"))), tmp_path / "out", decode_mode="diffusion")
+        prepare(AuditPlan(with_codecs(None, image=str(checkpoint("chameleon_vqgan"))), tmp_path / "out", decode_mode="diffusion"))
 
 
 def test_neucodec_takes_16_and_gives_24_khz(checkpoint):

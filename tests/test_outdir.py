@@ -13,10 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from uti import audit, outdir
-from uti.audit import prepare, run_audit
+from uti import outdir
+from uti.audit import steps
+from uti.audit.plan import AuditPlan, prepare
+from uti.audit.run import run_audit
 from uti.config import parse_config
-from uti.outdir import HEADS, MANIFEST, OURS, OutdirError, digest, output_folder, read_manifest
+from uti.files import digest
+from uti.outdir import HEADS, MANIFEST, OURS, OutdirError, output_folder, read_manifest
 
 NOTES = {"notes.txt": "my own", "recon/precious.png": "pixels of mine", "original/deep/down.txt": "kept since May", "recon.png.bak": "mine too"}
 TEXT = parse_config({"text": "embedded-text"})
@@ -62,14 +65,14 @@ def forked(function, *arguments):
 
 def audit_texts(folder, killed_before=None):
     "Audit the texts that come along; with `killed_before`, be killed before that step of publishing."
-    audit.ask.check_fresh_process = lambda *_: []  # a process that is killed every time need not start another
-    steps = 0
+    steps.ask.check_fresh_process = lambda *_: []  # a process that is killed every time need not start another
+    count = 0
 
     def counted(function):
         def step(*arguments, **more):
-            nonlocal steps
-            steps += 1
-            if steps == killed_before:
+            nonlocal count
+            count += 1
+            if count == killed_before:
                 os.kill(os.getpid(), signal.SIGKILL)
             return function(*arguments, **more)
 
@@ -84,7 +87,7 @@ def audit_texts(folder, killed_before=None):
 
     if killed_before:
         outdir.OutputFolder.publish = watched
-    run_audit(prepare(TEXT, folder))
+    run_audit(AuditPlan(TEXT, folder))
 
 
 def killed_or_done(process) -> bool:
@@ -94,7 +97,7 @@ def killed_or_done(process) -> bool:
 
 
 def test_a_run_replaces_its_own_and_nothing_else(folder):
-    run_audit(prepare(TEXT, folder))
+    run_audit(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
     assert is_whole(folder) and not (folder / "recon.png").exists() and not (folder / "index.html").exists()
     assert not (folder / OURS).exists() and not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
@@ -129,7 +132,7 @@ def test_killed_at_random_moments(folder):
         killed_or_done(process)
         users_files_are_untouched(folder)
         is_whole(folder)
-    run_audit(prepare(TEXT, folder))
+    run_audit(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
     assert is_whole(folder) and not (folder / OURS).exists()
 
@@ -137,7 +140,7 @@ def test_killed_at_random_moments(folder):
 @pytest.mark.parametrize("config", ["image: {codec: embedded-imag}", "text: {codec: embedded-text}"], ids=["wrong input", "failed gate"])
 def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_path, monkeypatch):
     (tmp_path / "uti.yaml").write_text(config)
-    monkeypatch.setattr(audit.ask, "check_fresh_process", lambda _, samples, tokens: [audit.Check(name="fresh_process", modality="text", passed=False, gates=True)])
+    monkeypatch.setattr(steps.ask, "check_fresh_process", lambda _, samples, tokens: [steps.Check(name="fresh_process", modality="text", passed=False, gates=True)])
     result = uti_here("audit", "--config", "uti.yaml", "--outdir", folder)
     assert result.returncode == (2 if "imag}" in config else 1)
     users_files_are_untouched(folder)
@@ -192,11 +195,11 @@ def test_a_file_of_somebody_else_in_the_way_is_refused_before_the_run(name, uti_
 def test_what_was_changed_since_is_somebody_elses(folder):
     (folder / "report.json").write_text("annotated by hand")
     with pytest.raises(OutdirError, match="report.json: is there already, and is not as a run of UTI left it"):
-        prepare(TEXT, folder)
+        prepare(AuditPlan(TEXT, folder))
     (folder / "report.json").unlink()
     (folder / "report.json").symlink_to("notes.txt")
     with pytest.raises(OutdirError, match="report.json: is there already"):
-        prepare(TEXT, folder)
+        prepare(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
 
 
@@ -239,5 +242,5 @@ def test_a_manifest_that_leads_elsewhere_removes_nothing(folder, tmp_path):
     (tmp_path / "precious").write_text("mine")
     (folder / MANIFEST).write_text(json.dumps({"files": {"../precious": digest(tmp_path / "precious")}, "folders": []}))
     with pytest.raises(OutdirError, match="not a manifest of UTI"):
-        prepare(TEXT, folder)
+        prepare(AuditPlan(TEXT, folder))
     assert (tmp_path / "precious").read_text() == "mine"

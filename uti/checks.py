@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
@@ -27,10 +27,11 @@ from .space import N_SPECIAL, SpaceError, TokenSpace, canonical_json, from_dict,
 from .tokenizer import Tokens, TokenizerError, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['Check', 'Sample', 'encode', 'codes_of', 'meta_hash', 'difference', 'check_determinism', 'hashes_in_this_process',
-           'check_fresh_process', 'threads', 'check_threads', 'shorter', 'neighbour', 'check_batch', 'check_devices',
-           'check_token_range', 'check_shape', 'check_runtime_size', 'decode', 'check_decode', 'check_any_codes',
-           'check_decode_again', 'check_refuses_decode', 'check_own', 'check_space', 'check_rejection']
+__all__ = ['Check', 'Sample', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'check_determinism',
+           'hashes_in_this_process', 'check_fresh_process', 'threads', 'check_threads', 'shorter', 'neighbour',
+           'check_batch', 'check_devices', 'check_token_range', 'check_shape', 'check_runtime_size', 'decode',
+           'check_decode', 'check_any_codes', 'check_decode_again', 'check_refuses_decode', 'check_own', 'check_space',
+           'check_rejection']
 
 # %% ../nbs/07_checks.ipynb #07-checks-003
 class Check(BaseModel):
@@ -52,17 +53,32 @@ class Check(BaseModel):
 # %% ../nbs/07_checks.ipynb #07-checks-005
 @dataclass(frozen=True)
 class Sample:
-    "`signal`: a str, a uint8 tensor [3, H, W] of any size, or (wave float32 [channels, samples], sample rate in Hz)."
+    """`signal`: a str, a uint8 tensor [3, H, W] of any size, or (wave float32 [channels, samples], sample rate in Hz).
+
+    `record`: what normalising did, once the signal is in the normal form of its codec: then a picture is float32 [3, H, W] in [0, 1]. None before.
+    """
 
     name: str
     modality: str
     signal: Any
+    record: dict[str, Any] | None = None
+
+
+def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
+    "`sample` in the normal form of its codec; one that is in it already, as it is. Raises `MediaError`."
+    if sample.record is not None:
+        return sample
+    signal, record = tokenizer.normalise(sample.modality, sample.signal)
+    if sample.modality == "audio":
+        spec = tokenizer.codec("audio").spec
+        signal = (signal, spec.encode_rate or spec.sample_rate)
+    return replace(sample, signal=signal, record=record)
 
 
 def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Tokens]:
-    "Tokens of `samples` of one modality, encoded as one batch."
-    door = {"text": tokenizer.encode_texts, "image": tokenizer.encode_images, "audio": tokenizer.encode_audios}
-    return door[samples[0].modality]([s.signal for s in samples])
+    "Tokens of `samples` of one modality, normalised where they are not yet, encoded as one batch."
+    modality, ready = samples[0].modality, [normal(tokenizer, s) for s in samples]
+    return tokenizer.encode_normal(modality, [s.signal[0] if modality == "audio" else s.signal for s in ready], [s.record for s in ready])
 
 
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
@@ -159,23 +175,24 @@ def check_threads(tokenizer: UnifiedTokenizer, sample: Sample) -> Check:
 def shorter(sample: Sample) -> Sample:
     "The first 61 % of a text or a sound; a picture upside down."
     if sample.modality == "image":
-        return Sample(f"{sample.name} upside down", "image", sample.signal.flip(1))
+        return replace(sample, name=f"{sample.name} upside down", signal=sample.signal.flip(1))
     if sample.modality == "text":
-        return Sample(f"{sample.name}, its beginning", "text", sample.signal[: int(len(sample.signal) * 0.61)])
+        return replace(sample, name=f"{sample.name}, its beginning", signal=sample.signal[: int(len(sample.signal) * 0.61)])
     wave, rate = sample.signal
-    return Sample(f"{sample.name}, its beginning", "audio", (wave[:, : max(1, int(wave.shape[1] * 0.61))], rate))
+    return replace(sample, name=f"{sample.name}, its beginning", signal=(wave[:, : max(1, int(wave.shape[1] * 0.61))], rate))
 
 
 def neighbour(sample: Sample) -> Sample:
     "Another sample of the same size: a picture mirrored, a text or a sound backwards."
     if sample.modality == "text":
-        return Sample(f"{sample.name}, backwards", "text", sample.signal[::-1])
+        return replace(sample, name=f"{sample.name}, backwards", signal=sample.signal[::-1])
     signal = sample.signal.flip(-1) if sample.modality == "image" else (sample.signal[0].flip(-1), sample.signal[1])
-    return Sample(f"{sample.name}, {'mirrored' if sample.modality == 'image' else 'backwards'}", sample.modality, signal)
+    return replace(sample, name=f"{sample.name}, {'mirrored' if sample.modality == 'image' else 'backwards'}", signal=signal)
 
 
 def check_batch(tokenizer: UnifiedTokenizer, sample: Sample) -> Check:
     "Are the ids of a sample the same alone and in a batch with others, of the same length and shorter?"
+    sample = normal(tokenizer, sample)
     batch = [shorter(sample), sample, neighbour(sample), shorter(shorter(sample))]
     differences = [difference(tokenizer, encode(tokenizer, [s])[0], t) for s, t in zip(batch, encode(tokenizer, batch))]
     count = None if any(n is None for n, _ in differences) else sum(n for n, _ in differences)
@@ -312,8 +329,8 @@ def check_refuses_decode(codec: Codec) -> Check:
 # %% ../nbs/07_checks.ipynb #07-checks-030
 def check_own(tokenizer: UnifiedTokenizer, sample: Sample) -> list[Check]:
     "The questions that the codec itself adds to the audit."
-    codec, signal = tokenizer.codec(sample.modality), tokenizer.normalise(sample.modality, sample.signal)[0]
-    signals = [signal] if sample.modality == "text" else signal[None]
+    codec, signal = tokenizer.codec(sample.modality), normal(tokenizer, sample).signal
+    signals = [signal] if sample.modality == "text" else (signal[0] if sample.modality == "audio" else signal)[None]
     return [
         Check(name=name, modality=sample.modality, item=sample.name, passed=passed, gates=True, found=found, expected=expected)
         for name, passed, found, expected in codec.own_checks(signals, codec.encode(signals))

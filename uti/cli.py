@@ -19,7 +19,7 @@ from uti.console import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from uti.audit import Report
+    from uti.audit.record import AuditRecord
 
 # %% auto #0
 __all__ = ['app', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare', 'codecs', 'space', 'main']
@@ -30,23 +30,20 @@ app = typer.Typer(
 )
 
 # %% ../nbs/13_cli.ipynb #13-cli-005
-def print_verdict(report: Report) -> None:
+def print_verdict(record: AuditRecord) -> None:
     "The verdict, the failed gates and the metrics, for a terminal."
     metrics = Table("metric", "value", "baseline", "passes from", box=None)
-    gates = {g.metric: g for g in report.metrics_v2_checks}
-    for name, metric in report.metrics_v2.items():
+    gates = {g.metric: g for g in record.gates}
+    for name, metric in record.metrics.items():
         gate = gates.get(name)
         value = f"{metric.value:.4f}" if metric.value is not None else f"none: {metric.reason}"
         metrics.add_row(name, value, f"{gate.baseline:.4f}" if gate else "", f"{gate.direction} {gate.limit:.4f}" if gate else "")
     out.print(metrics)
-    for check in report.checks:
-        if check.failed_gate:
-            out.print(f"✗ {check.name}, {check.modality or 'token space'}{f', {check.item}' if check.item else ''}: {check.detail or f'found {check.found}, expected {check.expected}'}", markup=False)
-    for gate in report.metrics_v2_checks:
-        if not gate.passed:
-            out.print(f"✗ {gate.detail}", markup=False)
-    asked = sum(c.gates and c.passed is not None for c in report.checks) + len(report.metrics_v2_checks)
-    out.print(f"{'PASSED' if report.passed else 'FAILED'}: {asked} gates asked, {len(report.items)} items, token space {report.token_space_sha256[:12]}", style="bold green" if report.passed else "bold red")
+    for sentence in record.failed:
+        out.print(f"✗ {sentence}", markup=False)
+    if record.baseline and not record.baseline.passed:
+        out.print(f"the baseline of {record.baseline.created} did not pass itself", markup=False)
+    out.print(f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} items, token space {record.token_space_sha256[:12]}", style="bold green" if record.passed else "bold red")
 
 # %% ../nbs/13_cli.ipynb #13-cli-006
 @app.command()
@@ -64,18 +61,19 @@ def audit(
 ) -> None:
     "Audit the codecs: every check, every metric, the baseline's gates. Writes report.json; exits 1 where a gate failed."
     with sentences():
-        from uti.audit import prepare, run_audit
+        from uti.audit.plan import AuditPlan, prepare
+        from uti.audit.run import run_audit
         from uti.space import save_space
 
-        inputs = prepare(wanted_config(config, text, image, audio), outdir, assets=smoke_assets, decode_mode=decode_mode.value, baseline=baseline_report, smoke=smoke_report, command=command_line())
+        prepared = prepare(AuditPlan(wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value, baseline_report, smoke_report, command_line()))
         if token_space_out:
             token_space_out.parent.mkdir(parents=True, exist_ok=True)
-            save_space(inputs.tokenizer.space, token_space_out)
+            save_space(prepared.tokenizer.space, token_space_out)
         with progress_bar() as progress:
-            report = run_audit(inputs, progress)
-    print_verdict(report)
+            record = run_audit(prepared, progress)
+    print_verdict(record)
     out.print(f"{outdir}/report.json", highlight=False)
-    raise typer.Exit(0 if report.passed else 1)
+    raise typer.Exit(0 if record.passed else 1)
 
 
 def audit_main() -> None:
@@ -100,12 +98,14 @@ def report(
 ) -> None:
     "Audit in a notebook and render it: index.html, the executed notebook, report.json and the artifacts."
     with sentences():
+        from uti.audit.plan import AuditPlan
+        from uti.compare import check_name
         from uti.report import publish_audit
 
+        check_name(name, "the report")
+        plan = AuditPlan(wanted_config(config, text, image, audio), reports / name, smoke_assets, decode_mode.value, baseline_report, smoke_report, command_line())
         with progress_bar() as progress:
-            result = publish_audit(
-                name, reports, config=wanted_config(config, text, image, audio), assets=smoke_assets, decode_mode=decode_mode.value, baseline=baseline_report, smoke=smoke_report, command=command_line(), progress=progress
-            )
+            result = publish_audit(plan, progress)
     if result.report:
         print_verdict(result.report)
     else:

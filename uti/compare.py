@@ -17,7 +17,11 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from .audit import STEPS, SUFFIX, AuditError, Inputs, Progress, Report, prepare, read_report, run_audit, source_hash
+from .audit.earlier import read_record
+from .audit.plan import SUFFIX, AuditPlan, Prepared, decoders, prepare
+from .audit.record import AuditError, AuditRecord, told
+from .audit.run import STEPS, Progress, run_audit
+from .audit.samples import source_hash
 from .checks import Sample, decode, encode
 from .codecs.base import MODALITIES, CodecError
 from .codecs.checkpoint import checkpoint_codecs, modality_of
@@ -87,7 +91,7 @@ def _config_of(source: str) -> Config:
     return with_codecs(None, **{modality: source})
 
 # %% ../nbs/11_compare.ipynb #11-compare-010
-def common_form(inputs: dict[str, Inputs]) -> CommonForm:
+def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     "The form that every codec's output can be brought into. Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show different parts of the same picture."
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
     sizes = {name: tuple(t.codecs["image"].spec.image_size) for name, t in tokenizers.items() if "image" in t.codecs}
@@ -111,7 +115,7 @@ def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
     return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[0]
 
 # %% ../nbs/11_compare.ipynb #11-compare-011
-def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", command: str = "uti compare") -> dict[str, Inputs]:
+def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", command: str = "uti compare") -> dict[str, Prepared]:
     """`audit.prepare` for each config, before anything is written: name → inputs of an audit into `outdir/audits/NAME`.
 
     Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
@@ -120,7 +124,7 @@ def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: s
     for name, config in configs.items():
         check_name(name, "a config")
         try:
-            inputs[name] = prepare(config, Path(outdir) / "audits" / name, assets=assets, decode_mode=decode_mode, command=command)
+            inputs[name] = prepare(AuditPlan(config, Path(outdir) / "audits" / name, assets, decode_mode, command=command))
         except (AuditError, CodecError, OutdirError) as error:
             told = str(error)
             raise CompareError(told if told.startswith((f"{name}:", f"./{name}:")) else f"{name}: {told}") from error
@@ -133,7 +137,7 @@ def bits_of(spec: dict[str, Any], n_positions: int) -> float:
     return n_positions * sum(math.log2(size) for size in spec["codebook_sizes"])
 
 
-def rate_of(modality: str, report: Report, form: CommonForm, n_bytes: int) -> Rate:
+def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) -> Rate:
     "The rate of all items of `modality` together. `n_bytes`: of all texts, in UTF-8."
     spec, items = report.codecs[modality], [i for i in report.items if i.modality == modality]
     if not items:
@@ -164,7 +168,7 @@ def _means(items: list[dict[str, Metric]]) -> dict[str, Metric]:
 Key = tuple[str, str]  # modality, name
 
 
-def _result(modality: str, report: Report, audit: Path, outdir: Path, form: CommonForm, references: dict[Key, Tensor], assets: Sequence[Asset]) -> CodecResult:
+def _result(modality: str, report: AuditRecord, audit: Path, outdir: Path, form: CommonForm, references: dict[Key, Tensor], assets: Sequence[Asset]) -> CodecResult:
     "How the codec of `modality` did in the audit that lies in the folder `audit`."
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
@@ -183,9 +187,9 @@ def _result(modality: str, report: Report, audit: Path, outdir: Path, form: Comm
     )
 
 
-def _entry(name: str, report: Report, results: dict[str, CodecResult]) -> Entry:
+def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> Entry:
     "The entry of the config `name`."
-    failed = [f"{c.name}, {c.modality or 'token space'}{f', {c.item}' if c.item else ''}: {c.detail or f'found {c.found}, expected {c.expected}'}" for c in report.checks if c.failed_gate]
+    failed = [told(c) for c in report.checks if c.failed_gate]
     return Entry(
         name=name,
         passed=report.passed,
@@ -199,10 +203,10 @@ def _entry(name: str, report: Report, results: dict[str, CodecResult]) -> Entry:
     )
 
 # %% ../nbs/11_compare.ipynb #11-compare-020
-def _kept(inputs: Inputs) -> Report | None:
+def _kept(inputs: Prepared) -> AuditRecord | None:
     "The report of an earlier audit that would come out the same; None where there is none, where a file of it is missing, or where the codecs answer otherwise by now."
     try:
-        report = read_report(inputs.outdir / "report.json")
+        report = read_record(inputs.outdir / "report.json")
     except AuditError:
         return None
     tokenizer = inputs.tokenizer
@@ -216,10 +220,13 @@ def _kept(inputs: Inputs) -> Report | None:
     same = same and environment_of(tokenizer.config).packages == report.environment.packages
     same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [(i.modality, i.name, i.source_sha256) for i in report.items]
     files = [inputs.outdir / name for item in report.items for name in (item.original, item.recon) if name]
-    return report if same and all(path.is_file() for path in files) and _answers(inputs, report) else None
+    if not same or not all(path.is_file() for path in files):
+        return None
+    with decoders(inputs):
+        return report if _answers(inputs, report) else None
 
 
-def _answers(inputs: Inputs, report: Report) -> bool:
+def _answers(inputs: Prepared, report: AuditRecord) -> bool:
     "Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that lies beside it?"
     asked = set()
     for sample, item in zip(inputs.samples, report.items):
@@ -228,7 +235,7 @@ def _answers(inputs: Inputs, report: Report) -> bool:
             return False
         if item.recon and sample.modality not in asked:
             asked.add(sample.modality)
-            if inputs.tokenizer.codec(sample.modality).decode_mode == "diffusion" or not _is_in(inputs.outdir / item.recon, sample.modality, decode(inputs.tokenizer, sample.modality, tokens)):
+            if inputs.decoder(sample.modality) == "diffusion" or not _is_in(inputs.outdir / item.recon, sample.modality, decode(inputs.tokenizer, sample.modality, tokens)):
                 return False
     return True
 
@@ -244,11 +251,11 @@ def _is_in(path: Path, modality: str, decoded: Any) -> bool:
         return torch.equal(read_audio(again)[0], read_audio(path)[0])
 
 # %% ../nbs/11_compare.ipynb #11-compare-021
-def _audit_all(inputs: dict[str, Inputs], steps: int, progress: Progress) -> dict[str, Report]:
+def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> dict[str, AuditRecord]:
     "Name → report, of an audit that was run or kept."
     reports = {}
     for i, (name, one) in enumerate(inputs.items()):
-        done = i * (len(STEPS) + 1)
+        done = i * len(STEPS)
         if kept := _kept(one):
             progress(done, steps, f"{name}: audited before, kept")
         reports[name] = kept or run_audit(one, lambda step, _, what: progress(done + step, steps, f"{name}: {what}"))
@@ -288,7 +295,7 @@ def compare(
     Audits that an earlier call left in `outdir` are kept. Raises what `prepare_compare` raises, before anything is written.
     """
     outdir, inputs = Path(outdir), prepare_compare(configs, outdir, assets=assets, decode_mode=decode_mode, command=command)
-    form, steps = common_form(inputs), len(inputs) * (len(STEPS) + 1) + 2
+    form, steps = common_form(inputs), len(inputs) * len(STEPS) + 2
     reports = _audit_all(inputs, steps, progress)
     progress(steps - 2, steps, "measuring in the common form")
     samples = {(s.modality, s.name): s for one in inputs.values() for s in one.samples}

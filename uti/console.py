@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from uti.audit import Progress
+    from uti.audit.run import Progress
     from uti.config import Config
     from uti.report import Published
 
 # %% auto #0
 __all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
-           'BaselineOption', 'SmokeOption', 'ModeOption', 'DecodeMode', 'sentences', 'fail', 'exit_code', 'as_program',
-           'progress_bar', 'wanted_config', 'command_line']
+           'BaselineOption', 'SmokeOption', 'ModeOption', 'PROGRAMS', 'DecodeMode', 'sentences', 'fail', 'exit_code',
+           'as_program', 'progress_bar', 'wanted_config', 'command_line']
 
 # %% ../nbs/13_console.ipynb #13-console-004
 class _Console(Console):
@@ -52,7 +52,7 @@ class DecodeMode(str, Enum):
 @contextmanager
 def sentences() -> Iterator[None]:
     "Turn what the user can mend into one sentence on standard error and exit code 2. Anything else is our fault and keeps its traceback."
-    from uti.audit import AuditError
+    from uti.audit.record import AuditError
     from uti.codecs.base import CodecError
     from uti.config import ConfigError
     from uti.dataset import DatasetError
@@ -139,6 +139,9 @@ def wanted_config(config: Path | None, text: str | None, image: str | None, audi
     return with_codecs(base, text=text, image=image, audio=audio) if named else base
 
 
+PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`
+
+
 def command_line() -> str:
     "The command line as it can be typed again, without the folder that the program lies in."
-    return shlex.join([Path(sys.argv[0]).name.replace("__main__.py", "uti").replace("audit.py", "uti audit"), *sys.argv[1:]])
+    return " ".join([PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"), *map(shlex.quote, sys.argv[1:])])

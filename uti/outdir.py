@@ -5,7 +5,6 @@
 # %% ../nbs/00_outdir.ipynb #00-outdir-002
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,11 +16,11 @@ from typing import Any, Iterable, Iterator
 
 from filelock import FileLock, Timeout
 
-from .files import write_json
+from .files import digest, write_json
 
 # %% auto #0
-__all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'digest', 'is_foreign', 'refuse_foreign',
-           'remove_if_empty', 'OutputFolder', 'output_folder', 'check_writable']
+__all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'refuse_foreign', 'remove_if_empty',
+           'OutputFolder', 'output_folder', 'check_writable']
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
@@ -49,12 +48,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutdirError(f"{path}: not a manifest of UTI ({' '.join(str(error).split())[:100]}); move it away, or choose another folder") from error
     return {"files": files, "folders": folders}
-
-
-def digest(path: Path) -> str:
-    "sha256 of a file's bytes."
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-006
 def is_foreign(folder: Path, name: str, known: dict[str, Iterable[str]]) -> bool:

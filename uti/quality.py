@@ -11,7 +11,7 @@ from typing import Any, Callable
 import torch
 from pydantic import BaseModel, Field
 
-from .checks import Sample, decode, encode
+from .checks import Sample, decode, encode, normal
 from .config import Tolerances
 from .media import normalise_audio
 from .metrics import MetricError, aligned_snr_db, log_mel_l1, mae, psnr, si_sdr_db, snr_db, ssim
@@ -41,10 +41,13 @@ def measured(function: Callable[..., float], *signals: Any) -> Metric:
 
 # %% ../nbs/07_quality.ipynb #07-quality-005
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> torch.Tensor:
-    "The normalised signal of a picture, float32 [3, H, W], or a sound, float32 [channels, samples]."
+    "What a decoded signal is measured against: a picture, float32 [3, H, W], or a sound at the rate that its codec decodes to, float32 [channels, samples]."
+    spec = tokenizer.codec(sample.modality).spec
     if sample.modality == "image":
-        return tokenizer.normalise("image", sample.signal)[0]
-    spec, (wave, rate) = tokenizer.codec("audio").spec, sample.signal
+        return normal(tokenizer, sample).signal
+    if spec.encode_rate in (None, spec.sample_rate):
+        return normal(tokenizer, sample).signal[0]
+    wave, rate = sample.signal
     return normalise_audio(wave, rate, target_rate=spec.sample_rate, channels=spec.channels, clip_seconds=tokenizer.clip_seconds)[0]
 
 

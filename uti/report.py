@@ -13,14 +13,17 @@ import logging
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from .audit import AuditError, Progress, Report, prepare, read_report
+from .audit.earlier import read_record
+from .audit.plan import AuditPlan, prepare
+from .audit.record import AuditError, AuditRecord
+from .audit.run import Progress
 from .compare import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from .config import Config, dump_config, load_config
 from .files import write_json, write_text
@@ -201,15 +204,15 @@ class Published:
     "What publishing left: the page; the result, or, where the run broke, what broke it."
 
     page: Path
-    report: Report | Comparison | SmokeReport | None
+    report: AuditRecord | Comparison | SmokeReport | None
     broke: str | None = None
 
 
-RESULTS = {"report.json": read_report, "comparison.json": read_comparison, "smoke.json": read_smoke}
+RESULTS = {"report.json": read_record, "comparison.json": read_comparison, "smoke.json": read_smoke}
 BROKEN = "broken.json"
 
 
-def _result_in(folder: Path) -> Report | Comparison | SmokeReport | None:
+def _result_in(folder: Path) -> AuditRecord | Comparison | SmokeReport | None:
     "The result that lies in the folder of a report; None where there is none, or where the last run broke."
     for name, read in RESULTS.items():
         if (folder / name).exists() and not (folder / BROKEN).exists():
@@ -245,7 +248,7 @@ def _check_tools() -> None:
 def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress) -> Published:
     "Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all, and bring the list of reports up to date."
     target = out.staged / notebook
-    broke = _execute(REPORTS / notebook, target, {"outdir": str(out.staged), **parameters}, progress)
+    broke = _execute(REPORTS / notebook, target, {**parameters, "outdir": str(out.staged)}, progress)
     clean_notebook(target, out.staged, folder)
     if broke:
         _say_broken(target, broke, any((folder / name).exists() for name in RESULTS))
@@ -259,34 +262,23 @@ def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[st
     return Published(folder / "index.html", _result_in(folder), broke)
 
 # %% ../nbs/12_report.ipynb #12-report-017
-def publish_audit(
-    name: str,
-    reports: str | Path = "reports",
-    *,
-    config: Config | str | Path | None = None,
-    assets: str | Path | None = None,
-    decode_mode: str = "deterministic",
-    baseline: str | Path | None = None,
-    smoke: str | Path | None = None,
-    command: str = "uti report",
-    progress: Progress = lambda step, steps, what: None,
-) -> Published:
-    """Audit into `reports/name`: index.html, audit.ipynb, uti.yaml, report.json and the artifacts; the list of reports in `reports/index.html` is brought up to date.
+def publish_audit(plan: AuditPlan, progress: Progress = lambda step, steps, what: None) -> Published:
+    """Audit into the plan's folder, which is one of a folder of reports: index.html, audit.ipynb, uti.yaml, report.json and the artifacts; the list of reports beside it is brought up to date.
 
-    Raises what `audit.prepare` raises for inputs that are at fault, before anything is written.
+    Raises what `audit.plan.prepare` raises for inputs that are at fault, before anything is written. The codecs must be given as a config: the notebook runs in another process.
     """
-    check_name(name, "the report")
-    folder = Path(reports) / name
-    config = config if isinstance(config, Config) else load_config(config)
-    if smoke and Path(smoke).resolve().parent == folder.resolve():
-        raise AuditError(f"{smoke}: lies in the folder that this report replaces; give the report another name")
+    folder = Path(plan.outdir)
+    check_name(folder.name, "the report")
+    config = plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs)
+    if plan.smoke and Path(plan.smoke).resolve().parent == folder.resolve():
+        raise AuditError(f"{plan.smoke}: lies in the folder that this report replaces; give the report another name")
     _check_tools()
-    prepare(config, folder, assets=assets, decode_mode=decode_mode, baseline=baseline, smoke=smoke)
+    prepare(replace(plan, codecs=config))
     refuse_foreign(folder, ["index.html", "audit.ipynb", "uti.yaml"])
     with output_folder(folder) as out:
         write_text(out.staged / "uti.yaml", dump_config(config))
-        parameters = {"config": str(out.staged / "uti.yaml"), "assets": str(assets or ""), "decode_mode": decode_mode, "baseline": str(baseline or ""), "smoke": str(smoke or ""), "command": command}
-        return _publish("audit.ipynb", folder, out, parameters, progress)
+        given = {field.name: str(getattr(plan, field.name) or "") for field in fields(plan)}
+        return _publish("audit.ipynb", folder, out, {**given, "codecs": str(out.staged / "uti.yaml")}, progress)
 
 # %% ../nbs/12_report.ipynb #12-report-018
 def publish_compare(

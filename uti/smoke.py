@@ -18,7 +18,8 @@ from typing import Any, Iterator, Sequence
 import numpy as np
 import torch
 
-from .audit import check_apart, load_samples
+from .audit.plan import check_apart
+from .audit.samples import load_samples
 from .checks import Check
 from .config import Config
 from .dataset import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of

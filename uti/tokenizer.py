@@ -111,15 +111,21 @@ class UnifiedTokenizer:
 
     def encode_images(self, images: Sequence[Image | np.ndarray | Tensor]) -> list[Tokens]:
         "Token ids of each picture (PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
-        signals, records = zip(*(self.normalise("image", image) for image in images))
-        return self._encode("image", torch.stack(signals), records)
+        return self.encode_normal("image", *zip(*(self.normalise("image", image) for image in images)))
 
     def encode_audios(self, sounds: Sequence[tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
         "Token ids of each (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
-        waves, records = zip(*(self.normalise("audio", sound) for sound in sounds))
-        lengths = torch.tensor([wave.shape[-1] for wave in waves])
+        return self.encode_normal("audio", *zip(*(self.normalise("audio", sound) for sound in sounds)))
+
+    def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
+        "Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who encodes a signal more than once."
+        if modality == "text":
+            return self._encode("text", list(signals), records)
+        if modality == "image":
+            return self._encode("image", torch.stack(list(signals)), records)
+        lengths = torch.tensor([wave.shape[-1] for wave in signals])
         longest = int(lengths.max())
-        padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in waves]
+        padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in signals]
         return self._encode("audio", torch.stack(padded), records, lengths)
 
     def encode_text(self, text: str) -> Tokens:

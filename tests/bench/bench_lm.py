@@ -11,7 +11,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import torch  # noqa: E402
 from timing import ratio, report  # noqa: E402
 
-from uti.audit import load_samples  # noqa: E402
+from uti.audit.samples import load_samples  # noqa: E402
 from uti.config import SMOKE_CONFIG, load_config  # noqa: E402
 from uti.dataset import Dataset, make_dataset  # noqa: E402
 from uti.generation import decode_segment, generate, outcome, prompt_of  # noqa: E402

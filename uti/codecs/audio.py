@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .base import Codec, CodecError, CodecSpec, Encoded, Meta
 from .fsq import FSQ
+from ..files import digest
 
 # %% auto #0
 __all__ = ['SAMPLE_RATE', 'HOP', 'MAX_CODEBOOKS', 'LEVELS', 'WEIGHTS', 'MDCT', 'Block', 'AudioAutoencoder', 'load_network',
@@ -134,6 +135,7 @@ class EmbeddedAudio(Codec):
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on synthesised speech, music and noise",
+            weights_sha256=digest(weights or WEIGHTS),
             sample_rate=SAMPLE_RATE,
             channels=1,
             hop_length=HOP,

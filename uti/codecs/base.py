@@ -48,6 +48,7 @@ class CodecSpec:
     version: str  # changes whenever an id changes its meaning
     licence: str  # SPDX identifier of the weights' licence
     source: str  # where the weights come from
+    weights_sha256: str = ""  # of the weights' file, where `version` does not tell one from another
     sample_rate: int | None = None
     encode_rate: int | None = None  # Hz of what encode takes, where it is not `sample_rate`, the rate of what decode gives
     channels: int | None = None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .base import Codec, CodecError, CodecSpec, Encoded, Meta
 from .fsq import FSQ
+from ..files import digest
 
 # %% auto #0
 __all__ = ['LEVELS', 'PATCH', 'WEIGHTS', 'Block', 'ImageAutoencoder', 'load_network', 'EmbeddedImage']
@@ -114,6 +115,7 @@ class EmbeddedImage(Codec):
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on procedural pictures",
+            weights_sha256=digest(weights or WEIGHTS),
             image_size=(size, size),
             grid=(size // PATCH, size // PATCH),
             invariant=True,

@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from .base import Codec, CodecError, CodecSpec, Encoded, Meta
+from ..files import digest
 
 # %% auto #0
 __all__ = ['WEIGHTS', 'check_unicode', 'pack_rows', 'EmbeddedText']
@@ -53,6 +54,7 @@ class EmbeddedText(Codec):
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on the docstrings of Python's standard library",
+            weights_sha256=digest(path),
             lossless=True,
             invariant=True,
             idempotent=True,
