@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process, so no other makes it again.
-SHARED = ("audited", "published", "mixed", "smoked")
+SHARED = ("audited", "hostile", "published", "mixed", "smoked")
 
 
 def pytest_configure(config):

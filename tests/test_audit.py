@@ -3,7 +3,6 @@
 import importlib
 import json
 import re
-import sys
 from pathlib import Path
 
 import jsonschema
@@ -12,10 +11,12 @@ import torch
 from conftest import process
 from safetensors.torch import load_file, save_file
 
+from uti.audit.baseline import check_drift
 from uti.audit.earlier import earlier_names, read_record, report_schema
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.audit.run import run_audit
+from uti.audit.steps import encode_all
 from uti.codecs import base
 from uti.codecs.base import Codec, CodecSpec, Encoded
 from uti.codecs.text import EmbeddedText
@@ -48,6 +49,7 @@ def reported(audited):
     "The folder of a report of the same, on two threads and in a process of its own, held against a baseline that is better; and the finished process."
     def better(data):
         data["metrics_v2"]["image_psnr"] += 2
+        data["metrics_v2"]["audio_log_mel_l1"] *= 0.5
 
     work = audited.parent
     baseline(audited, work, better)
@@ -98,23 +100,14 @@ def baseline(audited, tmp_path, change) -> Path:
     return tmp_path / "baseline.json"
 
 
-def test_a_run_passes_its_own_baseline(audited, tmp_path):
-    same = baseline(audited, tmp_path, lambda data: None)
-    report = run_audit(AuditPlan(None, tmp_path / "out", baseline=same))
-    assert report.passed and report.metrics_v2_pass and len(report.gates) == 4
-
-
-def test_a_better_baseline_fails_the_run_and_says_by_how_much(audited, tmp_path, uti_here):
-    def better(data):
-        data["metrics_v2"]["image_psnr"] += 2
-        data["metrics_v2"]["audio_log_mel_l1"] *= 0.5
-
-    result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, better))
-    assert result.returncode == 1
-    assert re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
+def test_a_better_baseline_fails_the_run_and_says_by_how_much(reported):
+    folder, result = reported
+    assert result.returncode == 1 and re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
-    report = read_record(tmp_path / "out" / "report.json")
-    assert not report.passed and [g.metric for g in report.gates if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+    record, data = read_record(folder / "report.json"), json.loads((folder / "report.json").read_text())
+    assert not record.passed and [g.metric for g in record.gates if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+    assert data["metrics_v2_checks"] == {"audio_snr_db": True, "audio_log_mel_l1": False, "image_psnr": False, "image_ssim": True} and data["metrics_v2_pass"] is False
+    assert data["metrics_v2_baseline"]["image_psnr"] == pytest.approx(data["image_psnr"] + 2)
 
 
 def drifted(name: str):
@@ -123,6 +116,13 @@ def drifted(name: str):
         next(i for i in data["items"] if i["name"] == name)["token_sha256"] = "0" * 64
 
     return change
+
+
+def drift(tmp_path, path) -> dict:
+    "The answers to whether the ids of the shipped assets are those of the baseline in `path`, by item."
+    prepared = prepare(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=path))
+    pairs = zip(prepared.normals, encode_all(prepared))
+    return {sample.name: check_drift(prepared.tokenizer, prepared.baseline, sample, tokens) for sample, tokens in pairs}
 
 
 def test_one_items_other_ids_are_noticed_and_named(audited, tmp_path, uti_here):
@@ -137,8 +137,8 @@ def test_a_baseline_whose_every_hash_is_zeros_does_not_pass(audited, tmp_path):
         for item in data["items"]:
             item["token_sha256"] = "0" * 64
 
-    record = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=baseline(audited, tmp_path, zeros)))
-    assert not record.passed and len([c for c in record.checks if c.name == "baseline_ids" and c.failed_gate]) == len(record.items)
+    answers = drift(tmp_path, baseline(audited, tmp_path, zeros))
+    assert len(answers) == 10 and all(answer.failed_gate for answer in answers.values())
 
 
 def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audited, tmp_path):
@@ -149,24 +149,20 @@ def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audit
     line[9 * 8 + 2] += 1
     save_file(ids, tmp_path / "tokens.safetensors")
     same = baseline(audited, tmp_path, lambda data: next(i for i in data["items"] if i["name"] == "speech.wav").update(token_sha256=token_hash(line)))
-    record = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=same))
-    told = f"baseline_ids, audio, speech.wav: the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"
-    assert [sentence for sentence in record.failed if "baseline_ids" in sentence] == [told]
+    failed = {name: answer.detail for name, answer in drift(tmp_path, same).items() if not answer.passed}
+    assert failed == {"speech.wav": f"the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"}
 
 
-def test_a_baseline_that_did_not_pass_is_named(audited, tmp_path, uti_here):
-    result = uti_here("audit", "--outdir", "out", "--decode-mode", "none", "--baseline-report", baseline(audited, tmp_path, lambda data: data.update({"pass": False, "metrics_v2": {}})))
+@pytest.mark.run
+def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_none_has_passed(tmp_path, uti_here):
+    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
+    assert uti_here("audit", "--outdir", "first", "--config", "uti.yaml").returncode == 0
+    then = baseline(tmp_path / "first", tmp_path, lambda data: data.update({"pass": False}))
+    result = uti_here("audit", "--outdir", "second", "--config", "uti.yaml", "--baseline-report", then)
     assert result.returncode == 0 and "did not pass itself" in result.stdout
-    data = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert any(c["name"] == "baseline_passed" and c["passed"] is False for c in data["checks"])
-
-
-def test_where_no_metric_was_asked_none_has_passed(tmp_path):
-    texts = parse_config({"text": "embedded-text"})
-    run_audit(AuditPlan(texts, tmp_path / "first"))
-    run_audit(AuditPlan(texts, tmp_path / "second", baseline=tmp_path / "first" / "report.json"))
     data = json.loads((tmp_path / "second" / "report.json").read_text())
     assert data["pass"] is True and data["metrics_v2_pass"] is None and data["metrics_v2_checks"] == {}
+    assert any(c["name"] == "baseline_passed" and c["passed"] is False for c in data["checks"])
 
 
 class TwoWays(Codec):
@@ -296,14 +292,13 @@ def test_a_failed_gate_still_renders_in_red(reported):
 
 @pytest.mark.run
 def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
-    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\n")
-    mine = ("report", "--name", "mine", "--config", "uti.yaml", "--smoke-assets", small)
+    mine = ("report", "--name", "mine", "--smoke-assets", small)
     assert uti_here(*mine).returncode == 0
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
     again = uti_here(*mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_record(tmp_path / "reports" / "mine" / "report.json")
-    assert report.metrics_v2_pass is True and len(report.gates) == 2
+    assert report.metrics_v2_pass is True and len(report.gates) == 4 and all(c.passed for c in report.checks if c.name == "baseline_ids")
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
 
 
@@ -318,11 +313,3 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
     assert uti_here("render", "out.ipynb").returncode == 0
     assert uti_here("render", "absent.ipynb").returncode == 2
-
-
-@pytest.mark.run
-def test_python_m_uti_audit(tmp_path):
-    import subprocess
-
-    run = subprocess.run([sys.executable, "-m", "uti.audit", "--smoke-assets", "absent"], cwd=tmp_path, capture_output=True, text=True)
-    assert (run.returncode, run.stderr) == (2, "error: absent: no such folder\n")

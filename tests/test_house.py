@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "reports" / "embedded").glob("*.ipynb"))
 FLOORS = [
-    {"compat", "files"},
+    {"compat", "files", "html"},
     {"outdir"},
     {"space", "media", "codecs.base"},
     {"metrics", "codecs.fsq"},
@@ -79,6 +79,14 @@ def test_notebooks_are_clean(path):
         assert sum(len(str(c.outputs)) for c in code) < 200_000
         assert any(c.execution_count or c.outputs for c in code), "not executed"
     assert not [c for c in code for o in c.outputs if o.output_type == "error"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "reports").glob("*.ipynb")), ids=lambda p: p.name)
+def test_report_notebooks_show_data_as_text(path):
+    "What they display goes through `uti.html.show`, which escapes all that is not made by `uti.html`."
+    source = "\n".join(c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code")
+    assert "show(" in source and not re.search(r"\b(HTML|Markdown|display)\(|__html__", source)
+    assert not re.findall(r"Markup\(f|Markup\([^\"']", source)
 
 
 @pytest.mark.parametrize("statement", ["import uti", "import uti.cli", "import uti.codecs.base", "import uti.space", "import uti.config"])

@@ -117,7 +117,7 @@ def test_rows_that_cannot_be_shared_out_are_refused(tmp_path, monkeypatch):
         train(language(rows_per_step=3), tmp_path)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # the smoke tests kill as well
 def test_killed_at_a_step_and_during_a_save(tmp_path):
     data = language(steps=8)
     expected = losses(train(data, tmp_path / "whole"))

@@ -34,7 +34,7 @@ def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
     fig.colorbar(error, ax=axes[2], fraction=0.046)
     for ax in axes:
         ax.set(xticks=[], yticks=[])
-    fig.suptitle(title)
+    fig.suptitle(title, parse_math=False)  # a $ in a name is a $
     return fig
 
 # %% ../nbs/05_plots.ipynb #05-plots-007
@@ -52,7 +52,7 @@ def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "
         ax.set(ylabel=f"{label}\nmel band")
     axes[2].set_xlabel("seconds")
     fig.colorbar(image, ax=axes[1:], label="ln power")
-    fig.suptitle(title)
+    fig.suptitle(title, parse_math=False)  # a $ in a name is a $
     return fig
 
 # %% ../nbs/05_plots.ipynb #05-plots-010
@@ -104,7 +104,7 @@ def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None
         way = ax.transData.transform(line.get_xydata())
         taken += [(x, y, 1, 0.1) for a, b in zip(way, way[1:]) for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)]
     for point, (text, colour) in labels.items():
-        note = ax.annotate(text, point, (0, 0), textcoords="offset points", va="center", color=colour, fontsize=9, fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")])
+        note = ax.annotate(text, point, (0, 0), textcoords="offset points", parse_math=False, va="center", color=colour, fontsize=9, fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")])
         note.set_in_layout(False)
 
         def covered(offset: tuple[int, int]) -> float:

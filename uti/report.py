@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import datetime
-import html
 import io
 import logging
 import os
@@ -27,6 +26,7 @@ from .audit.run import Progress
 from .compare import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from .config import Config, dump_config, load_config
 from .files import write_json, write_text
+from .html import Markup, joined, link, mark, table, verdict
 from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign
 from .smoke_report import SmokeReport, read_smoke
 
@@ -35,59 +35,32 @@ if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'mark', 'table', 'verdict', 'audio_player', 'card',
-           'shown_table', 'cards', 'render_notebook', 'clean_notebook', 'Published', 'publish_audit', 'publish_compare',
-           'publish_smoke', 'write_list']
+__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'player', 'audio_player', 'card', 'shown_table', 'cards',
+           'render_notebook', 'clean_notebook', 'Published', 'publish_audit', 'publish_compare', 'publish_smoke',
+           'write_list']
 
 # %% ../nbs/12_report.ipynb #12-report-003
 REPORTS = Path(__file__).parent / "reports" if "__file__" in globals() else Path("../uti/reports")
 KERNEL = "python3"
 
 # %% ../nbs/12_report.ipynb #12-report-005
-def mark(passed: bool | None) -> str:
-    "✓, ✗, or a dash for what could not be asked, as HTML."
-    if passed is None:
-        return '<span class="soft">–</span>'
-    return '<span class="ok">✓</span>' if passed else '<span class="bad">✗</span>'
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    "An HTML table. Strings that start with `<span` or `<audio` are taken as HTML, all others are escaped; a column that holds a number, or a (number, decimals), is right-aligned."
-    def text(value: Any) -> str:
-        if isinstance(value, tuple):
-            return f"{value[0]:,.{value[1]}f}"
-        if isinstance(value, float):
-            return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
-        if isinstance(value, int) and not isinstance(value, bool):
-            return f"{value:,}"
-        value = "" if value is None else str(value)
-        return value if value.startswith(("<span", "<audio")) else html.escape(value)
-
-    numeric = [any(isinstance(row[i], (int, float, tuple)) and not isinstance(row[i], bool) for row in rows) for i in range(len(columns))]
-    place = [' class="num"' if number else "" for number in numeric]
-    head = "".join(f"<th{p}>{html.escape(c)}</th>" for p, c in zip(place, columns))
-    body = "".join(f"<tr>{''.join(f'<td{p}>{text(value)}</td>' for p, value in zip(place, row))}</tr>" for row in rows)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def verdict(passed: bool, headline: str, sentences: Sequence[str]) -> str:
-    "The first thing a reader sees, as HTML."
-    lines = "".join(f"<p>{html.escape(s)}</p>" for s in sentences)
-    return f'<div class="verdict {"ok" if passed else "bad"}"><b>{"✓" if passed else "✗"} {html.escape(headline)}</b>{lines}</div>'
-
-
 def _inside(mime: str, data: bytes) -> str:
     "A URL that holds `data` itself, so that the page needs no other file."
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def audio_player(path: Path, label: str) -> str:
-    "A player with the WAV file inside the page, as HTML."
-    return f'<div>{html.escape(label)}<audio controls preload="none" src="{_inside("audio/wav", path.read_bytes())}"></audio></div>'
+def player(path: Path, style: str = "") -> Markup:
+    "A player with the WAV file inside the page."
+    return Markup('<audio controls preload="none" style="{}" src="{}"></audio>').format(style, _inside("audio/wav", path.read_bytes()))
+
+
+def audio_player(path: Path, label: str) -> Markup:
+    "A player under its label."
+    return Markup("<div>{}{}</div>").format(label, player(path))
 
 # %% ../nbs/12_report.ipynb #12-report-006
-def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None) -> str:
-    "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player, as HTML. Cards stand side by side inside `cards`."
+def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None) -> Markup:
+    "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player. Cards stand side by side inside `cards`."
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=180)
@@ -95,28 +68,27 @@ def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None,
         png = buffer.getvalue()
     else:
         png = picture.read_bytes() if picture else b""
-    image = f'<img alt="{html.escape(title)}" src="{_inside("image/png", png)}">' if png else ""
-    player = f'<audio controls preload="none" src="{_inside("audio/wav", sound.read_bytes())}"></audio>' if sound else ""
-    text = "".join(f"<br>{html.escape(line)}" for line in lines)
-    return f"<figure>{image}<figcaption><b>{html.escape(title)}</b>{text}</figcaption>{player}</figure>"
+    image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
+    text = joined(Markup("<br>{}").format(line) for line in lines)
+    return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(image, title, text, player(sound) if sound else "")
 
 
-def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> str:
-    "What a language model wrote beside its prompt and what it was taught, as an HTML table: pictures and players inside the page. `shown`: as in smoke.json, files in `folder`."
-    def media(value: str) -> str:
+def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
+    "What a language model wrote beside its prompt and what it was taught: pictures and players inside the page. `shown`: as in smoke.json, files in `folder`."
+    def media(value: str) -> Markup | str:
         path = folder / value
         if value.endswith(".png") and path.is_file():
-            return f'<span><img alt="{html.escape(value)}" style="width:9rem;image-rendering:pixelated" src="{_inside("image/png", path.read_bytes())}"></span>'
+            return Markup('<img alt="{}" style="width:9rem;image-rendering:pixelated" src="{}">').format(value, _inside("image/png", path.read_bytes()))
         if value.endswith(".wav") and path.is_file():
-            return f'<audio controls preload="none" style="width:14rem" src="{_inside("audio/wav", path.read_bytes())}"></audio>'
-        return f"<span>{html.escape(value)}</span>"  # a model may write anything, markup too
+            return player(path, "width:14rem")
+        return value  # a model may write anything, markup too
 
     return table(["task", "prompt", "written", "taught"], [[s["task"], media(s["prompt"]), media(s["written"]), media(s["target"])] for s in shown])
 
 
-def cards(those: Sequence[str]) -> str:
+def cards(those: Sequence[Markup]) -> Markup:
     "Cards in rows, as many to a row as the page is wide."
-    return f'<div class="cards">{"".join(those)}</div>'
+    return Markup('<div class="cards">{}</div>').format(joined(those))
 
 # %% ../nbs/12_report.ipynb #12-report-010
 def _contents(notebook: NotebookNode) -> list[tuple[str, str]]:
@@ -186,7 +158,7 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
 
 # %% ../nbs/12_report.ipynb #12-report-014
 def clean_notebook(path: Path, staged: Path, folder: Path) -> None:
-    "Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the notebook in `path`; `folder` takes the place of `staged` everywhere."
+    "Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the notebook in `path`; a path in `staged`, which lies inside `folder`, becomes one in `folder`."
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
@@ -196,7 +168,8 @@ def clean_notebook(path: Path, staged: Path, folder: Path) -> None:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code" and "progress" in cell.metadata.get("tags", []):
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream"]
-    write_text(path, nbformat.writes(notebook).replace(str(staged), str(folder)))
+    inside = "/" + staged.relative_to(folder).as_posix()
+    write_text(path, nbformat.writes(notebook).replace(inside, ""))
 
 # %% ../nbs/12_report.ipynb #12-report-016
 @dataclass(frozen=True)
@@ -227,7 +200,7 @@ def _say_broken(path: Path, broke: str, earlier: bool) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     lines = [broke] + (["What lies beside this page is what an earlier run left."] if earlier else [])
-    notebook.cells.insert(1, new_code_cell("#| eval: false", outputs=[new_output("display_data", {"text/html": verdict(False, "This run broke: it has no result", lines)})]))
+    notebook.cells.insert(1, new_code_cell("#| eval: false", outputs=[new_output("display_data", {"text/html": str(verdict(False, "This run broke: it has no result", lines))})]))
     write_text(path, nbformat.writes(notebook))
 
 
@@ -241,8 +214,8 @@ def _check_tools() -> None:
         _exporter().template
     except NoSuchKernel as error:
         raise OutdirError(f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install --sys-prefix` installs it") from error
-    except TemplateNotFound as error:
-        raise OutdirError(f"no report can be made: nbconvert does not find its template {error.name!r}; install it into the environment that runs uti") from error
+    except (TemplateNotFound, ValueError) as error:  # a file of a template, or the whole of it, is not where nbconvert looks
+        raise OutdirError(f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); install nbconvert into the environment that runs uti") from error
 
 
 def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress) -> Published:
@@ -346,7 +319,6 @@ def write_list(reports: Path) -> None:
             result = _result_in(page.parent)
         except ValueError:
             result = None
-        link = f'<span><a href="{html.escape(page.parent.name)}/index.html">{html.escape(page.parent.name)}</a></span>'
         what = ""
         if isinstance(result, Comparison):
             what = f"comparison of {', '.join(entry.name for entry in result.entries)}"
@@ -354,7 +326,7 @@ def write_list(reports: Path) -> None:
             what = f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
         elif result:
             what = f"audit, token space {result.token_space_sha256[:12]}"
-        rows.append([link, mark(result.passed if result else False), result.created if result else "the run broke", what])
+        rows.append([link(f"{page.parent.name}/index.html", page.parent.name), mark(result.passed if result else False), result.created if result else "the run broke", what])
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
     head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title><style>{style}</style></head>'
     write_text(reports / "index.html", f"{head}<body><main><h1>UTI reports</h1>{table(['report', 'passed', 'created', 'what'], rows)}</main></body></html>\n")

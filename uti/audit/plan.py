@@ -140,15 +140,15 @@ def check_apart(outdir: Path, assets: Path | None) -> None:
 
 
 def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
-    "Raise `AuditError` where the picture codec, which is what decode modes are about, lacks the one that is named, or where none has it."
-    lacking = [codec for modality, codec in tokenizer.codecs.items() if decode_mode not in codec.spec.decode_modes and (modality == "image" or decode_mode == "diffusion")]
-    wanted = [codec for codec in lacking if codec.spec.modality == "image" and (codec.spec.decode_modes or decode_mode == "diffusion")]
-    if decode_mode == "diffusion" and len(lacking) == len(tokenizer.codecs):
-        wanted = wanted or lacking
-    if wanted and decode_mode != "none":
-        codec = wanted[0]
-        hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
-        raise AuditError(f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}{hint}")
+    "Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder that is named. Codecs that only encode need none."
+    codecs = [tokenizer.codecs["image"]] if "image" in tokenizer.codecs else list(tokenizer.codecs.values())
+    has_it = any(decode_mode in codec.spec.decode_modes for codec in codecs)
+    only_encode = decode_mode == "deterministic" and not any(codec.spec.decode_modes for codec in codecs)
+    if decode_mode == "none" or has_it or only_encode:
+        return
+    codec = codecs[0]
+    hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
+    raise AuditError(f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}{hint}")
 
 
 @contextmanager
