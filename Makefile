@@ -28,7 +28,7 @@ smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is report
 # Two processes share the machine: a thread each, and threads that wait do not keep a core busy. A file's tests go to one process, which makes what they share once.
 check test test-slow: export OMP_NUM_THREADS ?= 1
 check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
-PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## in a minute: what is generated is in sync, and the tests that are no whole runs
 	$(BIN)/python tests/check_sync.py

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Callable
 
@@ -35,6 +36,8 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.run)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
+    whole = Counter(item.path for item in items if item.get_closest_marker("run"))
+    items.sort(key=lambda item: -whole[item.path])  # the longest first, so that no process is left alone with them at the end
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -141,6 +142,25 @@ def test_a_baseline_whose_every_hash_is_zeros_does_not_pass(audited, tmp_path):
     assert len(answers) == 10 and all(answer.failed_gate for answer in answers.values())
 
 
+def test_a_codec_that_is_not_invariant_is_counted_and_not_gated(tmp_path, small):
+    class Wavers(TwoWays):
+        spec = replace(TwoWays.spec, invariant=False)
+
+        def _encode(self, signals, lengths):
+            codes, metas = super()._encode(signals, lengths)
+            return Encoded((codes + 1) % 256, metas)
+
+    def plan(codec, **more):
+        return AuditPlan(UnifiedTokenizer({"image": codec}), tmp_path / type(codec).__name__, small, decode_mode="none", **more)
+
+    first = TwoWays()
+    first.spec = Wavers.spec
+    run_audit(plan(first))
+    record = run_audit(plan(Wavers(), baseline=tmp_path / "TwoWays" / "report.json"))
+    answer = next(c for c in record.checks if c.name == "baseline_ids")
+    assert record.passed and (answer.passed, answer.gates, answer.found) == (False, False, 1) and "1 of 1 ids differ, first in codebook 0 at position 0" in answer.detail
+
+
 def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audited, tmp_path):
     ids = load_file(audited / "tokens.safetensors")
     assert {name: token_hash(line) for name, line in ids.items()} == {f"{i.modality}/{i.name}": i.token_sha256 for i in read_record(audited / "report.json").items}
@@ -194,6 +214,7 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
         prepare(AuditPlan(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "x", small, decode_mode="diffusion"))
 
 
+@pytest.mark.run
 def test_a_sample_is_normalised_once(tmp_path, small, monkeypatch):
     seen = []
     normalise = UnifiedTokenizer.normalise

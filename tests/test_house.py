@@ -95,6 +95,7 @@ def test_torch_is_imported_late(statement):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.run
 def test_the_library_does_not_need_nbdev():
     code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli, uti.report, uti.testing, uti.codecs.text, uti.codecs.image, uti.codecs.audio, uti.codecs.hf_text, uti.codecs.hf_image, uti.codecs.hf_audio, uti.codecs.seed2, uti.compare, uti.export"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -118,6 +118,7 @@ def test_a_killed_kernel_leaves_a_page_a_list_and_an_exit_code(reports, tmp_path
     assert not (reports / "r" / "broken.json").exists() and not (reports / "r" / "index.html").exists()  # the page of the run that broke
 
 
+@pytest.mark.run
 @pytest.mark.parametrize("absent", ["template", "kernel"])
 def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_in, tmp_path, monkeypatch):
     if absent == "template":

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
 from .compat import torchaudio
@@ -126,6 +125,8 @@ def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 
 def psnr(reference: Signal, estimate: Signal) -> float:
     "Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`. Float [3, H, W] in [0, 1]. Infinite where they are equal."
+    from skimage.metrics import peak_signal_noise_ratio  # here, because it imports much of SciPy, and most commands measure no picture
+
     reference, estimate = _pictures(reference, estimate)
     if torch.equal(reference, estimate):
         return math.inf
@@ -134,6 +135,8 @@ def psnr(reference: Signal, estimate: Signal) -> float:
 
 def ssim(reference: Signal, estimate: Signal) -> float:
     "Structural similarity (Wang et al. 2004), at most 1, higher is better; scikit-image over RGB with `data_range=1`. Float [3, H, W] in [0, 1]; sides of at least 7 pixels."
+    from skimage.metrics import structural_similarity
+
     reference, estimate = _pictures(reference, estimate)
     if min(reference.shape[-2:]) < 7:
         raise MetricError(f"SSIM looks through a window of 7×7 pixels; the picture has {list(reference.shape[-2:])}")

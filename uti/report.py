@@ -16,9 +16,6 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Sequence
 
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
-
 from .audit.earlier import read_record
 from .audit.plan import AuditPlan, prepare
 from .audit.record import AuditError, AuditRecord
@@ -31,6 +28,7 @@ from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign
 from .smoke_report import SmokeReport, read_smoke
 
 if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
+    from matplotlib.figure import Figure
     from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
@@ -59,15 +57,19 @@ def audio_player(path: Path, label: str) -> Markup:
     return Markup("<div>{}{}</div>").format(label, player(path))
 
 # %% ../nbs/12_report.ipynb #12-report-006
+def _png_of(figure: Figure) -> bytes:
+    "A figure as PNG; it is closed."
+    import matplotlib.pyplot as plt
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=180)
+    plt.close(figure)
+    return buffer.getvalue()
+
+
 def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None) -> Markup:
     "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player. Cards stand side by side inside `cards`."
-    if isinstance(picture, Figure):
-        buffer = io.BytesIO()
-        picture.savefig(buffer, format="png", dpi=180)
-        plt.close(picture)
-        png = buffer.getvalue()
-    else:
-        png = picture.read_bytes() if picture else b""
+    png = b"" if picture is None else picture.read_bytes() if isinstance(picture, Path) else _png_of(picture)
     image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
     text = joined(Markup("<br>{}").format(line) for line in lines)
     return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(image, title, text, player(sound) if sound else "")
