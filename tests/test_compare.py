@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from checkpoints import save
 from small_unclip import save_small_unclip
+from uti.audit.record import AuditError
 from uti.checks import threads
 from uti.codecs import base
 from uti.codecs.base import Codec, CodecSpec, Encoded
@@ -337,6 +338,9 @@ def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(wor
     with pytest.raises(CompareError, match="at least one"):
         load_configs([])
     assert not (tmp_path / "out").exists()
+    shutil.copytree(work / "small", tmp_path / "mine" / "original")
+    with pytest.raises(AuditError, match="original: results go to this folder"):
+        prepare_compare({"square": square}, tmp_path / "mine", assets=tmp_path / "mine" / "original")
 
 
 def test_names_tell_versions_apart():

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from .audit.earlier import read_record
-from .audit.plan import SUFFIX, AuditPlan, Prepared, decoders, prepare
+from .audit.plan import SUFFIX, AuditPlan, Prepared, check_apart, decoders, prepare
 from .audit.record import AuditError, AuditRecord, told
 from .audit.run import STEPS, Progress, run_audit
 from .audit.samples import source_hash
@@ -121,6 +121,7 @@ def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: s
     Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
     """
     inputs = {}
+    check_apart(Path(outdir), Path(assets) if assets else None)
     for name, config in configs.items():
         check_name(name, "a config")
         try:

@@ -49,6 +49,9 @@ class DecodeMode(str, Enum):
     none = "none"
 
 # %% ../nbs/13_console.ipynb #13-console-006
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and has no file name
+
+
 @contextmanager
 def sentences() -> Iterator[None]:
     "Turn what the user can mend into one sentence on standard error and exit code 2. Anything else is our fault and keeps its traceback."
@@ -72,9 +75,6 @@ def sentences() -> Iterator[None]:
         if error.filename is None and error.errno not in FULL:
             raise
         fail(f"{error.filename or 'what a run writes'}: {error.strerror}")
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and has no file name
 
 
 def fail(sentence: str) -> NoReturn:

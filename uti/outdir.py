@@ -114,7 +114,7 @@ class OutputFolder:
         self.staged.mkdir()
 
     def kept(self, name: str) -> Path:
-        "A folder that outlives a run that is interrupted, for the next one to go on from; it is gone when a run publishes."
+        "A folder that outlives a run that is interrupted, for the next one to go on from; it is gone when a run publishes a whole result."
         return self.path / OURS / f"kept-{name}"
 
     def publish(self, *, beside_earlier: bool = False) -> None:
@@ -138,8 +138,9 @@ class OutputFolder:
         journal = {"staged": self.staged.name, "files": files, "folders": folders, "stale": stale, "before": before}
         write_json(_journal(self.path), journal)  # from here on the new result stands
         _finish(self.path)
-        for path in (self.path / OURS).glob("kept-*"):
-            shutil.rmtree(path)
+        if not beside_earlier:
+            for path in (self.path / OURS).glob("kept-*"):
+                shutil.rmtree(path)
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-013
 def _sweep(folder: Path) -> None:

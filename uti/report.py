@@ -24,7 +24,7 @@ from .compare import Comparison, check_name, load_configs, prepare_compare, read
 from .config import Config, dump_config, load_config
 from .files import write_json, write_text
 from .html import Markup, joined, link, mark, table, verdict
-from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign
+from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
 from .smoke_report import SmokeReport, read_smoke
 
 if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
@@ -279,7 +279,10 @@ def publish_compare(
         (folder / "audits").mkdir(exist_ok=True)
         (out.staged / "audits").symlink_to("../../audits")  # each audit is whole by itself, and stays where the comparison is interrupted
         parameters = {"configs": [str(c) for c in configs], "assets": str(assets or ""), "decode_mode": decode_mode, "command": command}
-        return _publish("compare.ipynb", folder, out, parameters, progress)
+        try:
+            return _publish("compare.ipynb", folder, out, parameters, progress)
+        finally:
+            remove_if_empty(folder / "audits")
 
 # %% ../nbs/12_report.ipynb #12-report-019
 def publish_smoke(

@@ -30,9 +30,9 @@ from .generation import Outcome, decode_segment, generate, longest_target, outco
 from .grammar import Grammar, Segment, parse
 from .lm import check_length, longest_sequence, make_model, target_losses
 from .media import write_png, write_wav
+from .outdir import output_folder
 from .sequences import IGNORED, Example
 from .smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport
-from .outdir import output_folder
 from .space import space_hash, to_dict, token_hash
 from .tokenizer import UnifiedTokenizer
 from .training import Progress, TokenTrainer, losses, train
@@ -207,7 +207,7 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
 
 # %% ../nbs/11_smoke.ipynb #11-smoke-011
 def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | None = None, work: str | Path | None = None, command: str = "uti smoke") -> SmokeRun:
-    """Load the codecs and make the sequences. Raises `AuditError`, `CodecError`, `MediaError`, `DatasetError` or `LMError`, each one sentence, before anything is written.
+    """Load the codecs and make the sequences. Raises `AuditError`, `CodecError`, `MediaError`, `DatasetError`, `LMError` or `OutdirError`, each one sentence, before anything is written.
 
     `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones. `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps for it.
     """
@@ -261,6 +261,7 @@ def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None
 
 
 def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
+    "What all tests found. Leaves the training and its data in `run.work`, what was generated in `run.outdir`."
     exact, seed = run.config.device == "cpu", run.config.seed
     _lay_out(run)
     with run.timed("overfit"):

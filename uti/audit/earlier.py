@@ -12,14 +12,12 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from .record import AuditError, AuditRecord
+from ..codecs.base import MODALITIES
 
 # %% auto #0
-__all__ = ['MODALITIES', 'earlier_names', 'to_report', 'report_schema', 'read_record']
+__all__ = ['earlier_names', 'to_report', 'report_schema', 'read_record']
 
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-004
-MODALITIES = ("text", "image", "audio")
-
-
 def _answered(record: AuditRecord, name: str, modality: str) -> bool | None:
     "Are all answers to a question yes? None where it was not asked."
     answers = [c.passed for c in record.checks if c.name == name and c.modality == modality and c.passed is not None]
