@@ -5,6 +5,7 @@
 # %% ../nbs/13_cli_lm.ipynb #13-cli-lm-002
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -57,11 +58,16 @@ def train(
         check_writable(outdir)
         with progress_bar() as progress:
             trainer = run(load_dataset(data), outdir, save_every=save_every, allow_other_space=allow_other_token_space, progress=progress)
+    found = losses(trainer)
     if torch.distributed.is_initialized():  # a process that ends with its group open may abort while the others close theirs
+        # The group may not be freed with the model: it would wait for gloo's thread with the interpreter's
+        # lock held, and that thread for the lock.
+        del trainer
+        gc.collect()
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     if os.environ.get("RANK", "0") == "0":
-        out.print(f"loss {losses(trainer)[0]:.4f} → {losses(trainer)[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False)
+        out.print(f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False)
 
 # %% ../nbs/13_cli_lm.ipynb #13-cli-lm-005
 def print_smoke(report: SmokeReport) -> None:
