@@ -106,7 +106,7 @@ def test_a_better_baseline_fails_the_run_and_says_by_how_much(reported):
     assert result.returncode == 1 and re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
     record, data = read_record(folder / "report.json"), json.loads((folder / "report.json").read_text())
-    assert not record.passed and [g.metric for g in record.gates if not g.passed] == ["audio_log_mel_l1", "image_psnr"]
+    assert not record.passed and [g.metric for g in record.gates if not g.passed] == ["image_psnr", "audio_log_mel_l1"]
     assert data["metrics_v2_checks"] == {"audio_snr_db": True, "audio_log_mel_l1": False, "image_psnr": False, "image_ssim": True} and data["metrics_v2_pass"] is False
     assert data["metrics_v2_baseline"]["image_psnr"] == pytest.approx(data["image_psnr"] + 2)
 

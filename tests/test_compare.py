@@ -22,7 +22,7 @@ from uti.compare import CompareError, check_name, compare, load_configs, names_o
 from uti.comparison import Comparison
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
 from uti.media import MediaError, load_image, read_audio, write_wav
-from uti.metrics import snr_db
+from uti.metrics.audio import snr_db
 from uti.references import opus_missing, through_opus
 from uti.report import publish_compare
 

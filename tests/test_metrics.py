@@ -8,9 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uti.compat import torchaudio
-from uti.metrics import MetricError, aligned_snr_db, codebook_use, error_map, log_mel, log_mel_l1, mae, psnr, si_sdr_db, snr_db, ssim
-from uti.quality import baseline_gates, mean_metric, measured, Metric
-from uti.config import Tolerances
+from uti.config import ConfigError, parse_config
+from uti.metrics.audio import aligned_snr_db, log_mel, log_mel_l1, mae, si_sdr_db, snr_db
+from uti.metrics.base import Measurement, Metric, MetricError, mean_of, measured
+from uti.metrics.codebooks import codebook_use
+from uti.metrics.image import error_map, psnr, ssim
+from uti.metrics.registry import METRICS, baseline_gates, measure, register_metric, tolerances_with
 
 
 def noise(seed, *shape):
@@ -110,11 +113,41 @@ def test_a_failed_metric_is_null_with_its_reason_and_fails_its_gate():
     metric = measured(snr_db, torch.zeros(1, 10), torch.ones(1, 10))
     assert metric.value is None and "silent" in metric.reason
     assert measured(snr_db, torch.ones(1, 10), torch.ones(1, 10)).value is None  # infinite
-    assert mean_metric([metric, Metric(value=2)]).value == 2
-    gate = baseline_gates({"audio_snr_db": metric}, {"audio_snr_db": 3.0}, Tolerances())[0]
+    assert mean_of([metric, Measurement(value=2)]).value == 2
+    gate = baseline_gates({"audio_snr_db": metric}, {"audio_snr_db": 3.0}, tolerances_with({}))[0]
     assert not gate.passed and "silent" in gate.detail
 
 
 @pytest.mark.parametrize(("name", "before", "now", "passed"), [("audio_snr_db", 5, 4, True), ("audio_snr_db", 5, 3.99, False), ("audio_log_mel_l1", 2, 2.1, True), ("audio_log_mel_l1", 2, 2.11, False), ("image_psnr", -3, -3.5, True), ("image_ssim", 0.7, 0.679, False)])
 def test_tolerances(name, before, now, passed):
-    assert baseline_gates({name: Metric(value=now)}, {name: before}, Tolerances())[0].passed is passed
+    assert baseline_gates({name: Measurement(value=now)}, {name: before}, tolerances_with({}))[0].passed is passed
+
+
+@pytest.fixture
+def loudness():
+    "A metric that is better when lower, registered for one test."
+    metric = Metric(name="audio_peak", modality="audio", title="peak", better="lower", tolerance=0.1, function=lambda a, b, rate: float(b.abs().max()))
+    register_metric(metric)
+    yield metric
+    del METRICS[metric.name]
+
+
+def test_a_metric_needs_one_place(loudness):
+    "Measured, gated the right way and known to a config, because it is in the list."
+    found = measure("audio", torch.zeros(1, 8), (torch.full((1, 8), 0.5), 24_000))
+    assert found["audio_peak"].value == 0.5
+    gates = {before: baseline_gates(found, {"audio_peak": before}, tolerances_with({}))[0] for before in (0.45, 0.3)}
+    assert gates[0.45].passed and not gates[0.3].passed and gates[0.3].direction == "<="
+    assert gates[0.3].detail == "audio_peak rose by 0.2, from 0.3 to 0.5; at most 0.4 passes"
+    assert parse_config({"text": "embedded-text", "tolerances": {"audio_peak": 0.3}}).tolerances["audio_peak"] == 0.3
+    with pytest.raises(ValueError, match="audio_peak.*already"):
+        register_metric(loudness)
+
+
+def test_a_tolerance_makes_any_metric_gate():
+    "Of a fraction where the metric says so; of what is no metric, or no distance, nothing."
+    gate = baseline_gates({"audio_mae": Measurement(value=0.12)}, {"audio_mae": 0.1}, tolerances_with({"audio_mae": 0.1}))[0]
+    assert not gate.passed and gate.limit == pytest.approx(0.11)
+    for wrong in ({"audio_peak": 1}, {"image_psnr": -1}, {"image_psnr": math.inf}, {"image_psnr": math.nan}):
+        with pytest.raises(ConfigError, match="audio_peak|image_psnr"):
+            parse_config({"text": "embedded-text", "tolerances": wrong})

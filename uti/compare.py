@@ -31,7 +31,8 @@ from .environment import environment_of
 from .files import write_json
 from .media import load_image, normalise_audio, normalise_image, read_audio, write_png, write_wav
 from .outdir import OutdirError, output_folder
-from .quality import Metric, mean_metric, measure
+from .metrics.base import Measurement, mean_of
+from .metrics.registry import METRICS, measure
 from .references import references_for
 from .space import canonical_json, space_hash, token_hash
 
@@ -153,7 +154,7 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
     return Rate(bits_per_byte=bits / n_bytes, tokens_per_byte=tokens / n_bytes)
 
 # %% ../nbs/11_compare.ipynb #11-compare-017
-def _measure_common(form: CommonForm, modality: str, reference: Tensor, recon: Path) -> dict[str, Metric]:
+def _measure_common(form: CommonForm, modality: str, reference: Tensor, recon: Path) -> dict[str, Measurement]:
     "The metrics of the decoded signal in the file `recon`, brought into the common form, against `reference`, which is in it."
     if modality == "image":
         return measure(modality, reference, in_common_form(form, modality, load_image(recon)))
@@ -162,8 +163,8 @@ def _measure_common(form: CommonForm, modality: str, reference: Tensor, recon: P
     return measure(modality, reference, (wave, form.sample_rate))
 
 
-def _means(items: list[dict[str, Metric]]) -> dict[str, Metric]:
-    return {name: mean_metric([found[name] for found in items if name in found]) for name in dict.fromkeys(name for found in items for name in found)}
+def _means(items: list[dict[str, Measurement]]) -> dict[str, Measurement]:
+    return {name: mean_of([found[name] for found in items if name in found]) for name in dict.fromkeys(name for found in items for name in found)}
 
 # %% ../nbs/11_compare.ipynb #11-compare-018
 Key = tuple[str, str]  # modality, name
@@ -311,6 +312,7 @@ def compare(
         command=command,
         decode_mode=decode_mode,
         common_form=form,
+        metric_facts={name: METRICS[name].facts for e in entries for r in e.results.values() for name in (r.metrics | r.common)},
         assets=all_assets,
         entries=entries,
         references=references,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from .environment import Environment
-from .quality import Metric
+from .metrics.base import Measurement, MetricFacts
 from .references import Reference
 
 # %% auto #0
@@ -64,8 +64,8 @@ class ItemResult(BaseModel):
     name: str
     n_tokens: int
     bits: float
-    metrics: dict[str, Metric] = Field(description="in the codec's own form, as its audit measured them")
-    common: dict[str, Metric] = Field(description="in the common form")
+    metrics: dict[str, Measurement] = Field(description="in the codec's own form, as its audit measured them")
+    common: dict[str, Measurement] = Field(description="in the common form")
     original: str | None = Field(None, description="file of the picture or sound as the codec got it, in its own form, relative to comparison.json; null where nothing was decoded")
     recon: str | None = Field(description="file of the decoded signal in the codec's own form, relative to comparison.json")
 
@@ -77,8 +77,8 @@ class CodecResult(BaseModel):
     bits_per_token: list[float] = Field(description="log2(entries), of each codebook")
     rate: Rate
     lossless: bool | None = Field(None, description="of a text codec: every text came back as it was; null: not decoded")
-    metrics: dict[str, Metric] = Field(description="means over the items, in the codec's own form")
-    common: dict[str, Metric] = Field(description="means over the items, in the common form")
+    metrics: dict[str, Measurement] = Field(description="means over the items, in the codec's own form")
+    common: dict[str, Measurement] = Field(description="means over the items, in the common form")
     items: list[ItemResult]
 
 
@@ -109,6 +109,7 @@ class Comparison(BaseModel):
     command: str = Field(description="what repeats this run")
     decode_mode: str
     common_form: CommonForm
+    metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
     assets: list[Asset]
     entries: list[Entry]
     references: list[Reference]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .metrics.registry import tolerances_with
 
 # %% auto #0
-__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Tolerances', 'Smoke', 'Config', 'parse_config',
-           'load_config', 'dump_config', 'with_codecs']
+__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Smoke', 'Config', 'parse_config', 'load_config',
+           'dump_config', 'with_codecs']
 
 # %% ../nbs/03_config.ipynb #03-config-003
 DEFAULT_CONFIG = Path(__file__).parent / "assets" / "uti.yaml" if "__file__" in globals() else Path("../uti/assets/uti.yaml")
@@ -41,15 +43,6 @@ class CodecConfig(_Strict):
     def _from_name(cls, data: Any) -> Any:
         "`audio: facebook/encodec_24khz` is short for `audio: {codec: facebook/encodec_24khz}`."
         return {"codec": data} if isinstance(data, str) else data
-
-
-class Tolerances(_Strict):
-    "How far a metric may fall behind the baseline's. Lower is stricter."
-
-    audio_snr_db: float = Field(1.0, ge=0, description="dB below the baseline")
-    audio_log_mel_l1: float = Field(0.05, ge=0, description="above the baseline, as a fraction of it")
-    image_psnr: float = Field(0.5, ge=0, description="dB below the baseline")
-    image_ssim: float = Field(0.02, ge=0, description="below the baseline")
 
 
 class Smoke(_Strict):
@@ -80,8 +73,16 @@ class Config(_Strict):
     clip_seconds: float | None = Field(None, gt=0, description="trim or zero-pad every sound to this many seconds")
     device: str = Field("cpu", description="a torch device")
     seed: int = Field(0, ge=0)
-    tolerances: Tolerances = Tolerances()
+    tolerances: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, validate_default=True, description="metric → how far it may fall behind the baseline's; lower is stricter"
+    )
     smoke: Smoke = Smoke()
+
+    @field_validator("tolerances")
+    @classmethod
+    def _all_tolerances(cls, given: dict[str, float]) -> dict[str, float]:
+        "Those of the metrics stand here too, so that a saved config says what a run was held to."
+        return tolerances_with(given)
 
     def codecs(self) -> dict[str, CodecConfig]:
         "Modality → codec, for the modalities that are there."
@@ -94,10 +95,12 @@ def _sentence(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         model: Any = Config
         for part in where[:-1]:
-            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "tolerances": Tolerances, "smoke": Smoke}.get(part, model)
+            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "smoke": Smoke}.get(part, model)
         near = difflib.get_close_matches(where[-1], model.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(model.model_fields)}"
         return f"unknown key {'.'.join(where)!r}; {hint}"
+    if error["type"] == "value_error":
+        return f"{'.'.join(where)}: {error['ctx']['error']}"
     return f"{'.'.join(where) or 'the top level'}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
 
 

@@ -16,7 +16,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
-from .metrics import error_map, log_mel
+from .metrics.audio import log_mel
+from .metrics.image import error_map
 
 # %% auto #0
 __all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from .compat import torchaudio
 from .media import normalise_audio, read_audio, write_wav
-from .quality import Metric, mean_metric, measure
+from .metrics.base import Measurement, mean_of
+from .metrics.registry import measure
 
 # %% auto #0
 __all__ = ['PICTURES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through_pillow', 'picture_reference', 'through_mu_law',
@@ -34,7 +35,7 @@ class Point(BaseModel):
 
     setting: str
     rate: float = Field(description="bits per pixel, or kbps")
-    metrics: dict[str, Metric]
+    metrics: dict[str, Measurement]
 
 
 class Reference(BaseModel):
@@ -46,11 +47,11 @@ class Reference(BaseModel):
     points: list[Point]
 
 
-def _reference(name: str, modality: str, how: str, ladder: dict[str, Sequence[tuple[float, dict[str, Metric]]]]) -> Reference:
+def _reference(name: str, modality: str, how: str, ladder: dict[str, Sequence[tuple[float, dict[str, Measurement]]]]) -> Reference:
     "`ladder`: setting → (rate, metrics) of each item."
     points = []
     for setting, items in ladder.items():
-        metrics = {m: mean_metric([found[m] for _, found in items]) for m in items[0][1]}
+        metrics = {m: mean_of([found[m] for _, found in items]) for m in items[0][1]}
         points.append(Point(setting=setting, rate=sum(rate for rate, _ in items) / len(items), metrics=metrics))
     return Reference(name=name, modality=modality, how=how, points=sorted(points, key=lambda p: p.rate))
 

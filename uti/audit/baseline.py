@@ -18,8 +18,8 @@ from .earlier import read_record
 from .record import AuditError, AuditRecord, HeldAgainst
 from .samples import source_hash
 from ..checks import Check, Sample, difference
-from ..config import Tolerances
-from ..quality import Metric, baseline_gates
+from ..metrics.base import Measurement
+from ..metrics.registry import baseline_gates
 from ..space import diff_spaces, from_dict, token_hash
 from ..tokenizer import Tokens, UnifiedTokenizer
 
@@ -77,7 +77,7 @@ def check_drift(tokenizer: UnifiedTokenizer, baseline: Baseline, sample: Sample,
     return Check(**answer, passed=False, found=count, detail=f"the ids are not those of the baseline: {detail}")
 
 
-def hold_against(baseline: Baseline, metrics: dict[str, Metric], tolerances: Tolerances) -> HeldAgainst:
+def hold_against(baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]) -> HeldAgainst:
     "What a run's `metrics` are beside the baseline's."
     before = {name: metric.value for name, metric in baseline.record.metrics.items()}
     return HeldAgainst(created=baseline.record.created, passed=baseline.record.passed, metrics=before, gates=baseline_gates(metrics, before, tolerances))

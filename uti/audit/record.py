@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..checks import Check
 from ..environment import Environment
-from ..quality import BaselineGate, Metric
+from ..metrics.base import Measurement, MetricFacts
+from ..metrics.registry import BaselineGate
 
 SCHEMA_VERSION = 2
 
@@ -32,8 +33,8 @@ class Item(BaseModel):
     n_tokens: int
     token_sha256: str = Field(description="over the ids as little-endian int64")
     meta: dict[str, Any]
-    metrics: dict[str, Metric] = {}
-    roundtrip: dict[str, Metric] = {}
+    metrics: dict[str, Measurement] = {}
+    roundtrip: dict[str, Measurement] = {}
     idempotence: float | None = Field(None, description="fraction of ids that encode(decode(ids)) keeps")
     original: str | None = Field(None, description="file of the normalised input, relative to report.json")
     recon: str | None = Field(None, description="file of the decoded signal, relative to report.json")
@@ -65,7 +66,8 @@ class AuditRecord(BaseModel):
     token_space: dict[str, Any]
     token_space_sha256: str
     token_hashes: dict[str, str] = Field(description="modality → sha256 over the ids of all its items, one after another")
-    metrics: dict[str, Metric] = Field(description="means over the items")
+    metrics: dict[str, Measurement] = Field(description="means over the items")
+    metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
     baseline: HeldAgainst | None = None
     token_lm: dict[str, Any] | None = Field(None, description="what the smoke tests of a language model found on the same token space; null where none were given. Their checks are among `checks`")
     checks: list[Check]

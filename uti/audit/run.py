@@ -24,7 +24,8 @@ from ..checks import Check
 from ..environment import environment_of
 from ..files import write_json
 from ..outdir import output_folder
-from ..quality import mean_metric
+from ..metrics.base import mean_of
+from ..metrics.registry import METRICS
 from ..space import space_hash, to_dict, token_hash
 from ..tokenizer import Tokens
 
@@ -63,7 +64,7 @@ def _record(prepared: Prepared, tokens: Sequence[Tokens], items: list[Item], che
     "The record of a run whose every step is done."
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
-    metrics = {name: mean_metric([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names}
+    metrics = {name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names}
     held = hold_against(baseline, metrics, prepared.config.tolerances) if baseline else None
     return AuditRecord(
         passed=not any(c.failed_gate for c in checks) and all(g.passed for g in (held.gates if held else ())),
@@ -78,6 +79,7 @@ def _record(prepared: Prepared, tokens: Sequence[Tokens], items: list[Item], che
         token_space_sha256=space_hash(tokenizer.space),
         token_hashes=token_hashes(prepared, tokens),
         metrics=metrics,
+        metric_facts={name: METRICS[name].facts for name in metrics},
         baseline=held,
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,

@@ -14,8 +14,10 @@ from .. import checks as ask
 from .baseline import check_baseline, check_drift
 from .plan import Prepared
 from ..checks import Check
-from ..metrics import codebook_use
-from ..quality import Metric, measure, round_trip
+from ..metrics.base import Measurement
+from ..metrics.codebooks import codebook_use
+from ..metrics.registry import measure
+from ..quality import round_trip
 from ..tokenizer import Tokens
 
 # %% auto #0
@@ -72,8 +74,8 @@ def check_decoding(prepared: Prepared, tokens: Sequence[Tokens], decoded: Sequen
 class Measured:
     "The numbers of one decoded item."
 
-    metrics: dict[str, Metric]
-    roundtrip: dict[str, Metric]
+    metrics: dict[str, Measurement]
+    roundtrip: dict[str, Measurement]
     idempotence: float
 
 
