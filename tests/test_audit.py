@@ -3,6 +3,7 @@
 import importlib
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,16 @@ import torch
 from conftest import process
 from safetensors.torch import load_file, save_file
 
-from uti.audit.baseline import check_drift
+from uti.audit.baseline import ThenAndNow
 from uti.audit.earlier import earlier_names, read_record, report_schema
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.audit.run import run_audit
-from uti.audit.steps import encode_all
 from uti.codecs import base
 from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.checks.registry import ask
+from uti.codecs.audio import EmbeddedAudio
+from uti.codecs.image import EmbeddedImage
 from uti.codecs.text import EmbeddedText
 from uti.config import load_config, parse_config
 from uti.media import load_image
@@ -122,8 +125,7 @@ def drifted(name: str):
 def drift(tmp_path, path) -> dict:
     "The answers to whether the ids of the shipped assets are those of the baseline in `path`, by item."
     prepared = prepare(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=path))
-    pairs = zip(prepared.normals, encode_all(prepared))
-    return {sample.name: check_drift(prepared.tokenizer, prepared.baseline, sample, tokens) for sample, tokens in pairs}
+    return {case.item: ask("item with a baseline", ThenAndNow(case, prepared.baseline))[0] for case in prepared.cases}
 
 
 def test_one_items_other_ids_are_noticed_and_named(audited, tmp_path, uti_here):
@@ -215,8 +217,12 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
 
 
 @pytest.mark.run
-def test_a_sample_is_normalised_once(tmp_path, small, monkeypatch):
-    seen = []
+def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, small, monkeypatch):
+    seen, calls = [], Counter()
+    for codec in (EmbeddedText, EmbeddedImage, EmbeddedAudio):
+        for name in ("_encode", "_decode"):
+            whole = getattr(codec, name)
+            monkeypatch.setattr(codec, name, lambda self, *given, name=name, whole=whole: calls.update([self.spec.modality + name]) or whole(self, *given))
     normalise = UnifiedTokenizer.normalise
     monkeypatch.setattr(UnifiedTokenizer, "normalise", lambda self, modality, signal: seen.append(signal) or normalise(self, modality, signal))
     prepared = prepare(AuditPlan(None, tmp_path / "out", small))
@@ -225,6 +231,10 @@ def test_a_sample_is_normalised_once(tmp_path, small, monkeypatch):
     again = [signal for signal in seen[len(prepared.samples) :] if not isinstance(signal, str)]
     assert len(again) == 2  # what was decoded, a picture and a sound, for the round trip
     assert not any(signal is s.signal for signal in again for s in prepared.samples)
+    # its tokens · again · other threads · in a batch, and its two neighbours alone · after the round trip; the eighth is made by the fresh process
+    assert calls["image_encode"] == calls["audio_encode"] == 7
+    # its reconstruction · again · after the round trip · random, lowest and highest codes in one batch
+    assert calls["image_decode"] == calls["audio_decode"] == 4
 
 
 @pytest.mark.parametrize(

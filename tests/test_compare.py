@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from checkpoints import save
 from small_unclip import save_small_unclip
 from uti.audit.record import AuditError
-from uti.checks import threads
+from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import Codec, CodecSpec, Encoded
 from uti.compare import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison

@@ -8,15 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from uti import outdir
-from uti.audit import steps
+
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.run import run_audit
+from uti.checks.base import CHECKS, Found
 from uti.config import parse_config
 from uti.files import digest
 from uti.outdir import HEADS, MANIFEST, OURS, OutdirError, output_folder, read_manifest
@@ -65,7 +67,7 @@ def forked(function, *arguments):
 
 def audit_texts(folder, killed_before=None):
     "Audit the texts that come along; with `killed_before`, be killed before that step of publishing."
-    steps.ask.check_fresh_process = lambda *_: []  # a process that is killed every time need not start another
+    CHECKS.pop("fresh_process", None)  # a process that is killed every time need not start another
     count = 0
 
     def counted(function):
@@ -140,7 +142,7 @@ def test_killed_at_random_moments(folder):
 @pytest.mark.parametrize("config", ["image: {codec: embedded-imag}", "text: {codec: embedded-text}"], ids=["wrong input", "failed gate"])
 def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_path, monkeypatch):
     (tmp_path / "uti.yaml").write_text(config)
-    monkeypatch.setattr(steps.ask, "check_fresh_process", lambda _, samples, tokens: [steps.Check(name="fresh_process", modality="text", passed=False, gates=True)])
+    monkeypatch.setitem(CHECKS, "fresh_process", replace(CHECKS["fresh_process"], function=lambda case: Found(False)))
     result = uti_here("audit", "--config", "uti.yaml", "--outdir", folder)
     assert result.returncode == (2 if "imag}" in config else 1)
     users_files_are_untouched(folder)

@@ -22,7 +22,7 @@ from .audit.plan import SUFFIX, AuditPlan, Prepared, check_apart, decoders, prep
 from .audit.record import AuditError, AuditRecord, told
 from .audit.run import STEPS, Progress, run_audit
 from .audit.samples import source_hash
-from .checks import Sample, decode, encode
+from .checks.case import Sample, decode, encode
 from .codecs.base import MODALITIES, CodecError
 from .codecs.checkpoint import checkpoint_codecs, modality_of
 from .comparison import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate

@@ -18,9 +18,9 @@ from typing import Any, Sequence
 
 from torch import Tensor
 
-from .checks import Check
+from .checks.base import Check
 from .dataset import Dataset, save_dataset
-from .smoke_report import Kill, Resume
+from .smoke_report import Kill, Resume, gate
 from .training import STAGED, Progress, last_checkpoint, losses, train
 from transformers import TrainerState
 
@@ -73,7 +73,7 @@ def resume_checks(found: Resume, exact: bool) -> list[Check]:
     "Gates on each difference. `exact`: whether the machine gives the same bits twice, as a CPU does; elsewhere it is measured and not asked."
     why = "" if exact else "asked on a CPU, where every kernel gives the same bits twice"
     return [
-        Check(name=f"resume_{what}", passed=value == 0 if exact else None, gates=True, found=value, expected=0.0, detail=why)
+        gate(f"resume_{what}", value == 0 if exact else None, value, 0.0, why)
         for what, value in (("loss", found.loss_difference), ("weight", found.weight_difference), ("optimiser", found.optimiser_difference))
     ]
 
@@ -137,11 +137,11 @@ def two_plans(seed: int) -> list[dict[str, Any]]:
 def kill_checks(found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool) -> list[Check]:
     "Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run that nobody killed."
     checks = [
-        Check(name="kill", passed=0 < k.killed_at and 0 < k.resumed_at and k.lost <= k.saved_every, gates=True, found=k.lost, expected=f"at most {k.saved_every} steps lost", detail=f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}")
+        gate("kill", 0 < k.killed_at and 0 < k.resumed_at and k.lost <= k.saved_every, k.lost, f"at most {k.saved_every} steps lost", f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}")
         for k in found
     ]
     difference = _largest_difference(list(ended), list(expected))
-    return [*checks, Check(name="kill_loss", passed=difference == 0 if exact else None, gates=True, found=difference, expected=0.0)]
+    return [*checks, gate("kill_loss", difference == 0 if exact else None, difference, 0.0)]
 
 
 def _losses_of(checkpoint: Path | None) -> list[float]:

@@ -20,7 +20,7 @@ import torch
 
 from .audit.plan import check_apart
 from .audit.samples import load_samples
-from .checks import Check
+from .checks.base import Check
 from .config import Config
 from .dataset import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
 from .endurance import kill, kill_checks, resume, resume_checks, short_dataset, two_plans
@@ -32,7 +32,7 @@ from .lm import check_length, longest_sequence, make_model, target_losses
 from .media import write_png, write_wav
 from .outdir import output_folder
 from .sequences import IGNORED, Example
-from .smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport
+from .smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport, gate
 from .space import space_hash, to_dict, token_hash
 from .tokenizer import UnifiedTokenizer
 from .training import Progress, TokenTrainer, losses, train
@@ -74,7 +74,7 @@ class SmokeRun:
 
     def ask(self, name: str, passed: bool, found: Any, expected: Any, detail: str = "") -> None:
         "Add a gate to the checks."
-        self.checks.append(Check(name=name, passed=passed, gates=True, found=found, expected=expected, detail=detail))
+        self.checks.append(gate(name, passed, found, expected, detail))
 
 
 def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .checks import Check
+from .checks.base import Check
 from .environment import Environment
 
 # %% auto #0
-__all__ = ['Overfit', 'Resume', 'Kill', 'Generated', 'Shown', 'Conditioning', 'SmokeReport', 'SmokeError', 'read_smoke']
+__all__ = ['QUESTIONS', 'Overfit', 'Resume', 'Kill', 'Generated', 'Shown', 'Conditioning', 'gate', 'SmokeReport', 'SmokeError',
+           'read_smoke']
 
 # %% ../nbs/08_smoke_report.ipynb #08-smoke-report-003
 class Overfit(BaseModel):
@@ -81,6 +82,25 @@ class Conditioning(BaseModel):
     right: float
     shuffled: float
     none: float
+
+# %% ../nbs/08_smoke_report.ipynb #08-smoke-report-q1
+QUESTIONS = {
+    "overfit_loss": "The loss on the training set falls far enough",
+    "packing": "A sequence has the same loss alone and in a packed row",
+    "text_rows_unchanged": "Rows of text ids are bit-identical after training the new ones",
+    "resume_loss": "Resumed: largest difference of a loss",
+    "resume_weight": "Resumed: largest difference of a weight",
+    "resume_optimiser": "Resumed: largest difference of an optimiser state",
+    "kill": "Killed: steps lost",
+    "kill_loss": "Killed twice: largest difference of a loss to the undisturbed run",
+    "generation_untrained": "Written by an untrained model under the grammar, decoded",
+    "generation_trained": "Written by the trained model under the grammar, decoded",
+}
+
+
+def gate(name: str, passed: bool | None, found: Any, expected: Any, detail: str = "") -> Check:
+    "The answer to the question that is listed as `name`."
+    return Check(name=name, question=QUESTIONS[name], passed=passed, gates=True, found=found, expected=expected, detail=detail)
 
 # %% ../nbs/08_smoke_report.ipynb #08-smoke-report-004
 class SmokeReport(BaseModel):

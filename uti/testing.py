@@ -10,13 +10,14 @@ from typing import Any, Callable, Iterator
 
 import torch
 
-from . import checks as ask
-from .checks import Check, Sample
-from .codecs.base import Codec, CodecError, Encoded
-from .tokenizer import Tokens, UnifiedTokenizer
+from .checks.base import CHECKS, Check, Question
+from .checks.case import Case, CodecCase, FreshProcess, Sample
+from .checks.registry import encoding
+from .codecs.base import Codec
+from .tokenizer import UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['Question', 'probes', 'codec_checks', 'check_codec', 'parametrize_with_checks', 'failures']
+__all__ = ['Answers', 'probes', 'codec_checks', 'check_codec', 'parametrize_with_checks', 'failures']
 
 # %% ../nbs/10_testing.ipynb #10-testing-004
 def probes(codec: Codec) -> list[Sample]:
@@ -37,87 +38,31 @@ def probes(codec: Codec) -> list[Sample]:
     return [Sample(name, "audio", (wave[:, :n].contiguous(), spec.sample_rate)) for name, n in lengths.items()]
 
 # %% ../nbs/10_testing.ipynb #10-testing-006
-Question = Callable[[], "list[Check]"]
+Answers = Callable[[], list[Check]]
 
 
-def codec_checks(codec: Codec) -> Iterator[tuple[str, Question]]:
-    "(name, question) for every promise of the contract; calling the question gives its checks. A question never raises: what the codec raises is its answer."
-    tokenizer = UnifiedTokenizer({codec.spec.modality: codec})
-    samples = probes(codec)
-
-    def each(ask_one: Callable[[Sample, Tokens], Any]) -> list[Check]:
-        answers = [ask_one(sample, ask.encode(tokenizer, [sample])[0]) for sample in samples]
-        return [c for answer in answers for c in (answer if isinstance(answer, list) else [answer])]
-
-    questions: dict[str, Question] = {
-        "codes": lambda: [_check_codes(codec, tokenizer, s) for s in samples],
-        "determinism": lambda: each(lambda s, t: ask.check_determinism(tokenizer, s, t)),
-        "invariance_threads": lambda: [ask.check_threads(tokenizer, s) for s in samples],
-        "invariance_batch": lambda: [ask.check_batch(tokenizer, s) for s in samples],
-        "token_range": lambda: each(lambda s, t: ask.check_token_range(tokenizer, s, t)),
-        "shape": lambda: each(lambda s, t: ask.check_shape(tokenizer, s, t)),
-        "runtime_size": lambda: [ask.check_runtime_size(tokenizer, codec.spec.modality)],
-        "own": lambda: [check for sample in samples for check in ask.check_own(tokenizer, sample)],
-    }
-    if codec.spec.decode_modes:
-        questions |= {
-            "decode": lambda: each(lambda s, t: ask.check_decode(tokenizer, s, t, ask.decode(tokenizer, s.modality, t))),
-            "any_codes_decode": lambda: [ask.check_any_codes(tokenizer, codec.spec.modality)],
-            "rejection": lambda: each(lambda s, t: ask.check_rejection(tokenizer, s, t)),
-            "idempotence": lambda: each(lambda s, t: _check_idempotence(tokenizer, s, t)),
-            "decode_determinism": lambda: each(lambda s, t: ask.check_decode_again(tokenizer, s, t, ask.decode(tokenizer, s.modality, t))),
-        }
-    else:
-        questions["refuses_decode"] = lambda: [ask.check_refuses_decode(codec)]
-    for name, question in questions.items():
-        yield name, _safely(name, codec, question)
+def codec_checks(codec: Codec) -> Iterator[tuple[str, Answers]]:
+    "(name, function that gives the answers) for every question about a codec and what it encodes. What the codec raises is an answer."
+    tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
+    fresh = FreshProcess(tokenizer, samples)
+    items: list[Any] = [Case.of(tokenizer, sample, fresh) for sample in samples]
+    alone: list[Any] = [CodecCase(tokenizer, codec.spec.modality)]
+    asked = {"codec": alone, "encoded item": items}
+    asked |= {"decoder": alone, "decoded item": items} if codec.spec.decode_modes else {"codec without a decoder": alone}
+    for question in CHECKS.values():
+        cases = [case for case in asked.get(question.of, ()) if question.is_for(question.of, case)]
+        if cases:
+            yield question.name, _answers(question, cases)
+    yield "own", lambda: [answer for case in items for answer in encoding.own(case)]
 
 
-def _safely(name: str, codec: Codec, question: Question) -> Question:
-    "`question`, with an exception as a failed check."
-    def asked() -> list[Check]:
-        try:
-            return question()
-        except Exception as error:
-            return [Check(name=name, modality=codec.spec.modality, passed=False, gates=True, detail=f"raised {type(error).__name__}: {error}")]
-
-    return asked
-
-# %% ../nbs/10_testing.ipynb #10-testing-008
-def _check_codes(codec: Codec, tokenizer: UnifiedTokenizer, sample: Sample) -> Check:
-    "Does `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a JSON-serialisable meta an item?"
-    def answer(detail: str) -> Check:
-        return Check(name="codes", modality=sample.modality, item=sample.name, passed=not detail, gates=True, detail=detail)
-
-    signal = [sample.signal] if sample.modality == "text" else (sample.signal[0][None] if sample.modality == "audio" else sample.signal[None].float() / 255)
-    encoded = codec.encode(signal)
-    if not isinstance(encoded, Encoded):
-        return answer(f"encode returned {type(encoded).__name__}, not Encoded(codes, meta)")
-    codes, meta = encoded
-    if codes.dtype != torch.int64 or codes.ndim != 3 or codes.shape[:2] != (1, codec.spec.n_codebooks):
-        return answer(f"codes are {codes.dtype} {list(codes.shape)}, promised int64 [1, {codec.spec.n_codebooks}, n_positions]")
-    try:
-        ask.meta_hash(Tokens(codes, meta[0]))
-    except (TypeError, ValueError, IndexError) as error:
-        return answer(f"meta is not one JSON-serialisable dict an item: {error}")
-    if not isinstance(meta[0].get("n_positions"), int):
-        return answer("meta does not say n_positions")
-    return answer("codes beyond n_positions are not zero" if codes[0, :, meta[0]["n_positions"] :].any() else "")
-
-
-def _check_idempotence(tokenizer: UnifiedTokenizer, sample: Sample, tokens: Tokens) -> Check:
-    "Where the codec promises it: does encode(decode(ids)) give the same ids?"
-    decoded = ask.decode(tokenizer, sample.modality, tokens)
-    signal = (decoded * 255 + 0.5).byte() if sample.modality == "image" else decoded
-    count, detail = ask.difference(tokenizer, tokens, ask.encode(tokenizer, [Sample(sample.name, sample.modality, signal)])[0])
-    same = count == 0
-    promised = tokenizer.codec(sample.modality).spec.idempotent
-    return Check(name="idempotence", modality=sample.modality, item=sample.name, passed=same, gates=promised, found=count, expected=0, detail=detail)
+def _answers(question: Question, cases: list[Any]) -> Answers:
+    return lambda: [question.ask(case) for case in cases]
 
 # %% ../nbs/10_testing.ipynb #10-testing-010
 def check_codec(codec: Codec) -> list[Check]:
     "Ask every question of `codec` and return all answers. Raises `AssertionError` that lists every broken promise."
-    answers = [check for _, question in codec_checks(codec) for check in question()]
+    answers = [check for _, answers in codec_checks(codec) for check in answers()]
     broken = [f"{c.name}{f' ({c.item})' if c.item else ''}: {c.detail or f'found {c.found}, promised {c.expected}'}" for c in answers if c.failed_gate]
     if broken:
         raise AssertionError(f"codec {codec.spec.name!r} breaks {len(broken)} promises:\n" + "\n".join(broken))
@@ -132,6 +77,6 @@ def parametrize_with_checks(*codecs: Codec) -> Callable:
     return pytest.mark.parametrize("question", cases)
 
 
-def failures(question: Question) -> list[str]:
+def failures(question: Answers) -> list[str]:
     "What is broken, a sentence each; empty where the promise is kept."
     return [f"{c.item or c.modality}: {c.detail or f'found {c.found}, promised {c.expected}'}" for c in question() if c.failed_gate]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .codecs.base import Codec, CodecError
+from .codecs.base import Codec, CodecError, Encoded
 from .codecs.checkpoint import open_codec
 from .config import Config, dump_config, load_config, parse_config
 from .files import write_text
@@ -107,7 +107,7 @@ class UnifiedTokenizer:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         "Token ids of each string, and its meta."
-        return self._encode("text", list(texts), [{}] * len(texts))
+        return self.encode_normal("text", texts, [{}] * len(texts))
 
     def encode_images(self, images: Sequence[Image | np.ndarray | Tensor]) -> list[Tokens]:
         "Token ids of each picture (PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
@@ -119,14 +119,19 @@ class UnifiedTokenizer:
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
         "Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who encodes a signal more than once."
+        return self.tokens_of(modality, self.encode_codes(modality, signals), records)
+
+    def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
+        "The codes that the codec makes of signals as `normalise` gave them, in one batch."
+        codec = self.codec(modality)
         if modality == "text":
-            return self._encode("text", list(signals), records)
+            return codec.encode(list(signals))
         if modality == "image":
-            return self._encode("image", torch.stack(list(signals)), records)
+            return codec.encode(torch.stack(list(signals)))
         lengths = torch.tensor([wave.shape[-1] for wave in signals])
         longest = int(lengths.max())
         padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in signals]
-        return self._encode("audio", torch.stack(padded), records, lengths)
+        return codec.encode(torch.stack(padded), lengths)
 
     def encode_text(self, text: str) -> Tokens:
         "Token ids of one string: `encode_texts` of one."
@@ -140,10 +145,9 @@ class UnifiedTokenizer:
         "Token ids of one sound: `encode_audios` of one."
         return self.encode_audios([(wave, sample_rate)])[0]
 
-    def _encode(self, modality: str, signals: Any, records: Sequence[dict], lengths: Tensor | None = None) -> list[Tokens]:
-        "Tokens of a batch of normalised signals; `records` say what normalising did to each."
-        codec = self.codec(modality)
-        codes, metas = codec.encode(signals, lengths) if lengths is not None else codec.encode(signals)
+    def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
+        "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."
+        codec, (codes, metas) = self.codec(modality), encoded
         ids = to_ids(self.space, modality, codes.cpu())
         tokens = []
         for item, codec_meta, record in zip(ids, metas, records):

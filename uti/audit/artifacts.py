@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 import torch
 from safetensors.torch import save_file
@@ -16,22 +16,22 @@ from .baseline import TOKENS
 from .earlier import to_report
 from .plan import SUFFIX, Prepared, generated_files
 from .record import Item
+from ..checks.case import Case
 from ..files import write_json, write_text
 from ..media import write_png, write_wav
 from ..space import save_space, token_hash
-from ..tokenizer import Tokens
 
 # %% auto #0
 __all__ = ['token_hashes', 'write_artifacts']
 
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003
-def token_hashes(prepared: Prepared, tokens: Sequence[Tokens]) -> dict[str, str]:
+def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
     "Modality → sha256 over the ids of all its items, one after another."
-    ids = {m: [t.ids for s, t in zip(prepared.samples, tokens) if s.modality == m] for m in prepared.tokenizer.codecs}
-    return {m: token_hash(torch.cat(lines)) for m, lines in ids.items() if lines}
+    modalities = dict.fromkeys(case.modality for case in cases)
+    return {m: token_hash(torch.cat([case.tokens.ids for case in cases if case.modality == m])) for m in modalities}
 
 
-def write_artifacts(prepared: Prepared, tokens: Sequence[Tokens], decoded: Sequence[Any], items: Sequence[Item], folder: Path) -> None:
+def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[Item], folder: Path) -> None:
     "Token space, hashes, ids, normalised inputs and reconstructions into `folder`; the first picture and sound also as recon.png and recon.wav. Notes in `items` which file is whose."
     save_space(prepared.tokenizer.space, folder / "token_space.json")
     if prepared.baseline:
@@ -41,23 +41,23 @@ def write_artifacts(prepared: Prepared, tokens: Sequence[Tokens], decoded: Seque
         for path in generated_files(prepared):
             (folder / "generated").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "generated" / path.name)
-    for modality, digest in token_hashes(prepared, tokens).items():
+    for modality, digest in token_hashes(cases).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
-    save_file({f"{i.modality}/{i.name}": t.ids.contiguous().clone() for i, t in zip(items, tokens)}, folder / TOKENS)
-    for item, reference, signal in zip(items, prepared.references, decoded):
-        if reference is not None and signal is not None:
-            _write_pair(prepared, item, reference, signal, folder)
+    save_file({f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone() for i, case in zip(items, cases)}, folder / TOKENS)
+    for item, case in zip(items, cases):
+        if case.reference is not None and prepared.decoder(case.modality):
+            _write_pair(case, item, folder)
 
 
-def _write_pair(prepared: Prepared, item: Item, reference: torch.Tensor, signal: Any, folder: Path) -> None:
+def _write_pair(case: Case, item: Item, folder: Path) -> None:
     "A picture or sound, normalised and decoded."
     suffix = SUFFIX[item.modality]
     item.original, item.recon = f"original/{item.name}{suffix}", f"recon/{item.name}{suffix}"
-    for name, content in {item.original: reference, item.recon: signal}.items():
+    for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
         (folder / name).parent.mkdir(exist_ok=True)
         if item.modality == "image":
             write_png(folder / name, content)
         else:
-            write_wav(folder / name, content[0] if isinstance(content, tuple) else content, prepared.tokenizer.codec("audio").spec.sample_rate)
+            write_wav(folder / name, content[0] if isinstance(content, tuple) else content, case.spec.sample_rate)
     if not (first := folder / f"recon{suffix}").exists():
         shutil.copyfile(folder / item.recon, first)

@@ -17,14 +17,16 @@ from torch import Tensor
 from .earlier import read_record
 from .record import AuditError, AuditRecord, HeldAgainst
 from .samples import source_hash
-from ..checks import Check, Sample, difference
+from ..checks.base import Found, check, promised
+from ..checks.case import Case, Sample
 from ..metrics.base import Measurement
 from ..metrics.registry import baseline_gates
+from ..codecs.base import CodecSpec
 from ..space import diff_spaces, from_dict, token_hash
 from ..tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['TOKENS', 'Baseline', 'load_baseline', 'check_drift', 'hold_against', 'check_baseline']
+__all__ = ['TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
@@ -36,6 +38,8 @@ class Baseline:
 
     record: AuditRecord
     tokens: dict[str, Tensor]
+    modality: None = None
+    item: None = None
 
 
 def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> Baseline:
@@ -64,17 +68,37 @@ def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
     return {name: ids for name, ids in found.items() if token_hash(ids) == wanted.get(name)}
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-005
-def check_drift(tokenizer: UnifiedTokenizer, baseline: Baseline, sample: Sample, tokens: Tokens) -> Check:
-    "Are the ids of a sample those of the baseline?"
-    then = next(i for i in baseline.record.items if (i.modality, i.name) == (sample.modality, sample.name))
-    answer = {"name": "baseline_ids", "modality": sample.modality, "item": sample.name, "gates": tokenizer.codec(sample.modality).spec.invariant, "expected": 0}
-    if then.token_sha256 == token_hash(tokens.ids):
-        return Check(**answer, passed=True, found=0)
-    ids = baseline.tokens.get(f"{sample.modality}/{sample.name}")
+@dataclass(frozen=True)
+class ThenAndNow:
+    "A case, and the baseline that it is held against."
+
+    case: Case
+    baseline: Baseline
+
+    @property
+    def modality(self) -> str:
+        return self.case.modality
+
+    @property
+    def item(self) -> str:
+        return self.case.item
+
+    @property
+    def spec(self) -> CodecSpec:
+        return self.case.spec
+
+
+@check("The ids of the baseline", of="item with a baseline", gates=promised("invariant"))
+def baseline_ids(held: ThenAndNow) -> Found:
+    then = next(i for i in held.baseline.record.items if (i.modality, i.name) == (held.modality, held.item))
+    now, other = token_hash(held.case.tokens.ids), "the ids are not those of the baseline"
+    if then.token_sha256 == now:
+        return Found(True, 0, 0)
+    ids = held.baseline.tokens.get(f"{held.modality}/{held.item}")
     if ids is None:
-        return Check(**answer, passed=False, detail=f"the ids are not those of the baseline: sha256 {token_hash(tokens.ids)[:12]}, there {then.token_sha256[:12]}")
-    count, detail = difference(tokenizer, Tokens(ids, then.meta), tokens)
-    return Check(**answer, passed=False, found=count, detail=f"the ids are not those of the baseline: {detail}")
+        return Found(False, expected=0, detail=f"{other}: sha256 {now[:12]}, there {then.token_sha256[:12]}")
+    count, detail = held.case.difference(Tokens(ids, then.meta))
+    return Found(False, count, 0, f"{other}: {detail}")
 
 
 def hold_against(baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]) -> HeldAgainst:
@@ -83,8 +107,9 @@ def hold_against(baseline: Baseline, metrics: dict[str, Measurement], tolerances
     return HeldAgainst(created=baseline.record.created, passed=baseline.record.passed, metrics=before, gates=baseline_gates(metrics, before, tolerances))
 
 
-def check_baseline(baseline: Baseline) -> Check:
-    "Did the baseline itself pass? One that did not may still be compared with, and is named."
-    failed = baseline.record.failed
-    detail = "" if baseline.record.passed else f"the baseline of {baseline.record.created} did not pass itself: {'; '.join(failed[:3]) or 'a gate failed'}"
-    return Check(name="baseline_passed", passed=baseline.record.passed, gates=False, found=baseline.record.passed, expected=True, detail=detail)
+@check("The baseline passed itself", of="baseline", gates=False)
+def baseline_passed(baseline: Baseline) -> Found:
+    "One that did not may still be compared with, and is named."
+    record = baseline.record
+    why = "; ".join(record.failed[:3]) or "a gate failed"
+    return Found(record.passed, record.passed, True, "" if record.passed else f"the baseline of {record.created} did not pass itself: {why}")

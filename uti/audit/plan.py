@@ -15,11 +15,10 @@ import torch
 from .baseline import TOKENS, Baseline, load_baseline
 from .record import AuditError
 from .samples import load_samples
-from ..checks import Sample, normal
+from ..checks.case import Case, FreshProcess, Sample
 from ..config import Config, load_config
 from ..media import MediaError
 from ..outdir import output_folder, refuse_foreign
-from ..quality import reference_of
 from ..smoke_report import SmokeError, SmokeReport, read_smoke
 from ..space import diff_spaces, from_dict
 from ..tokenizer import UnifiedTokenizer
@@ -50,18 +49,21 @@ class AuditPlan:
 
 @dataclass(frozen=True)
 class Prepared:
-    "A plan with everything loaded. `samples`, `normals` and `references` are parallel: as read, as the codec takes them, and what decoded signals are measured against."
+    "A plan with everything loaded. `cases`: the samples, as read and as the codec takes them, nothing encoded yet."
 
     tokenizer: UnifiedTokenizer
     outdir: Path
-    samples: list[Sample]
-    normals: list[Sample]
-    references: list[torch.Tensor | None]
+    cases: list[Case]
     decode_mode: str
     baseline: Baseline | None
     smoke: SmokeReport | None
     smoke_folder: Path | None
     command: str
+
+    @property
+    def samples(self) -> list[Sample]:
+        "What is audited, as it was read."
+        return [case.source for case in self.cases]
 
     @property
     def config(self) -> Config:
@@ -89,9 +91,9 @@ def prepare(plan: AuditPlan) -> Prepared:
     samples = load_samples(assets, list(tokenizer.codecs))
     if not samples:
         raise AuditError(f"{plan.assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}")
-    normals, references = zip(*(_normal(tokenizer, sample) for sample in samples))
+    fresh = FreshProcess(tokenizer, samples)
     prepared = Prepared(
-        tokenizer, outdir, samples, list(normals), list(references), plan.decode_mode,
+        tokenizer, outdir, [_case(tokenizer, sample, fresh) for sample in samples], plan.decode_mode,
         baseline=load_baseline(plan.baseline, tokenizer, samples) if plan.baseline else None,
         smoke=load_smoke(plan.smoke, tokenizer) if plan.smoke else None, smoke_folder=Path(plan.smoke).parent if plan.smoke else None, command=plan.command,
     )  # fmt: skip
@@ -99,12 +101,10 @@ def prepare(plan: AuditPlan) -> Prepared:
     return prepared
 
 
-def _normal(tokenizer: UnifiedTokenizer, sample: Sample) -> tuple[Sample, torch.Tensor | None]:
-    "(the sample in its codec's normal form, what its decoded signal is measured against). Raises `MediaError` naming the sample."
+def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
+    "The case of a sample. Raises `MediaError` naming the sample."
     try:
-        ready = normal(tokenizer, sample)
-        two_rates = sample.modality == "audio" and tokenizer.codec("audio").spec.encode_rate
-        return ready, None if sample.modality == "text" else reference_of(tokenizer, sample if two_rates else ready)
+        return Case.of(tokenizer, sample, fresh)
     except MediaError as error:
         raise MediaError(f"{sample.name}: {error}") from error
 

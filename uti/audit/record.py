@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checks import Check
+from ..checks.base import Check
 from ..environment import Environment
 from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate

@@ -9,7 +9,8 @@ import datetime
 import time
 import warnings
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Callable, Iterator, Sequence
 
 import torch
 
@@ -19,15 +20,15 @@ from .earlier import to_report
 from .plan import AuditPlan, Prepared, decoders, prepare
 from .record import AuditRecord, Item
 from .samples import source_hash
-from .steps import Measured, check_decoding, check_encoding, check_idempotence, check_structure, decode_all, encode_all, measure_all, use_of
-from ..checks import Check
+from .steps import Measured, check_decoding, check_encoding, check_structure, decoded_of, measure_case, use_of
+from ..checks.base import Check
+from ..checks.case import Case
 from ..environment import environment_of
 from ..files import write_json
 from ..outdir import output_folder
 from ..metrics.base import mean_of
 from ..metrics.registry import METRICS
 from ..space import space_hash, to_dict, token_hash
-from ..tokenizer import Tokens
 
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
 STEPS = ("encoding", "checking the encoders", "checking the token space", "decoding", "checking the decoders", "measuring", "writing the report")
@@ -51,16 +52,16 @@ class Clock:
         self.seconds[step.replace(" ", "_")] = time.perf_counter() - start
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-004
-def _items(prepared: Prepared, tokens: Sequence[Tokens], measured: Sequence[Measured | None]) -> list[Item]:
-    "The record of each sample."
-    items = []
-    for sample, mine, numbers in zip(prepared.samples, tokens, measured):
-        found = {"metrics": numbers.metrics, "roundtrip": numbers.roundtrip, "idempotence": numbers.idempotence} if numbers else {}
-        items.append(Item(name=sample.name, modality=sample.modality, source_sha256=source_hash(sample), n_tokens=len(mine.ids), token_sha256=token_hash(mine.ids), meta=mine.meta, **found))
-    return items
+def _item(case: Case, numbers: Measured | None) -> Item:
+    "The record of one sample; without numbers where it was not decoded."
+    ids, meta = case.tokens
+    found = vars(numbers) if numbers else {}
+    return Item(
+        name=case.item, modality=case.modality, source_sha256=source_hash(case.source), n_tokens=len(ids), token_sha256=token_hash(ids), meta=meta, **found
+    )
 
 
-def _record(prepared: Prepared, tokens: Sequence[Tokens], items: list[Item], checks: list[Check], seconds: dict[str, float], caught: Sequence[warnings.WarningMessage]) -> AuditRecord:
+def _record(prepared: Prepared, cases: Sequence[Case], items: list[Item], checks: list[Check], seconds: dict[str, float], caught: Sequence[warnings.WarningMessage]) -> AuditRecord:
     "The record of a run whose every step is done."
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
@@ -77,14 +78,14 @@ def _record(prepared: Prepared, tokens: Sequence[Tokens], items: list[Item], che
         codecs={m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
         token_space=to_dict(tokenizer.space),
         token_space_sha256=space_hash(tokenizer.space),
-        token_hashes=token_hashes(prepared, tokens),
+        token_hashes=token_hashes(cases),
         metrics=metrics,
         metric_facts={name: METRICS[name].facts for name in metrics},
         baseline=held,
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,
         items=items,
-        codebook_use={m: use_of(prepared, tokens, m) for m in dict.fromkeys(s.modality for s in prepared.samples)},
+        codebook_use={m: use_of([c for c in cases if c.modality == m]) for m in dict.fromkeys(c.modality for c in cases)},
         seconds=seconds,
         warnings=sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())[:300]}" for w in caught}),
     )
@@ -96,27 +97,29 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    clock, checks = Clock(progress), []
+    cases = [replace(case) for case in prepared.cases]  # nothing of them is encoded yet, also where a plan runs twice
+    clock, decoded, checks = Clock(progress), decoded_of(prepared, cases), []
     torch.manual_seed(prepared.config.seed)
     with output_folder(prepared.outdir) as out, decoders(prepared), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         with clock("encoding"):
-            tokens = encode_all(prepared)
+            for case in cases:
+                _ = case.tokens
         with clock("checking the encoders"):
-            checks += check_encoding(prepared, tokens)
+            checks += check_encoding(prepared, cases)
         with clock("checking the token space"):
             checks += check_structure(prepared)
         with clock("decoding"):
-            decoded = decode_all(prepared, tokens)
+            for case in decoded:
+                _ = case.decoded
         with clock("checking the decoders"):
-            checks += check_decoding(prepared, tokens, decoded)
+            checks += check_decoding(prepared, decoded)
         with clock("measuring"):
-            measured = measure_all(prepared, tokens, decoded)
-            checks += check_idempotence(prepared, measured)
+            measured = {(case.modality, case.item): measure_case(case) for case in decoded}
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
-        items = _items(prepared, tokens, measured)
-        write_artifacts(prepared, tokens, decoded, items, out.staged)
-        record = _record(prepared, tokens, items, checks, clock.seconds, caught)
+        items = [_item(case, measured.get((case.modality, case.item))) for case in cases]
+        write_artifacts(prepared, cases, items, out.staged)
+        record = _record(prepared, cases, items, checks, clock.seconds, caught)
         write_json(out.staged / "report.json", to_report(record))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .record import AuditError
-from ..checks import Sample
+from ..checks.case import Sample
 from ..media import find_media, load_image, read_audio
 
 # %% auto #0

@@ -10,64 +10,55 @@ from typing import Any, Sequence
 
 import torch
 
-from .. import checks as ask
-from .baseline import check_baseline, check_drift
+from .baseline import ThenAndNow
 from .plan import Prepared
-from ..checks import Check
+from ..checks.base import Check
+from ..checks.case import Case, CodecCase, SpaceCase, codes_of
+from ..checks.registry import ask
 from ..metrics.base import Measurement
 from ..metrics.codebooks import codebook_use
-from ..metrics.registry import measure
-from ..quality import round_trip
-from ..tokenizer import Tokens
+from ..metrics.registry import measure, metrics_of
 
 # %% auto #0
-__all__ = ['encode_all', 'check_encoding', 'check_structure', 'decode_all', 'check_decoding', 'Measured', 'measure_all',
-           'check_idempotence', 'use_of']
+__all__ = ['check_encoding', 'codec_cases', 'check_structure', 'decoded_of', 'check_decoding', 'Measured', 'measure_case',
+           'use_of']
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-003
-def encode_all(prepared: Prepared) -> list[Tokens]:
-    "The tokens of each sample, encoded alone."
-    return [ask.encode(prepared.tokenizer, [sample])[0] for sample in prepared.normals]
+def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
+    "What is asked of each encoded item, and whether its ids are those of the baseline."
+    answers: list[Check] = []
+    for case in cases:
+        answers += ask("encoded item", case)
+        if prepared.baseline:
+            answers += ask("item with a baseline", ThenAndNow(case, prepared.baseline))
+    return answers
 
 
-def check_encoding(prepared: Prepared, tokens: Sequence[Tokens]) -> list[Check]:
-    "Again, with other threads, in a batch, on other devices, in a fresh process: the same ids? In their range, in the right number, and those of the baseline?"
-    tokenizer, checks = prepared.tokenizer, []
-    for sample, mine in zip(prepared.normals, tokens):
-        checks += [
-            ask.check_determinism(tokenizer, sample, mine),
-            ask.check_token_range(tokenizer, sample, mine),
-            ask.check_shape(tokenizer, sample, mine),
-            ask.check_threads(tokenizer, sample),
-            ask.check_batch(tokenizer, sample),
-            ask.check_devices(tokenizer, sample),
-            *ask.check_own(tokenizer, sample),
-        ]
-        checks += [check_drift(tokenizer, prepared.baseline, sample, mine)] if prepared.baseline else []
-    return checks + ask.check_fresh_process(tokenizer, prepared.samples, tokens)
+def codec_cases(prepared: Prepared) -> list[CodecCase]:
+    return [CodecCase(prepared.tokenizer, modality, prepared.config.seed) for modality in prepared.tokenizer.codecs]
 
 
 def check_structure(prepared: Prepared) -> list[Check]:
     "The token space, the codebooks, the smoke tests and the baseline that were given."
-    checks = ask.check_space(prepared.tokenizer.space) + (prepared.smoke.checks if prepared.smoke else [])
-    checks += [check_baseline(prepared.baseline)] if prepared.baseline else []
-    return checks + [ask.check_runtime_size(prepared.tokenizer, modality) for modality in prepared.tokenizer.codecs]
+    answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (prepared.smoke.checks if prepared.smoke else [])
+    answers += ask("baseline", prepared.baseline) if prepared.baseline else []
+    return answers + [answer for case in codec_cases(prepared) for answer in ask("codec", case)]
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-004
-def decode_all(prepared: Prepared, tokens: Sequence[Tokens]) -> list[Any]:
-    "The decoded signal of each sample; None where no decoder runs."
-    return [ask.decode(prepared.tokenizer, s.modality, mine) if prepared.decoder(s.modality) else None for s, mine in zip(prepared.normals, tokens)]
+def decoded_of(prepared: Prepared, cases: Sequence[Case]) -> list[Case]:
+    "The cases for whose codec a decoder runs."
+    return [case for case in cases if prepared.decoder(case.modality)]
 
 
-def check_decoding(prepared: Prepared, tokens: Sequence[Tokens], decoded: Sequence[Any]) -> list[Check]:
-    "What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode."
-    tokenizer, checks = prepared.tokenizer, []
-    for sample, mine, signal in zip(prepared.normals, tokens, decoded):
-        if signal is not None:
-            checks += ask.check_decode(tokenizer, sample, mine, signal)
-            checks += [ask.check_decode_again(tokenizer, sample, mine, signal), ask.check_rejection(tokenizer, sample, mine)]
-    checks += [ask.check_refuses_decode(codec) for codec in tokenizer.codecs.values() if not codec.spec.decode_modes]
-    return checks + [ask.check_any_codes(tokenizer, m, prepared.config.seed) for m in tokenizer.codecs if prepared.decoder(m)]
+def check_decoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
+    "What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode. `cases`: those that are decoded."
+    answers = [answer for case in cases for answer in ask("decoded item", case)]
+    for case in codec_cases(prepared):
+        if not case.spec.decode_modes:
+            answers += ask("codec without a decoder", case)
+        elif prepared.decoder(case.modality):
+            answers += ask("decoder", case)
+    return answers
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-005
 @dataclass(frozen=True)
@@ -79,30 +70,16 @@ class Measured:
     idempotence: float
 
 
-def measure_all(prepared: Prepared, tokens: Sequence[Tokens], decoded: Sequence[Any]) -> list[Measured | None]:
-    "The numbers of each sample; None where it was not decoded. Encodes and decodes once more, for the round trip."
-    found: list[Measured | None] = []
-    for sample, reference, mine, signal in zip(prepared.normals, prepared.references, tokens, decoded):
-        if signal is None:
-            found.append(None)
-            continue
-        metrics = {} if reference is None else measure(sample.modality, reference, signal)
-        found.append(Measured(metrics, *round_trip(prepared.tokenizer, sample.modality, mine, signal)))
-    return found
+def measure_case(case: Case) -> Measured:
+    "The decoded signal against the input as the codec got it, and against itself after a round trip."
+    metrics = measure(case.modality, case.reference, case.decoded)
+    if not metrics_of(case.modality, "round trip"):
+        return Measured(metrics, {}, case.idempotence)
+    first = case.decoded[0] if isinstance(case.decoded, tuple) else case.decoded
+    return Measured(metrics, measure(case.modality, first, case.twice, "round trip"), case.idempotence)
 
 
-def check_idempotence(prepared: Prepared, measured: Sequence[Measured | None]) -> list[Check]:
-    "Did encode(decode(ids)) keep all ids? A gate where it was promised."
-    checks = []
-    for sample, numbers in zip(prepared.normals, measured):
-        if numbers is not None:
-            promised = prepared.tokenizer.codec(sample.modality).spec.idempotent
-            detail = "" if promised else "not promised: expected false for a lossy codec"
-            checks.append(Check(name="idempotence", modality=sample.modality, item=sample.name, passed=numbers.idempotence == 1, gates=promised, found=numbers.idempotence, expected=1.0, detail=detail))
-    return checks
-
-
-def use_of(prepared: Prepared, tokens: Sequence[Tokens], modality: str) -> list[dict[str, Any]]:
-    "How the entries of each codebook of `modality` are used by all its items together."
-    codes = [ask.codes_of(prepared.tokenizer, mine) for s, mine in zip(prepared.samples, tokens) if s.modality == modality]
-    return codebook_use(torch.cat(codes, -1), prepared.tokenizer.codec(modality).spec.codebook_sizes)
+def use_of(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    "How the entries of each codebook are used by all items of one modality together."
+    codes = [codes_of(case.tokenizer, case.tokens) for case in cases]
+    return codebook_use(torch.cat(codes, -1), cases[0].spec.codebook_sizes)
