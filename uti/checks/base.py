@@ -80,11 +80,15 @@ CHECKS: dict[str, Question] = {}
 
 
 def check(sentence: str, *, of: Of, gates: bool | Callable[[Any], bool] = True, modalities: tuple[str, ...] = ()) -> Callable:
-    "Put the decorated function of (case) → `Found` on the list, under its name. Raises ValueError where the name is taken."
+    """Put the decorated function of (case) → `Found` on the list, under its name.
+
+    The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another one has the name.
+    """
     def listed(function: Callable[[Any], Found]) -> Callable[[Any], Found]:
-        if function.__name__ in CHECKS:
-            raise ValueError(f"a check named {function.__name__!r} is on the list already")
-        CHECKS[function.__name__] = Question(function.__name__, sentence, of, gates, modalities, function)
+        name = function.__name__
+        if name in CHECKS and (CHECKS[name].sentence, CHECKS[name].of) != (sentence, of):
+            raise ValueError(f"a check named {name!r} is on the list already: {CHECKS[name].sentence}")
+        CHECKS[name] = Question(name, sentence, of, gates, modalities, function)
         return function
 
     return listed
