@@ -80,11 +80,12 @@ def uti(tmp_path):
 
 THIRD_PARTY = '''
 import torch
-from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.base import Codec, Encoded
+from uti.codecs.spec import ImageSpec
 
 class Stripes(Codec):
     "One id a picture: its mean grey."
-    spec = CodecSpec("stripes", "image", (256,), version="1", licence="MIT", source="none", image_size=(16, 16), grid=(1, 1), invariant=True)
+    spec = ImageSpec("stripes", (256,), version="1", licence="MIT", source="none", input_size=(16, 16), grid=(1, 1), invariant=True)
     def __init__(self, breaks=False):
         self.breaks = breaks
     def _encode(self, signals, lengths):

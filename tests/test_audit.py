@@ -19,10 +19,11 @@ from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.audit.run import run_audit
 from uti.codecs import base
-from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.base import Codec, Encoded
 from uti.checks.registry import ask
 from uti.codecs.audio import EmbeddedAudio
 from uti.codecs.image import EmbeddedImage
+from uti.codecs.spec import ImageSpec
 from uti.codecs.text import EmbeddedText
 from uti.config import load_config, parse_config
 from uti.media import load_image
@@ -190,7 +191,7 @@ def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_non
 class TwoWays(Codec):
     "A codec of grey pictures with two decoders, which say which of them ran."
 
-    spec = CodecSpec("two-ways", "image", (256,), version="1", licence="MIT", source="none", image_size=(16, 16), grid=(1, 1), invariant=True, decode_modes=("deterministic", "diffusion"))
+    spec = ImageSpec("two-ways", (256,), version="1", licence="MIT", source="none", input_size=(16, 16), grid=(1, 1), invariant=True, decode_modes=("deterministic", "diffusion"))
 
     def runtime_codebook_sizes(self):
         return (256,)

@@ -38,7 +38,7 @@ def checkpoint(tmp_path_factory):
 
 def sounds(codec, *seconds):
     "Noise under a rising tone, float32 [batch, channels, samples], and the samples that are valid of each."
-    rate = codec.spec.encode_rate or codec.spec.sample_rate
+    rate = codec.spec.sample_rate
     lengths = [max(1, round(s * rate)) for s in seconds]
     t = torch.arange(max(lengths)) / rate
     generator = torch.Generator().manual_seed(0)
@@ -171,7 +171,7 @@ def library_ids(family, model, pixels):
 def test_image_ids_are_the_librarys(family, checkpoint):
     codec, model = HFImage(checkpoint(family), **OPTIONS.get(family, {})), make(family)
     pixels = CHAMELEON if "chameleon" in family else CENTRED if family == "VQModel" else CLIP
-    h, w = codec.spec.image_size
+    h, w = codec.spec.input_size
     ramp = torch.linspace(0, 1, w).expand(3, h, w)
     images = torch.stack([ramp, ramp.mT, torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))]).contiguous()
     part = model if family in ("VQModel", "glm_image") or family.endswith("_vqgan") else model.model.vqmodel
@@ -284,7 +284,7 @@ def test_a_vqmodel_inside_a_pipeline(checkpoint, tmp_path):
     whole = tmp_path / "pipeline"
     shutil.copytree(checkpoint("VQModel"), whole / "vqvae")
     (whole / "README.md").write_text("---\nlicense: mit\n---\n")
-    assert HFImage(whole / "vqvae").spec.image_size == (512, 512)
+    assert HFImage(whole / "vqvae").spec.input_size == (512, 512)
     codec = open_codec("image", str(whole), {"subfolder": "vqvae", "image_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]})
     assert (codec.spec.licence, codec.spec.source) == ("mit", "pipeline/vqvae")
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

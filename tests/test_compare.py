@@ -17,7 +17,8 @@ from small_unclip import save_small_unclip
 from uti.audit.record import AuditError
 from uti.checks.encoding import threads
 from uti.codecs import base
-from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.base import Codec, Encoded
+from uti.codecs.spec import AudioSpec, ImageSpec
 from uti.compare import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
 from uti.comparison import Comparison
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
@@ -217,8 +218,8 @@ class Held(Codec):
     "Every `hop`-th sample in 8 bits, at 8 kHz; or, as a picture, its mean grey in a frame of another shape."
 
     def __init__(self, modality="audio", image_size=(16, 32)):
-        form = {"sample_rate": 8000, "channels": 2, "hop_length": 2} if modality == "audio" else {"image_size": tuple(image_size), "grid": (1, 1)}
-        self.spec = CodecSpec("held", modality, (256,), version="1", licence="MIT", source="none", **form)
+        form = {"sample_rate": 8000, "channels": 2, "hop_length": 2} if modality == "audio" else {"input_size": tuple(image_size), "grid": (1, 1)}
+        self.spec = (AudioSpec if modality == "audio" else ImageSpec)("held", (256,), version="1", licence="MIT", source="none", **form)
 
     def runtime_codebook_sizes(self):
         return (256,)

@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import soundfile as sf
 import torch
 
 from uti.audit.earlier import read_record
@@ -11,8 +12,9 @@ from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
 from uti.codecs.audio import EmbeddedAudio
-from uti.codecs.base import Codec, CodecError, CodecSpec, Encoded
+from uti.codecs.base import Codec, CodecError, Encoded
 from uti.codecs.image import EmbeddedImage
+from uti.codecs.spec import AudioSpec
 from uti.codecs.text import EmbeddedText
 from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
 from uti.tokenizer import UnifiedTokenizer
@@ -27,9 +29,9 @@ class Blocks(Codec):
     "Two codebooks of 16 levels: the mean of every ten samples, coarse and fine. Keeps every promise."
 
     def __init__(self, **promises):
-        self.spec = CodecSpec(
+        self.spec = AudioSpec(
             **{
-                **dict(name="blocks", modality="audio", codebook_sizes=(16, 16), version="1", licence="MIT", source="none"),
+                **dict(name="blocks", codebook_sizes=(16, 16), version="1", licence="MIT", source="none"),
                 **dict(sample_rate=1000, channels=1, hop_length=10, invariant=True),
                 **promises,
             }
@@ -236,7 +238,7 @@ def check_codec_answers(codec):
     return [c for _, question in codec_checks(codec) for c in question()]
 
 
-@pytest.mark.parametrize("wrong", [dict(modality="smell"), dict(codebook_sizes=()), dict(hop_length=None), dict(codebook_sizes=(0,))])
+@pytest.mark.parametrize("wrong", [dict(codebook_sizes=()), dict(hop_length=None), dict(hop_length=0), dict(channels=1.0), dict(codebook_sizes=(0,))])
 def test_a_spec_that_contradicts_itself(wrong):
     with pytest.raises(CodecError):
         Blocks(**wrong)
@@ -267,3 +269,36 @@ def test_a_check_needs_one_place(question, tmp_path):
     with pytest.raises(ValueError, match="'no_code_is_zero' is on the list already"):
         check("again", of="codec")(question)
     assert not [name for name, _ in codec_checks(EmbeddedText()) if name == "no_code_is_zero"]
+
+
+class Rising(Codec):
+    "Takes sounds at 8 kHz and gives them at 12: every ten samples in are fifteen out, all of one height."
+
+    spec = AudioSpec("rising", (256,), "1", "MIT", "none", sample_rate=8000, output_rate=12_000, channels=1, hop_length=15, invariant=True)
+
+    def _encode(self, signals, lengths):
+        given = [n * 3 // 2 for n in lengths.tolist()]
+        codes = torch.zeros(len(given), 1, max(self.expected_positions(n) for n in given), dtype=torch.int64)
+        for row, wave, n, out in zip(codes, signals, lengths.tolist(), given):
+            frames = torch.nn.functional.pad(wave[0, :n].double(), (0, -n % 10)).view(-1, 10).mean(1)
+            row[0, : self.expected_positions(out)] = ((frames[: self.expected_positions(out)] + 1) * 127.5).round().long()
+        return Encoded(codes, [{"n_positions": self.expected_positions(n), "n_samples": n} for n in given])
+
+    def _decode(self, codes, meta):
+        return (codes / 127.5 - 1).repeat_interleave(15, -1).float()[:, :, : max(m["n_samples"] for m in meta)]
+
+    def runtime_codebook_sizes(self):
+        return (256,)
+
+
+def test_two_sample_rates_are_stated_in_one_place(tmp_path):
+    "The contract, the gates, the record and the files of a codec that takes one rate and gives another follow from its spec."
+    assert not [c for c in check_codec(Rising()) if c.failed_gate]
+    record = run_audit(AuditPlan(UnifiedTokenizer({"audio": Rising()}), tmp_path))
+    read = read_record(tmp_path / "report.json")
+    assert record.passed and (read.codecs["audio"]["sample_rate"], read.codecs["audio"]["output_rate"]) == (8000, 12_000)
+    found = {c.name: c for c in read.checks if c.item == "speech.wav"}
+    assert found["sample_rate"].found == 12_000 and found["length"].passed
+    assert read.metrics["audio_snr_db"].value > 0  # a click a millisecond is not much of a codec, but is aligned
+    files = [sf.info(tmp_path / name) for item in read.items for name in (item.original, item.recon) if item.name == "speech.wav"]
+    assert {f.samplerate for f in files} == {12_000} and len({f.frames for f in files}) == 1

@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 import transformers as hf
 
-from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.base import Codec, Encoded
+from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
 from uti.codecs.hf_text import PROBES, HFText
 from uti.codecs.text import EmbeddedText
 from uti.config import parse_config
@@ -28,7 +29,8 @@ class Sized(Codec):
     "Promises codebooks, and no more: an export asks for nothing else."
 
     def __init__(self, modality, *sizes):
-        self.spec = CodecSpec(f"sized-{modality}", modality, sizes, version="1", licence="MIT", source="none", image_size=(8, 8), grid=(1, 1), sample_rate=8000, channels=1, hop_length=80)
+        kind, form = {"text": (TextSpec, {}), "image": (ImageSpec, {"input_size": (8, 8), "grid": (1, 1)}), "audio": (AudioSpec, {"sample_rate": 8000, "channels": 1, "hop_length": 80})}[modality]
+        self.spec = kind(f"sized-{modality}", sizes, version="1", licence="MIT", source="none", **form)
 
     def _encode(self, signals, lengths):
         return Encoded(torch.zeros(len(signals), self.spec.n_codebooks, 1, dtype=torch.int64), [{"n_positions": 1} for _ in signals])

@@ -19,13 +19,14 @@ from uti.report import write_list
 RUN = "document.title=String.fromCharCode(80,87,78)"  # a handler that runs leaves a mark that can be read: the title PWN
 HOSTILE = f"<img src=x onerror={RUN}><span onclick={RUN}>$\\frac$`*_[x](javascript:{RUN})"
 CODEC = f'''
-from uti.codecs.base import Codec, CodecSpec, Encoded
+from uti.codecs.base import Codec, Encoded
+from uti.codecs.spec import ImageSpec
 import torch
 
 HOSTILE = {HOSTILE!r}
 
 class Hostile(Codec):
-    spec = CodecSpec(HOSTILE, "image", (256,), version=HOSTILE, licence=HOSTILE, source="<script>{RUN}</script>" + HOSTILE, image_size=(16, 16), grid=(1, 1), notes=(HOSTILE, "<audio onerror={RUN}>" * 40))
+    spec = ImageSpec(HOSTILE, (256,), version=HOSTILE, licence=HOSTILE, source="<script>{RUN}</script>" + HOSTILE, input_size=(16, 16), grid=(1, 1), notes=(HOSTILE, "<audio onerror={RUN}>" * 40))
     def runtime_codebook_sizes(self):
         return (256,)
     def own_checks(self, signals, encoded):

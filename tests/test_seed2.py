@@ -353,7 +353,7 @@ def test_own_checks_notice_an_embedding_that_is_not_finite(checkpoint):
 def test_the_same_picture_twice_and_wherever_it_lies_in_a_batch(drawing, reference):
     codes = reference["ids"][:, None]
     pictures = drawing.decode(codes, [META] * 3)
-    assert pictures.shape == (3, 3, *drawing.spec.image_size) and pictures.dtype == torch.float32
+    assert pictures.shape == (3, 3, *drawing.spec.output_size) and pictures.dtype == torch.float32
     assert pictures.min() >= 0 and pictures.max() <= 1 and not torch.equal(pictures[0], pictures[1])
     torch.rand(5)  # somebody else draws
     assert torch.equal(drawing.decode(codes, [META] * 3), pictures)

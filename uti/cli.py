@@ -169,13 +169,8 @@ def codecs() -> None:
             except Exception as error:  # a codec of somebody else may fail in any way; the list goes on
                 table.add_row(name, "", "", "", "", f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}")
                 continue
-            form = {
-                "text": "lossless" if spec.lossless else "lossy",
-                "image": "×".join(map(str, spec.image_size or ())) + " → " + "×".join(map(str, spec.grid or ())),
-                "audio": f"{(spec.sample_rate or 0) / 1000:g} kHz, {(spec.sample_rate or 0) / (spec.hop_length or 1):g} positions/s",
-            }
             sizes = f"{spec.n_codebooks} × {spec.codebook_sizes[0]}" if len(set(spec.codebook_sizes)) == 1 else str(list(spec.codebook_sizes))
-            table.add_row(name, spec.modality, sizes, form[spec.modality], spec.licence, "✓")
+            table.add_row(name, spec.modality, sizes, spec.form, spec.licence, "✓")
         out.print(table)
         out.print("\nWith a checkpoint, a folder or a hub id: uti audit --audio facebook/encodec_24khz\n", highlight=False)
         table = Table("name", "modality", "reads", "here", box=None)

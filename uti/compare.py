@@ -10,6 +10,7 @@ import math
 import os
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -22,7 +23,7 @@ from .audit.plan import SUFFIX, AuditPlan, Prepared, check_apart, decoders, prep
 from .audit.record import AuditError, AuditRecord, told
 from .audit.run import STEPS, Progress, run_audit
 from .audit.samples import source_hash
-from .checks.case import Sample, decode, encode
+from .checks.case import Sample
 from .codecs.base import MODALITIES, CodecError
 from .codecs.checkpoint import checkpoint_codecs, modality_of
 from .comparison import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate
@@ -95,8 +96,8 @@ def _config_of(source: str) -> Config:
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     "The form that every codec's output can be brought into. Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show different parts of the same picture."
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
-    sizes = {name: tuple(t.codecs["image"].spec.image_size) for name, t in tokenizers.items() if "image" in t.codecs}
-    rates = [t.codecs["audio"].spec.sample_rate for t in tokenizers.values() if "audio" in t.codecs]
+    sizes = {name: tuple(t.codecs["image"].spec.output_size) for name, t in tokenizers.items() if "image" in t.codecs}
+    rates = [t.codecs["audio"].spec.output_rate for t in tokenizers.values() if "audio" in t.codecs]
     clips = [t.clip_seconds for t in tokenizers.values() if "audio" in t.codecs and t.clip_seconds]
     smallest = min(sizes.values(), key=math.prod, default=None)
     for name, (rows, columns) in sizes.items():
@@ -146,10 +147,10 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
         return Rate()
     bits, tokens = sum(bits_of(spec, i.meta["n_positions"]) for i in items), sum(i.n_tokens for i in items)
     if modality == "image":
-        own, common = (len(items) * math.prod(size) for size in (spec["image_size"], form.image_size))
+        own, common = (len(items) * math.prod(size) for size in (spec["input_size"], form.image_size))
         return Rate(bits_per_pixel=bits / own, common_bits_per_pixel=bits / common, tokens_per_item=tokens / len(items))
     if modality == "audio":
-        seconds = sum(i.meta["codec_meta"]["n_samples"] for i in items) / spec["sample_rate"]
+        seconds = sum(i.meta["codec_meta"]["n_samples"] for i in items) / spec["output_rate"]
         return Rate(kbps=bits / seconds / 1000, tokens_per_second=tokens / seconds)
     return Rate(bits_per_byte=bits / n_bytes, tokens_per_byte=tokens / n_bytes)
 
@@ -160,7 +161,7 @@ def _measure_common(form: CommonForm, modality: str, reference: Tensor, recon: P
         return measure(modality, reference, in_common_form(form, modality, load_image(recon)))
     wave = in_common_form(form, modality, read_audio(recon))
     wave = torch.nn.functional.pad(wave, (0, reference.shape[-1] - wave.shape[-1]))  # resampled twice: a sample more or less
-    return measure(modality, reference, (wave, form.sample_rate))
+    return measure(modality, (reference, form.sample_rate), (wave, form.sample_rate))
 
 
 def _means(items: list[dict[str, Measurement]]) -> dict[str, Measurement]:
@@ -231,13 +232,12 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
 def _answers(inputs: Prepared, report: AuditRecord) -> bool:
     "Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that lies beside it?"
     asked = set()
-    for sample, item in zip(inputs.samples, report.items):
-        tokens = encode(inputs.tokenizer, [sample])[0]
-        if token_hash(tokens.ids) != item.token_sha256 or canonical_json(tokens.meta) != canonical_json(item.meta):
+    for case, item in zip((replace(case) for case in inputs.cases), report.items):
+        if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(case.tokens.meta) != canonical_json(item.meta):
             return False
-        if item.recon and sample.modality not in asked:
-            asked.add(sample.modality)
-            if inputs.decoder(sample.modality) == "diffusion" or not _is_in(inputs.outdir / item.recon, sample.modality, decode(inputs.tokenizer, sample.modality, tokens)):
+        if item.recon and case.modality not in asked:
+            asked.add(case.modality)
+            if inputs.decoder(case.modality) == "diffusion" or not _is_in(inputs.outdir / item.recon, case.modality, case.decoded):
                 return False
     return True
 

@@ -103,7 +103,7 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     passed: bool = Field(alias="pass", description="no gate failed in any audit")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")

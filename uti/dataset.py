@@ -123,7 +123,7 @@ def _piece(tokenizer: UnifiedTokenizer, there: dict[str, list[Sample]], task: st
     if modality == "text":
         return passage(sample, max(8, text_tokens // 2), rng)
     codec = tokenizer.codec("audio")
-    return clip(sample, list(codec.sound_lengths(audio_positions).values())[-1] / codec.spec.sample_rate, rng)
+    return clip(sample, list(codec.sound_lengths(audio_positions).values())[-1] / codec.spec.output_rate, rng)
 
 
 def _encode_pieces(tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]) -> list[np.ndarray]:

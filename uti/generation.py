@@ -14,7 +14,7 @@ from torch import Tensor
 from .compat import torchaudio  # before transformers, parts of which import it too
 from .grammar import Grammar, Reader, Segment, SequenceError, parse
 from .sequences import IGNORED, Example
-from .tokenizer import UnifiedTokenizer
+from .tokenizer import Tokens, UnifiedTokenizer
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 # %% auto #0
@@ -110,7 +110,4 @@ def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
 def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:
     "The str, the picture float32 [3, H, W], or the (wave [channels, samples], sample rate) of a segment. Raises what the tokenizer raises where it cannot be decoded."
     ids = torch.from_numpy(segment.ids)
-    if segment.modality == "text":
-        return tokenizer.decode_text(ids)
-    decode = tokenizer.decode_image if segment.modality == "image" else tokenizer.decode_audio
-    return decode(ids, tokenizer.generated_meta(segment.modality, len(ids)))
+    return tokenizer.decode(segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, len(ids))))

@@ -103,7 +103,7 @@ def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
 def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1, samples]; rates in kbps."
     rates = [rate for rate in MU_LAW_RATES if rate <= sample_rate]
-    ladder = {f"{rate / 1000:g} kHz": [(8 * rate / 1000, measure("audio", w, (through_mu_law(w, sample_rate, rate), sample_rate))) for w in waves] for rate in rates}
+    ladder = {f"{rate / 1000:g} kHz": [(8 * rate / 1000, measure("audio", (w, sample_rate), (through_mu_law(w, sample_rate, rate), sample_rate))) for w in waves] for rate in rates}
     return _reference("µ-law", "audio", f"8 bits a sample with the µ-law of ITU-T G.711, resampled to {', '.join(ladder)} and back", ladder)
 
 # %% ../nbs/08_references.ipynb #08-references-011
@@ -143,7 +143,7 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
 
 def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
-    ladder = {f"{kbps} kbps": [(kbps, measure("audio", w, (through_opus(w, sample_rate, kbps), sample_rate))) for w in waves] for kbps in OPUS_KBPS}
+    ladder = {f"{kbps} kbps": [(kbps, measure("audio", (w, sample_rate), (through_opus(w, sample_rate, kbps), sample_rate))) for w in waves] for kbps in OPUS_KBPS}
     return _reference("Opus", "audio", "ffmpeg's libopus, hard constant rate, -application audio, frames of 60 ms, delay taken back; packets count, their Ogg container does not", ladder)
 
 # %% ../nbs/08_references.ipynb #08-references-016

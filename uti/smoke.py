@@ -171,7 +171,7 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
     prompt = prompt_of(run.of_task(task)[0])
     room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
-    lengths = codec.sound_lengths(min(room, int(LISTEN_SECONDS * codec.spec.sample_rate / codec.spec.hop_length) + 1))
+    lengths = codec.sound_lengths(min(room, int(LISTEN_SECONDS * codec.spec.output_rate / codec.spec.hop_length) + 1))
     only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
     found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
     text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))

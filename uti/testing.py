@@ -27,7 +27,7 @@ def probes(codec: Codec) -> list[Sample]:
         texts = {"words": "A few plain words.", "scripts": "naïve 漢字 עברית 🜁", "controls": "a\x00b\r\n\tc  d ", "one": "x"}
         return [Sample(name, "text", text) for name, text in texts.items()]
     if spec.modality == "image":
-        h, w = spec.image_size
+        h, w = spec.input_size
         ramp = torch.linspace(0, 255, w).expand(3, h, w).contiguous()
         noise = torch.rand(3, h, w, generator=generator) * 255
         return [Sample("ramp", "image", ramp.byte()), Sample("noise", "image", noise.byte()), Sample("black", "image", torch.zeros(3, h, w, dtype=torch.uint8))]

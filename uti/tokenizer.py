@@ -16,7 +16,6 @@ from .codecs.base import Codec, CodecError, Encoded
 from .codecs.checkpoint import open_codec
 from .config import Config, dump_config, load_config, parse_config
 from .files import write_text
-from .media import normalise_audio, normalise_image
 from .sequences import flatten, unflatten
 from .space import SpaceError, TokenSpace, diff_spaces, load_space, save_space, to_codes, to_ids
 
@@ -97,13 +96,7 @@ class UnifiedTokenizer:
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
         "`signal` in the form that the codec of `modality` encodes, and a record of what was done. A picture, a (wave, sample rate in Hz), or a str, which stays as it is. Raises `MediaError`."
-        spec = self.codec(modality).spec
-        if modality == "image":
-            return normalise_image(signal, spec.image_size, spec.resize, spec.resample)
-        if modality == "audio":
-            wave, rate = signal
-            return normalise_audio(wave, rate, target_rate=spec.encode_rate or spec.sample_rate, channels=spec.channels, clip_seconds=self.clip_seconds)
-        return signal, {}
+        return self.codec(modality).spec.normalise(signal, self.clip_seconds)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         "Token ids of each string, and its meta."
@@ -124,14 +117,7 @@ class UnifiedTokenizer:
     def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
         "The codes that the codec makes of signals as `normalise` gave them, in one batch."
         codec = self.codec(modality)
-        if modality == "text":
-            return codec.encode(list(signals))
-        if modality == "image":
-            return codec.encode(torch.stack(list(signals)))
-        lengths = torch.tensor([wave.shape[-1] for wave in signals])
-        longest = int(lengths.max())
-        padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in signals]
-        return codec.encode(torch.stack(padded), lengths)
+        return codec.encode(*codec.spec.batch(signals))
 
     def encode_text(self, text: str) -> Tokens:
         "Token ids of one string: `encode_texts` of one."
@@ -170,18 +156,15 @@ class UnifiedTokenizer:
 
     def decode_text(self, ids: Tensor) -> str:
         "The string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
-        meta = self._meta(self.codec("text"), len(ids), {"n_positions": len(ids)}, {})
-        return self._decode("text", [ids], [meta])[0]
+        return self.decode("text", Tokens(ids, {}))
 
     def decode_images(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Tensor]:
         "Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta. Raises `SpaceError` or `TokenizerError` where they do not fit."
-        return list(self._decode("image", ids, metas))
+        return self.decode_batch("image", ids, metas)
 
     def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[tuple[Tensor, int]]:
         "(wave float32 [channels, samples] of exactly the encoded length, sample rate) of each item's ids and meta. Raises `SpaceError` or `TokenizerError`."
-        waves = self._decode("audio", ids, metas)
-        lengths = [meta["codec_meta"]["n_samples"] for meta in metas]
-        return [(wave[:, :n], self.codec("audio").spec.sample_rate) for wave, n in zip(waves, lengths)]
+        return self.decode_batch("audio", ids, metas)
 
     def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
         "The picture of one item: `decode_images` of one."
@@ -191,7 +174,14 @@ class UnifiedTokenizer:
         "The sound of one item: `decode_audios` of one."
         return self.decode_audios([ids], [meta])[0]
 
-    def _decode(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> Any:
+    def decode(self, modality: str, tokens: Tokens) -> Any:
+        "The signal of one item of any modality: str, float32 [3, H, W], or (wave, rate). A text decodes from its ids alone. Raises as `decode_images` does."
+        ids, meta = tokens
+        if self.codec(modality).spec.meta_free:
+            meta = self.generated_meta(modality, len(ids))
+        return self.decode_batch(modality, [ids], [meta])[0]
+
+    def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
         "Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not read."
         codec, codes = self.codec(modality), []
         for line, meta in zip(ids, metas, strict=True):
@@ -200,18 +190,17 @@ class UnifiedTokenizer:
             codes.append(to_codes(self.space, modality, grid))
         longest = max((c.shape[-1] for c in codes), default=0)
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
-        return codec.decode(padded, [meta["codec_meta"] for meta in metas])
+        inner = [meta["codec_meta"] for meta in metas]
+        return codec.spec.items(codec.decode(padded, inner), inner)
 
     def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
         "The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or a text. Raises `TokenizerError` where no signal makes as many."
         codec = self.codec(modality)
         n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
-        if modality == "text":
-            return self._meta(codec, n_tokens, {"n_positions": n_positions}, {})
-        n_samples = codec.sound_lengths(n_positions).get(n_positions) if modality == "audio" else None
-        if rest or (n_samples is None if modality == "audio" else n_positions != codec.expected_positions()):
+        meta = None if rest else codec.meta_for(n_positions)
+        if meta is None:
             raise TokenizerError(f"no {modality} makes {n_tokens} ids of {codec.spec.n_codebooks} codebooks")
-        return self._meta(codec, n_tokens, codec.neutral_meta(n_samples), {})
+        return self._meta(codec, n_tokens, meta, {})
 
     def save_pretrained(self, folder: str | Path) -> None:
         "Write `uti.yaml`, `token_space.json` and its sha256 into `folder`. Raises `TokenizerError` for codecs that were given as objects, which no config names."
@@ -247,7 +236,7 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
         raise TokenizerError(f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says {inner.get('n_positions') if isinstance(inner, dict) else inner!r}")
     if not isinstance(meta["n_positions"], int) or meta["n_positions"] * spec.n_codebooks != len(ids):
         raise TokenizerError(f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not {len(ids)} ids")
-    if spec.modality == "audio" and not (isinstance(inner.get("n_samples"), int) and inner["n_samples"] > 0):
+    if "n_samples" in spec.needs and not (isinstance(inner.get("n_samples"), int) and inner["n_samples"] > 0):
         raise TokenizerError(f"meta must say the number of samples, got {inner.get('n_samples')!r}")
     predicted = codec.expected_positions(inner.get("n_samples"))
     if predicted is not None and meta["n_positions"] != predicted:

@@ -58,6 +58,6 @@ def _write_pair(case: Case, item: Item, folder: Path) -> None:
         if item.modality == "image":
             write_png(folder / name, content)
         else:
-            write_wav(folder / name, content[0] if isinstance(content, tuple) else content, case.spec.sample_rate)
+            write_wav(folder / name, *content)
     if not (first := folder / f"recon{suffix}").exists():
         shutil.copyfile(folder / item.recon, first)

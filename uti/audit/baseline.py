@@ -21,14 +21,15 @@ from ..checks.base import Found, check, promised
 from ..checks.case import Case, Sample
 from ..metrics.base import Measurement
 from ..metrics.registry import baseline_gates
-from ..codecs.base import CodecSpec
+from ..codecs.spec import CodecSpec
 from ..space import diff_spaces, from_dict, token_hash
 from ..tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
+__all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
+REMARKS = ("licence", "notes", "decode_modes", "lossless", "invariant", "idempotent")  # what a spec says that changes neither an id nor a number
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
 
 
@@ -49,7 +50,7 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
         raise AuditError(f"{path}: a baseline of another token space cannot be compared: {'; '.join(differences)}")
     for modality, codec in tokenizer.codecs.items():
         then, now = record.codecs.get(modality, {}), codec.spec.to_dict()
-        if changed := [k for k in ("name", "version", "weights_sha256", "source", "dtype", "image_size", "resize", "resample") if then.get(k) != now[k]]:
+        if changed := [k for k in now if k not in REMARKS and then.get(k) != now[k]]:
             raise AuditError(f"{path}: a baseline of another {modality} codec cannot be compared: " + ", ".join(f"{k} was {then.get(k)!r}, is {now[k]!r}" for k in changed))
     before = {(i.modality, i.name): i.source_sha256 for i in record.items}
     here = {(s.modality, s.name): source_hash(s) for s in samples}

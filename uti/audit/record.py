@@ -14,7 +14,7 @@ from ..environment import Environment
 from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
 
 
 class AuditError(ValueError):
@@ -54,7 +54,7 @@ class AuditRecord(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore")
 
-    schema_version: Literal[2] = SCHEMA_VERSION
+    schema_version: Literal[3] = SCHEMA_VERSION
     passed: bool = Field(alias="pass", description="no gate failed")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")

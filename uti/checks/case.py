@@ -19,16 +19,16 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor
 
-from ..codecs.base import Codec, CodecSpec, Encoded
+from ..codecs.base import Codec, Encoded
+from ..codecs.spec import CodecSpec
 from ..config import dump_config
-from ..media import normalise_audio
 from ..sequences import unflatten
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
 from ..tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['Sample', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'hashes_in_this_process', 'FreshProcess',
-           'reference_of', 'decode', 'Case', 'CodecCase', 'SpaceCase']
+           'reference_of', 'Case', 'CodecCase', 'SpaceCase']
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-004
 @dataclass(frozen=True)
@@ -49,21 +49,13 @@ def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
     if sample.record is not None:
         return sample
     signal, record = tokenizer.normalise(sample.modality, sample.signal)
-    if sample.modality == "audio":
-        spec = tokenizer.codec("audio").spec
-        signal = (signal, spec.encode_rate or spec.sample_rate)
     return replace(sample, signal=signal, record=record)
 
 
 def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Tokens]:
     "Tokens of `samples` of one modality, normalised where they are not yet, encoded as one batch."
     modality, ready = samples[0].modality, [normal(tokenizer, s) for s in samples]
-    return tokenizer.encode_normal(modality, _signals(ready), [s.record for s in ready])
-
-
-def _signals(samples: Sequence[Sample]) -> list[Any]:
-    "What the codec takes of samples in the normal form: a wave without its rate."
-    return [s.signal[0] if s.modality == "audio" else s.signal for s in samples]
+    return tokenizer.encode_normal(modality, [s.signal for s in ready], [s.record for s in ready])
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-007
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
@@ -129,42 +121,28 @@ class FreshProcess:
         return dict(zip(((s.modality, s.name) for s in self.samples), json.loads(run.stdout.strip().splitlines()[-1])))
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-014
-def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Tensor | None:
-    "What the decoded `sample` is measured against: a picture, float32 [3, H, W], or a sound, float32 [channels, samples], at the rate that its codec decodes to. None for a text."
+def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
+    "What the decoded `sample` is measured against: a picture, float32 [3, H, W], or a (wave, rate) as its codec decodes it. None for a text."
     spec = tokenizer.codec(sample.modality).spec
-    if sample.modality == "text":
-        return None
-    if sample.modality == "image":
-        return normal(tokenizer, sample).signal
-    if spec.encode_rate in (None, spec.sample_rate):
-        return normal(tokenizer, sample).signal[0]
-    wave, rate = sample.signal
-    return normalise_audio(wave, rate, target_rate=spec.sample_rate, channels=spec.channels, clip_seconds=tokenizer.clip_seconds)[0]
-
-
-def decode(tokenizer: UnifiedTokenizer, modality: str, tokens: Tokens) -> Any:
-    "The signal of one item, decoded as `modality`: str, float32 [3, H, W], or (wave, rate)."
-    if modality == "text":
-        return tokenizer.decode_text(tokens.ids)
-    return {"image": tokenizer.decode_image, "audio": tokenizer.decode_audio}[modality](*tokens)
+    return spec.reference(sample.signal, normal(tokenizer, sample).signal, tokenizer.clip_seconds)
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-015
 @dataclass(eq=False)
 class Case:
-    "One sample of a tokenizer. `source`: as it was read. `sample`: in the normal form of its codec. `reference`: what its decoded signal is measured against."
+    "One sample of a tokenizer. `source`: as it was read. `sample`: in the normal form of its codec. `reference`: what its decoded signal is measured against, None for a text."
 
     tokenizer: UnifiedTokenizer
     source: Sample
     sample: Sample
-    reference: Tensor | None
+    reference: Any
     fresh: FreshProcess
 
     @classmethod
     def of(cls, tokenizer: UnifiedTokenizer, source: Sample, fresh: FreshProcess | None = None) -> Case:
         "The case of a sample as it was read. Raises `MediaError`."
-        sample = normal(tokenizer, source)
-        two_rates = source.modality == "audio" and tokenizer.codec("audio").spec.encode_rate
-        return cls(tokenizer, source, sample, reference_of(tokenizer, source if two_rates else sample), fresh or FreshProcess(tokenizer, [source]))
+        sample, spec = normal(tokenizer, source), tokenizer.codec(source.modality).spec
+        reference = spec.reference(source.signal, sample.signal, tokenizer.clip_seconds)
+        return cls(tokenizer, source, sample, reference, fresh or FreshProcess(tokenizer, [source]))
 
     @property
     def modality(self) -> str:
@@ -185,7 +163,7 @@ class Case:
     @cached_property
     def encoded(self) -> Encoded:
         "What the codec gave, alone in its batch."
-        return self.tokenizer.encode_codes(self.modality, _signals([self.sample]))
+        return self.tokenizer.encode_codes(self.modality, [self.sample.signal])
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -194,7 +172,7 @@ class Case:
     @cached_property
     def decoded(self) -> Any:
         "The signal that the tokens decode to: str, float32 [3, H, W], or (wave, rate)."
-        return decode(self.tokenizer, self.modality, self.tokens)
+        return self.tokenizer.decode(self.modality, self.tokens)
 
     @cached_property
     def again(self) -> Tokens:
@@ -213,7 +191,7 @@ class Case:
     @cached_property
     def twice(self) -> Any:
         "The decoded signal, encoded and decoded once more."
-        return decode(self.tokenizer, self.modality, self.again)
+        return self.tokenizer.decode(self.modality, self.again)
 
     def difference(self, tokens: Tokens) -> tuple[int | None, str]:
         "How `tokens` differ from this sample's, as `difference` says it."

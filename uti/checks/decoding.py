@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from .base import Found, check, promised
-from .case import Case, CodecCase, decode
+from .case import Case, CodecCase
 from ..codecs.base import Codec, CodecError
 
 # %% auto #0
-__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'finite', 'decode_determinism', 'idempotence',
+__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'values_of', 'finite', 'decode_determinism', 'idempotence',
            'any_codes_decode', 'refuses_decode']
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-005
@@ -30,12 +30,12 @@ def lossless(case: Case) -> Found:
 
 @check("Picture size and channels", of="decoded item", modalities=("image",))
 def size(case: Case) -> Found:
-    return _is(list(case.decoded.shape), [3, *case.spec.image_size])
+    return _is(list(case.decoded.shape), list(case.spec.decoded_shape()))
 
 
 @check("Sample rate", of="decoded item", modalities=("audio",))
 def sample_rate(case: Case) -> Found:
-    return _is(case.decoded[1], case.spec.sample_rate)
+    return _is(case.decoded[1], case.spec.output_rate)
 
 
 @check("Channels", of="decoded item", modalities=("audio",))
@@ -46,13 +46,18 @@ def channels(case: Case) -> Found:
 @check("Exact length restored", of="decoded item", modalities=("audio",))
 def length(case: Case) -> Found:
     done = case.tokens.meta["preprocessing"]
-    return _is(case.decoded[0].shape[-1], done["samples"] * case.spec.sample_rate // done["rate"])
+    return _is(case.decoded[0].shape[-1], done["samples"] * case.spec.output_rate // done["rate"])
+
+
+def values_of(signal: Any) -> Tensor:
+    "The numbers of a picture, or of a (wave, rate)."
+    return signal[0] if isinstance(signal, tuple) else signal
 
 
 @check("Finite values in range", of="decoded item", modalities=("image", "audio"))
 def finite(case: Case) -> Found:
-    values, low = (case.decoded, 0) if case.modality == "image" else (case.decoded[0], -1)
-    return _is(bool(torch.isfinite(values).all() and values.min() >= low and values.max() <= 1), True)
+    values, (low, high) = values_of(case.decoded), case.spec.value_range
+    return _is(bool(torch.isfinite(values).all() and values.min() >= low and values.max() <= high), True)
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-008
 def _deterministic(case: Case) -> bool:
@@ -61,10 +66,10 @@ def _deterministic(case: Case) -> bool:
 
 @check("The same signal decoded twice", of="decoded item", gates=_deterministic)
 def decode_determinism(case: Case) -> Found:
-    first, again = case.decoded, decode(case.tokenizer, case.modality, case.tokens)
+    first, again = case.decoded, case.tokenizer.decode(case.modality, case.tokens)
     if isinstance(first, str):
         return Found(first == again, detail="" if first == again else "the second decode differs from the first")
-    first, again = (signal[0] if isinstance(signal, tuple) else signal for signal in (first, again))
+    first, again = values_of(first), values_of(again)
     if torch.equal(first, again):
         return Found(True)
     return Found(False, detail=f"the second decode differs from the first by up to {(first - again).abs().max():.3g}")
@@ -93,12 +98,14 @@ def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[st
 
 @check("Random, lowest and highest codes decode", of="decoder")
 def any_codes_decode(case: CodecCase) -> Found:
-    codec, spec, n_samples = case.codec, case.spec, 8 * (case.spec.hop_length or 2)
-    meta = codec.neutral_meta(n_samples) if case.modality != "text" else {"n_positions": 16}
+    codec, spec, n_samples = case.codec, case.spec, case.spec.samples_of(8)
+    meta = codec.neutral_meta(n_samples)
+    if codec.expected_positions(n_samples) is None:
+        meta["n_positions"] = 16
     highest = torch.tensor(spec.codebook_sizes)[:, None].expand(-1, meta["n_positions"]) - 1
     random = torch.rand(highest.shape, generator=torch.Generator().manual_seed(case.seed)) * (highest + 1)
     codes = {"random": random.long(), "lowest": torch.zeros_like(highest), "highest": highest}
-    shape = {"text": None, "image": (3, *(spec.image_size or ())), "audio": (spec.channels, n_samples)}[case.modality]
+    shape = spec.decoded_shape(n_samples)
     details = []
     for name, signal in _decoded_each(codec, codes, meta).items():
         if isinstance(signal, Exception):
@@ -110,7 +117,7 @@ def any_codes_decode(case: CodecCase) -> Found:
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-014
 @check("No decoder, and decode says so in a sentence", of="codec without a decoder")
 def refuses_decode(case: CodecCase) -> Found:
-    meta = case.codec.neutral_meta(case.spec.hop_length)
+    meta = case.codec.neutral_meta(case.spec.samples_of(1))
     try:
         case.codec.decode(torch.zeros(1, case.spec.n_codebooks, meta["n_positions"], dtype=torch.int64), [meta])
     except CodecError as error:

@@ -171,8 +171,7 @@ def runtime_size(case: CodecCase) -> Found:
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-022
 def own(case: Case) -> list[Check]:
     "The questions that the codec itself adds, asked of what it encoded."
-    signal = case.sample.signal
-    signals = [signal] if case.modality == "text" else (signal[0] if case.modality == "audio" else signal)[None]
+    signals, _ = case.spec.batch([case.sample.signal])
     about = {"modality": case.modality, "item": case.item, "gates": True}
     try:
         answers = case.codec.own_checks(signals, case.encoded)

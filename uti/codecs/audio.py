@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base import Codec, CodecError, CodecSpec, Encoded, Meta
+from .base import Codec, CodecError, Encoded, Meta
+from .spec import AudioSpec
 from .fsq import FSQ
 from ..files import digest
 
@@ -128,9 +129,8 @@ class EmbeddedAudio(Codec):
             raise CodecError(f"n_codebooks must be 1 to {MAX_CODEBOOKS}, got {n_codebooks!r}")
         self.encoder = load_network(weights or WEIGHTS).double()
         self.decoder = load_network(weights or WEIGHTS).float()
-        self.spec = CodecSpec(
+        self.spec = AudioSpec(
             "embedded-audio",
-            "audio",
             (1024,) * n_codebooks,
             version="1",
             licence="Apache-2.0",

@@ -7,82 +7,25 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import math
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
+from .spec import AudioSpec, CodecError, CodecSpec, ImageSpec, Meta, TextSpec, shape_of
+
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
     from torch import Tensor
 
-    Signals = Tensor | Sequence[str]
-
-Meta = dict[str, Any]
+    from uti.codecs.spec import Signals
 
 # %% auto #0
-__all__ = ['Meta', 'MODALITIES', 'CodecError', 'CodecSpec', 'Encoded', 'check_signals', 'check_codes', 'Codec', 'register_codec',
-           'codec_targets', 'load_codec']
+__all__ = ['MODALITIES', 'Encoded', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-003
-MODALITIES = ("text", "image", "audio")
-
-
-class CodecError(ValueError):
-    "A codec was asked for something that it does not do; the message says what and why."
-
-# %% ../../nbs/codecs/01_base.ipynb #01-base-005
-@dataclass(frozen=True)
-class CodecSpec:
-    """What a codec promises. The audit holds it to every field.
-
-    Units: `sample_rate` in Hz, `hop_length` in samples a position, `image_size` and `grid` as (rows, columns). Raises `CodecError` where the fields contradict each other.
-    """
-
-    name: str
-    modality: str  # "text", "image" or "audio"
-    codebook_sizes: tuple[int, ...]  # entries of each codebook
-    version: str  # changes whenever an id changes its meaning
-    licence: str  # SPDX identifier of the weights' licence
-    source: str  # where the weights come from
-    weights_sha256: str = ""  # of the weights' file, where `version` does not tell one from another
-    sample_rate: int | None = None
-    encode_rate: int | None = None  # Hz of what encode takes, where it is not `sample_rate`, the rate of what decode gives
-    channels: int | None = None
-    hop_length: int | None = None
-    image_size: tuple[int, int] | None = None
-    grid: tuple[int, int] | None = None
-    lossless: bool = False  # decode(encode(x)) = x
-    invariant: bool = False  # same ids for any number of threads, alone or in a batch
-    idempotent: bool = False  # encode(decode(codes)) = codes for codes that encode gave
-    resize: str = "crop"  # how a picture of other proportions becomes one of `image_size`: "crop" keeps its middle, "squash" all of it
-    resample: str = "bicubic"  # how its pixels are resampled: "bicubic" or "bilinear"
-    decode_modes: tuple[str, ...] = ("deterministic",)  # of "deterministic" and "diffusion"; empty: encode only
-    dtype: str = "float32"  # in which the encoder computes
-    notes: tuple[str, ...] = ()  # what a reader of the report should know of the weights, a sentence each
-
-    def __post_init__(self):
-        needed = {"text": (), "image": ("image_size", "grid"), "audio": ("sample_rate", "channels", "hop_length")}
-        if self.modality not in needed:
-            raise CodecError(f"codec {self.name!r}: modality must be one of {', '.join(MODALITIES)}, not {self.modality!r}")
-        missing = [field for field in needed[self.modality] if not getattr(self, field)]
-        if missing:
-            raise CodecError(f"codec {self.name!r}: a codec for {self.modality} must state {' and '.join(missing)}")
-        if self.resize not in ("crop", "squash") or self.resample not in ("bicubic", "bilinear"):
-            raise CodecError(f"codec {self.name!r}: resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and {self.resample!r}")
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise CodecError(f"codec {self.name!r}: codebook_sizes must be positive, got {self.codebook_sizes}")
-
-    @property
-    def n_codebooks(self) -> int:
-        return len(self.codebook_sizes)
-
-    def to_dict(self) -> dict[str, Any]:
-        "The fields, JSON-serialisable."
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+MODALITIES = tuple(spec.modality for spec in (TextSpec, ImageSpec, AudioSpec))
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -95,44 +38,13 @@ class Encoded(NamedTuple):
     codes: Tensor
     meta: list[Meta]
 
-# %% ../../nbs/codecs/01_base.ipynb #01-base-012
-def _shape(tensor: Any) -> str:
-    "How a message describes `tensor`."
-    return f"{str(getattr(tensor, 'dtype', type(tensor).__name__)).removeprefix('torch.')} {list(getattr(tensor, 'shape', []))}"
-
-
-def check_signals(spec: CodecSpec, signals: Signals, lengths: Tensor | None = None) -> None:
-    """Raise `CodecError` unless `signals` are what a codec of this spec encodes.
-
-    Images: float32 [batch, 3, H, W] in [0, 1]. Audio: float32 [batch, channels, samples] in [-1, 1], `lengths` int64 [batch] or None. Text: a sequence of str.
-    """
-    if spec.modality == "text":
-        if isinstance(signals, str) or not all(isinstance(s, str) for s in signals):
-            raise CodecError(f"codec {spec.name!r} encodes a list of str, got {type(signals).__name__}")
-        return
-    import torch
-
-    wanted = (3, *spec.image_size) if spec.modality == "image" else (spec.channels, None)
-    form = f"float32 [batch, {', '.join(str(n or 'samples') for n in wanted)}]"
-    shape = tuple(getattr(signals, "shape", ()))
-    if getattr(signals, "dtype", None) != torch.float32 or len(shape) != len(wanted) + 1 or any(w not in (None, n) for w, n in zip(wanted, shape[1:])):
-        raise CodecError(f"codec {spec.name!r} encodes {form}, got {_shape(signals)}")
-    if not signals.numel():
-        raise CodecError(f"codec {spec.name!r}: nothing to encode in {_shape(signals)}")
-    low = 0 if spec.modality == "image" else -1
-    lowest, highest = signals.aminmax()  # NaN comes through, and compares false
-    if not (lowest >= low and highest <= 1):
-        raise CodecError(f"codec {spec.name!r} encodes finite values in [{low}, 1], got values outside")
-    if lengths is not None and not (len(lengths) == len(signals) and all(0 < n <= shape[-1] for n in lengths.tolist())):
-        raise CodecError(f"codec {spec.name!r}: lengths must give 1 to {shape[-1]} samples for each of {len(signals)} items, got {lengths.tolist()}")
-
 # %% ../../nbs/codecs/01_base.ipynb #01-base-014
 def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
     """Raise `CodecError` unless `codes` (int64 [batch, n_codebooks, n_positions]) are in range and each item's `meta` fits them."""
     import torch
 
     if getattr(codes, "dtype", None) != torch.int64 or codes.ndim != 3 or codes.shape[1] != spec.n_codebooks:
-        raise CodecError(f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got {_shape(codes)}")
+        raise CodecError(f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got {shape_of(codes)}")
     if len(meta) != len(codes):
         raise CodecError(f"codec {spec.name!r}: {len(codes)} items of codes came with {len(meta)} of meta")
     for k, size in enumerate(spec.codebook_sizes):
@@ -146,8 +58,7 @@ def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
 
 def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
     "Raise `CodecError` unless `item` has the counts that decode needs, and they fit `n_positions` positions of codes."
-    needed = ("n_positions", "n_samples") if spec.modality == "audio" else ("n_positions",)
-    for key in needed:
+    for key in spec.needs:
         if not isinstance(item.get(key), int) or item[key] < 0:
             raise CodecError(f"codec {spec.name!r}: meta must have {key}, a count, got {item.get(key)!r}")
     if item["n_positions"] > n_positions:
@@ -157,8 +68,8 @@ def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
 class Codec(ABC):
     """One modality's signal ↔ codes.
 
-    A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of positions is not `ceil(samples / hop_length)` or
-    `rows × columns` also writes `expected_positions`, and one with weights writes `to`. Inputs are already checked when `_encode` and `_decode` are called.
+    A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of positions is not `spec.positions`
+    also writes `expected_positions`, and one with weights writes `to`. Inputs are already checked when `_encode` and `_decode` are called.
     """
 
     spec: CodecSpec
@@ -185,7 +96,7 @@ class Codec(ABC):
         """
         import torch
 
-        check_signals(self.spec, signals, lengths)
+        self.spec.check_signals(signals, lengths)
         with torch.inference_mode():
             return self._encode(signals, lengths)
 
@@ -205,29 +116,36 @@ class Codec(ABC):
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:
         "Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's codes (`n_positions`) as well."
-        samples, picture = item.get("n_samples"), self.spec.modality == "image"
-        expected = self.expected_positions(samples)
-        for n in (item["n_positions"], n_positions if picture else item["n_positions"]):
+        samples = item.get("n_samples")
+        expected, fixed = self.expected_positions(samples), "n_samples" not in self.spec.needs
+        for n in (item["n_positions"], n_positions if fixed else item["n_positions"]):
             if expected is not None and n != expected:
-                raise CodecError(f"codec {self.spec.name!r}: {'a picture has' if picture else f'{samples} samples make'} {expected} positions, got {n}")
+                made_by = "a picture has" if fixed else f"{samples} samples make"
+                raise self.spec.error(f"{made_by} {expected} positions, got {n}")
 
     def expected_positions(self, n_samples: int | None = None) -> int | None:
-        "Positions that the promises predict: from the hop for `n_samples` of audio, from the grid for an image, None for text."
-        if self.spec.modality == "audio":
-            return math.ceil(n_samples / self.spec.hop_length)
-        return math.prod(self.spec.grid) if self.spec.modality == "image" else None
+        "Positions that the promises predict: from the hop for `n_samples` of audio, those of a picture, None for text."
+        return self.spec.positions(n_samples)
 
     def neutral_meta(self, n_samples: int | None = None) -> Meta:
         "The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1, a whole picture, or one token of text."
         meta = {"n_positions": self.expected_positions(n_samples) or 1}
-        return {**meta, "n_samples": n_samples} if self.spec.modality == "audio" else meta
+        return {**meta, "n_samples": n_samples} if "n_samples" in self.spec.needs else meta
+
+    def meta_for(self, n_positions: int) -> Meta | None:
+        "The meta of so many positions that no signal gave; None where no signal makes as many."
+        if "n_samples" in self.spec.needs:
+            n_samples = self.sound_lengths(n_positions).get(n_positions)
+            return None if n_samples is None else self.neutral_meta(n_samples)
+        return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
     def sound_lengths(self, most_positions: int) -> dict[int, int]:
         "Audio: each number of positions up to `most_positions` that whole hops of a sound can make → its samples. A codec that cuts sounds into chunks may skip some."
         lengths: dict[int, int] = {}
         for hops in range(1, most_positions + 1):
-            if (n := self.expected_positions(hops * self.spec.hop_length)) <= most_positions:
-                lengths[n] = hops * self.spec.hop_length
+            n_samples = self.spec.samples_of(hops)
+            if (n := self.expected_positions(n_samples)) <= most_positions:
+                lengths[n] = n_samples
         return dict(sorted(lengths.items()))
 
     def own_checks(self, signals: Signals, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:

@@ -13,7 +13,8 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import CodecError, CodecSpec, Encoded, Meta
+from .base import CodecError, Encoded, Meta
+from .spec import AudioSpec
 from .checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, load_pretrained, model_type, preprocessor_settings, quiet_libraries, stated_type, torch_dtype, weight_files
 from ..compat import torchaudio  # before transformers' audio code, which imports it too
 
@@ -167,15 +168,14 @@ class HFAudio(CheckpointCodec):
         sizes = codebook_entries(self.model.quantizer)
         n = _chosen_codebooks(self.model, self.family, len(sizes), n_codebooks, bandwidth)
         self.choice = _choice(self.model, self.family, n)
-        self.spec = CodecSpec(
+        self.spec = AudioSpec(
             kind,
-            "audio",
             sizes[:n],
             version=content_version(folder / "config.json", *weight_files(folder), *(preprocessor_settings(folder, "feature_extractor") if self.extractor else ())),
             licence=licence(folder),
             source=str(checkpoint) if not Path(checkpoint).exists() else folder.resolve().name,
-            sample_rate=self.rates.decode,
-            encode_rate=None if self.rates.encode == self.rates.decode else self.rates.encode,
+            sample_rate=self.rates.encode,
+            output_rate=self.rates.decode,
             channels=getattr(self.config, "audio_channels", 1),
             hop_length=self.rates.hop,
             dtype=dtype,

@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from .base import CodecError, CodecSpec, Encoded, Meta
+from .base import CodecError, Encoded, Meta
+from .spec import ImageSpec
 from .checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, load_pretrained, load_state, model_type, preprocessor_settings, quiet_libraries, read_config, read_state, stated_type, surplus_note, torch_dtype, weight_files
 from ..compat import torchaudio  # before transformers, parts of which import it too
 
@@ -235,14 +236,13 @@ class HFImage(CheckpointCodec):
         size = self._size(image_size, folder)
         inside = Path(subfolder).parts
         whole = folder.parents[len(inside) - 1] if inside else folder
-        self.spec = CodecSpec(
+        self.spec = ImageSpec(
             self.family,
-            "image",
             self.runtime_codebook_sizes(),
             version=content_version(folder / "config.json", *weight_files(folder), *preprocessor_settings(folder, "image_processor"), image_mean=image_mean, image_std=image_std),
             licence=licence(whole),
             source="/".join([str(checkpoint) if not Path(checkpoint).exists() else whole.resolve().name, *inside]),
-            image_size=(size, size),
+            input_size=(size, size),
             grid=(size // self.factor, size // self.factor),
             decode_modes=("deterministic",) if FAMILIES[self.family].decodes else (),
             dtype=dtype,

@@ -10,7 +10,8 @@ from typing import Any, Sequence
 
 from torch import Tensor
 
-from .base import CodecError, CodecSpec, Encoded, Meta
+from .base import CodecError, Encoded, Meta
+from .spec import TextSpec
 from .checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, quiet_libraries
 from .text import check_unicode, pack_rows
 
@@ -77,9 +78,8 @@ class HFText(CheckpointCodec):
             raise CodecError(f"{path}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:4])}, …)")
         self.tokenizer = load_tokenizer(path)
         lost = lossy_probes(self._ids, self._text)
-        self.spec = CodecSpec(
+        self.spec = TextSpec(
             type(self.tokenizer).__name__,
-            "text",
             self.runtime_codebook_sizes(),
             version=content_version(*(tokenizer_files(path) or [path])),
             licence=licence(path),

@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base import Codec, CodecError, CodecSpec, Encoded, Meta
+from .base import Codec, CodecError, Encoded, Meta
+from .spec import ImageSpec
 from .fsq import FSQ
 from ..files import digest
 
@@ -108,15 +109,14 @@ class EmbeddedImage(Codec):
             raise CodecError(f"size must be a positive multiple of {PATCH}, got {size!r}")
         self.network = load_network(weights or WEIGHTS)
         self.network.encoder.double()
-        self.spec = CodecSpec(
+        self.spec = ImageSpec(
             "embedded-image",
-            "image",
             (math.prod(LEVELS),),
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on procedural pictures",
             weights_sha256=digest(weights or WEIGHTS),
-            image_size=(size, size),
+            input_size=(size, size),
             grid=(size // PATCH, size // PATCH),
             invariant=True,
             dtype="float64",

@@ -12,7 +12,8 @@ from typing import Any, Sequence
 import torch
 from torch import Tensor, nn
 
-from .base import CodecError, CodecSpec, Encoded, Meta, check_codes
+from .base import CodecError, Encoded, Meta, check_codes
+from .spec import ImageSpec
 from .checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, torch_dtype
 from .seed2_network import FILES, Seed2Config, load_network, weight_paths
 from .unclip import Unclip
@@ -56,15 +57,14 @@ class Seed2(CheckpointCodec):
         self.unclip = load_unclip(diffusion, self.network.config, precision, steps, guidance_scale) if diffusion is not None else None
         self.seed, config = seed, self.network.config
         files = [*weight_paths(folder), *folder.glob("config.json")]
-        self.spec = CodecSpec(
+        self.spec = ImageSpec(
             "seed2",
-            "image",
             (config.codebook_size,),
             version=content_version(*files, resample=None if resample == "bicubic" else resample),
             licence=licence(folder),
             source=folder.resolve().name,
-            image_size=(config.image_size,) * 2,
-            grid=(1, config.num_query_token),  # a sequence, not a map of the picture
+            input_size=(config.image_size,) * 2,
+            n_positions=config.num_query_token,  # a sequence, not a map of the picture
             resize="squash",
             resample=resample,
             decode_modes=("deterministic", "diffusion") if self.unclip else (),
@@ -94,7 +94,7 @@ class Seed2(CheckpointCodec):
         return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
     def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
-        """Pictures float32 [batch, 3, *image_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh noise.
+        """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh noise.
 
         Raises `CodecError` where the codec has no diffusion model.
         """
@@ -105,7 +105,7 @@ class Seed2(CheckpointCodec):
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         embeddings = torch.cat([self.image_embeddings(item[None]) for item in codes])  # each alone: a batch changes the last bits
         drawn = self.unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
-        return nn.functional.interpolate(drawn, self.spec.image_size, mode="bicubic", antialias=True).clamp(0, 1)
+        return nn.functional.interpolate(drawn, self.spec.output_size, mode="bicubic", antialias=True).clamp(0, 1)
 
     @torch.inference_mode()
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:

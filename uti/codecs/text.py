@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .base import Codec, CodecError, CodecSpec, Encoded, Meta
+from .base import Codec, CodecError, Encoded, Meta
+from .spec import CodecSpec, TextSpec
 from ..files import digest
 
 # %% auto #0
@@ -47,9 +48,8 @@ class EmbeddedText(Codec):
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception
             raise CodecError(f"{path}: not a tokenizer file ({error})") from error
-        self.spec = CodecSpec(
+        self.spec = TextSpec(
             "embedded-text",
-            "text",
             (self.tokenizer.get_vocab_size(),),
             version="1",
             licence="Apache-2.0",

@@ -35,9 +35,9 @@ def metrics_of(modality: str, compares: str = "input") -> list[Metric]:
 def measure(modality: str, reference: Any, estimate: Any, compares: str = "input") -> dict[str, Measurement]:
     """Name → measurement of a decoded signal, by every metric that compares it with its "input" or its "round trip".
 
-    A picture float32 [3, H, W], or (wave float32 [channels, samples], sample rate in Hz); a sound's `reference` is a wave at the same rate.
+    Two pictures float32 [3, H, W], or two (wave float32 [channels, samples], sample rate in Hz) at one rate.
     """
-    signals = (reference, *estimate) if isinstance(estimate, tuple) else (reference, estimate)
+    signals = (reference[0], *estimate) if isinstance(estimate, tuple) else (reference, estimate)
     return {metric.name: measured(metric.function, *signals) for metric in metrics_of(modality, compares)}
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-009
