@@ -15,8 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def readme() -> str:
-    "README.md: nbs/index.ipynb as Markdown."
+    "README.md: nbs/index.ipynb as Markdown; of a cell with `#| echo: false`, its output alone."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell["transient"] = {"remove_source": cell.source.startswith("#| echo: false")}
     notebook.metadata["language_info"] = {"name": "python"}  # what a code fence says
     body, _ = MarkdownExporter(exclude_output_prompt=True).from_notebook_node(notebook)
     lines = "\n".join(line.rstrip() for line in body.strip().splitlines())

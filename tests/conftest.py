@@ -122,7 +122,8 @@ def assets() -> Path:
 @pytest.fixture(scope="session")
 def small(tmp_path_factory, assets) -> Path:
     "A folder with a picture of 96×96 and a second of sound, for audits of which the size is not the point."
-    from uti.media import normalise_image, read_audio, write_png, write_wav
+    from uti.modalities.audio import read_audio, write_wav
+    from uti.modalities.image import normalise_image, write_png
 
     folder = tmp_path_factory.mktemp("assets") / "small"
     folder.mkdir()

@@ -26,7 +26,7 @@ from uti.codecs.image import EmbeddedImage
 from uti.codecs.spec import ImageSpec
 from uti.codecs.text import EmbeddedText
 from uti.config import load_config, parse_config
-from uti.media import load_image
+from uti.modalities.image import load_image
 from uti.report import publish_audit, render_notebook
 from uti.space import token_hash
 from uti.tokenizer import UnifiedTokenizer

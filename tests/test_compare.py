@@ -22,7 +22,9 @@ from uti.codecs.spec import AudioSpec, ImageSpec
 from uti.compare import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
 from uti.comparison import Comparison
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
-from uti.media import MediaError, load_image, read_audio, write_wav
+from uti.modalities.audio import read_audio, write_wav
+from uti.modalities.base import MediaError
+from uti.modalities.image import load_image
 from uti.metrics.audio import snr_db
 from uti.references import opus_missing, through_opus
 from uti.report import publish_compare

@@ -15,7 +15,9 @@ NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "reports" /
 FLOORS = [
     {"compat", "files", "html"},
     {"outdir"},
-    {"space", "media"},
+    {"space", "modalities.base"},
+    {"modalities.text", "modalities.image", "modalities.audio"},
+    {"modalities.registry"},
     {"codecs.spec"},
     {"codecs.base"},
     {"metrics.base", "codecs.fsq"},

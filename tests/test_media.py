@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from uti.media import MediaError, find_media, load_image, normalise_audio, normalise_image, read_audio, read_image, write_png, write_wav
+from uti.modalities.audio import normalise_audio, read_audio, write_wav
+from uti.modalities.base import MediaError
+from uti.modalities.image import load_image, normalise_image, read_image, write_png
+from uti.modalities.registry import find_media
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(np.kron(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8), np.ones((8, 8, 1), dtype=np.uint8)))  # 64×48 in blocks
@@ -221,7 +224,7 @@ def test_other_containers(tmp_path, suffix, options):
     sf.write(tmp_path / f"a.{suffix}", np.stack([WAVE, -WAVE], 1), 48_000, format=suffix.upper(), **options)
     wave, rate = read_audio(tmp_path / f"a.{suffix}")
     assert wave.shape[0] == 2 and rate == 48_000
-    assert find_media(tmp_path) == ([], [tmp_path / f"a.{suffix}"])
+    assert find_media(tmp_path) == {"text": [], "image": [], "audio": [tmp_path / f"a.{suffix}"]}
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8000, 1), (11_025, 2), (44_100, 6), (96_000, 1)])
@@ -323,5 +326,5 @@ def test_a_folder_lists_what_it_holds_in_order(tmp_path):
     for name in ("b.PNG", "a.jpg", ".hidden.png", "c.wav", "d.txt"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "deeper.png").mkdir()
-    images, sounds = find_media(tmp_path)
+    _, images, sounds = find_media(tmp_path).values()
     assert [p.name for p in images] == ["a.jpg", "b.PNG"] and [p.name for p in sounds] == ["c.wav"]

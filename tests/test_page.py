@@ -13,7 +13,7 @@ from conftest import process
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.config import parse_config
-from uti.media import normalise_image, write_png
+from uti.modalities.image import normalise_image, write_png
 from uti.report import write_list
 
 RUN = "document.title=String.fromCharCode(80,87,78)"  # a handler that runs leaves a mark that can be read: the title PWN

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from small_unclip import save_small_unclip
-from uti.checks.case import Sample, reference_of
+from uti.checks.case import reference_of
+from uti.modalities.base import Sample
 from uti.codecs.base import CodecError
 from uti.codecs.seed2 import Seed2
 from uti.codecs.seed2_network import MEAN, STD, Seed2Config, Seed2Network, load_network, published
 from uti.codecs.unclip import Unclip, pipeline_folder
-from uti.media import normalise_image
+from uti.modalities.image import normalise_image
 from uti.testing import check_codec
 from uti.tokenizer import UnifiedTokenizer
 

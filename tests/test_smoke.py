@@ -80,7 +80,7 @@ def test_the_model_is_left_with_its_space(smoked):
 def test_an_audit_takes_the_results_over(smoked, work, uti_in, tmp_path_factory):
     assets = tmp_path_factory.mktemp("assets")
     from uti.audit.samples import ASSETS
-    from uti.media import load_image
+    from uti.modalities.image import load_image
 
     load_image(ASSETS / "coffee.png").resize((64, 64)).save(assets / "small.png")
     run = uti_in(work, "report", "--name", "audit", "--config", "small.yaml", "--smoke-assets", assets, "--smoke-report", smoked[0] / "smoke.json")

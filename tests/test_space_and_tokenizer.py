@@ -9,6 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uti.modalities.audio import read_audio
+from uti.modalities.base import MediaError
 from uti.sequences import SORT_KEYS, flatten, unflatten
 from uti.space import SpaceError, TokenSpace, from_dict, load_space, save_space, space_hash, to_codes, to_dict, to_ids, token_hash
 from uti.tokenizer import TokenizerError, UnifiedTokenizer
@@ -106,6 +108,17 @@ def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
         assert tokenizer.decode_audio(*tokens)[0].shape == wave.shape
     decoded = tokenizer.decode_audios([t.ids for t in together], [t.meta for t in together])
     assert [w.shape[1] for w, _ in decoded] == lengths
+
+
+def test_files_sounds_and_waves_are_the_same(tokenizer, assets):
+    sound = read_audio(assets / "speech.wav")
+    ways = [tokenizer.encode_audio(assets / "speech.wav"), tokenizer.encode_audio(sound), tokenizer.encode_audio(*sound)]
+    assert all(torch.equal(way.ids, ways[0].ids) and way.meta == ways[0].meta for way in ways)
+    assert tokenizer.decode_audio(*ways[0]).rate == 24_000
+    with pytest.raises(MediaError, match="means nothing without its sample rate"):
+        tokenizer.encode_audio(sound.wave)
+    with pytest.raises(MediaError, match="absent.wav: cannot be read as a sound"):
+        tokenizer.encode_audio(assets / "absent.wav")
 
 
 def test_digital_silence_stays_silent(tokenizer):

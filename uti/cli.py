@@ -158,10 +158,11 @@ def _here(absent: str, some: bool) -> str:
 def codecs() -> None:
     "List the registered codecs: what each is, what it needs, and whether it can be loaded here."
     with sentences():
-        from uti.codecs.base import MODALITIES, codec_targets, load_codec
+        from uti.codecs.base import codec_targets, load_codec
+        from uti.codecs.spec import SPECS
         from uti.codecs.checkpoint import checkpoint_codecs
 
-        readers = {name: reader for modality in MODALITIES for name, reader in checkpoint_codecs(modality).items()}
+        readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
         table = Table("name", "modality", "codebooks", "form", "licence", "here", box=None)
         for name in (n for n in codec_targets() if n not in readers):
             try:

@@ -19,18 +19,21 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from .audit.earlier import read_record
-from .audit.plan import SUFFIX, AuditPlan, Prepared, check_apart, decoders, prepare
+from .audit.plan import AuditPlan, Prepared, check_apart, decoders, prepare
 from .audit.record import AuditError, AuditRecord, told
 from .audit.run import STEPS, Progress, run_audit
 from .audit.samples import source_hash
-from .checks.case import Sample
-from .codecs.base import MODALITIES, CodecError
+from .modalities.base import Sample
+from .codecs.base import CodecError
+from .codecs.spec import SPECS
 from .codecs.checkpoint import checkpoint_codecs, modality_of
 from .comparison import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate
 from .config import Config, load_config, with_codecs
 from .environment import environment_of
 from .files import write_json
-from .media import load_image, normalise_audio, normalise_image, read_audio, write_png, write_wav
+from .modalities.audio import normalise_audio, read_audio
+from .modalities.image import load_image, normalise_image
+from .modalities.registry import MODALITIES
 from .outdir import OutdirError, output_folder
 from .metrics.base import Measurement, mean_of
 from .metrics.registry import METRICS, measure
@@ -88,7 +91,7 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
 def _config_of(source: str) -> Config:
     if Path(source).suffix in (".yaml", ".yml"):
         return load_config(source)
-    readers = {name: modality for modality in MODALITIES for name in checkpoint_codecs(modality)}
+    readers = {name: modality for modality in SPECS for name in checkpoint_codecs(modality)}
     modality = readers.get(source) or modality_of(source)  # a reader cannot be asked without a checkpoint; whoever opens it says so
     return with_codecs(None, **{modality: source})
 
@@ -243,14 +246,12 @@ def _answers(inputs: Prepared, report: AuditRecord) -> bool:
 
 
 def _is_in(path: Path, modality: str, decoded: Any) -> bool:
-    "Would writing the picture or (wave, rate) `decoded` make the file `path` again, to the pixel or sample?"
+    "Would writing the picture or sound `decoded` make the file `path` again, to the pixel or sample?"
+    kind = MODALITIES[modality]
     with tempfile.TemporaryDirectory() as folder:
         again = Path(folder) / path.name
-        if modality == "image":
-            write_png(again, decoded)
-            return load_image(again).tobytes() == load_image(path).tobytes()
-        write_wav(again, *decoded)
-        return torch.equal(read_audio(again)[0], read_audio(path)[0])
+        kind.write(again, decoded)
+        return kind.fingerprint(kind.read(again)) == kind.fingerprint(kind.read(path))
 
 # %% ../nbs/11_compare.ipynb #11-compare-021
 def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> dict[str, AuditRecord]:
@@ -269,17 +270,14 @@ def _asset(sample: Sample, form: CommonForm, signal: Tensor | None) -> Asset:
     asset = Asset(name=sample.name, modality=sample.modality, source_sha256=source_hash(sample))
     if signal is None:
         return asset.model_copy(update={"n_bytes": len(sample.signal.encode("utf-8", "surrogatepass"))})
-    return asset.model_copy(update={"original": f"original/{sample.name}{SUFFIX[sample.modality]}"})
+    return asset.model_copy(update={"original": f"original/{sample.name}{MODALITIES[sample.modality].suffix}"})
 
 
 def _write_original(sample: Sample, form: CommonForm, signal: Tensor, folder: Path) -> None:
     "Write a picture or sound in the common form to `folder/original`."
-    path = folder / "original" / f"{sample.name}{SUFFIX[sample.modality]}"
+    path = folder / "original" / f"{sample.name}{MODALITIES[sample.modality].suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if sample.modality == "image":
-        write_png(path, signal)
-    else:
-        write_wav(path, signal, form.sample_rate)
+    MODALITIES[sample.modality].write(path, signal if sample.modality == "image" else (signal, form.sample_rate))
 
 # %% ../nbs/11_compare.ipynb #11-compare-024
 def compare(

@@ -62,7 +62,7 @@ def sentences() -> Iterator[None]:
     from uti.export import ExportError
     from uti.grammar import SequenceError
     from uti.lm import LMError
-    from uti.media import MediaError
+    from uti.modalities.base import MediaError
     from uti.outdir import OutdirError
     from uti.space import SpaceError
     from uti.tokenizer import TokenizerError

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from .checks.case import Sample
+from .modalities.base import Sample
 from .config import Config, dump_config, load_config
 from .files import write_json, write_text
 from .outdir import output_folder

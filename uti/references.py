@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from .compat import torchaudio
-from .media import normalise_audio, read_audio, write_wav
+from .modalities.audio import normalise_audio, read_audio, write_wav
 from .metrics.base import Measurement, mean_of
 from .metrics.registry import measure
 

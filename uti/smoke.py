@@ -29,7 +29,7 @@ from .files import write_json
 from .generation import Outcome, decode_segment, generate, longest_target, outcome, prompt_of
 from .grammar import Grammar, Segment, parse
 from .lm import check_length, longest_sequence, make_model, target_losses
-from .media import write_png, write_wav
+from .modalities.registry import MODALITIES
 from .outdir import output_folder
 from .sequences import IGNORED, Example
 from .smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport, gate
@@ -138,15 +138,12 @@ def _keep(run: SmokeRun, segment: Segment, stem: str) -> str:
     "A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty where the codec has no decoder."
     if not run.tokenizer.codec(segment.modality).spec.decode_modes:
         return ""
-    decoded = decode_segment(run.tokenizer, segment)
-    if segment.modality == "text":
+    decoded, modality = decode_segment(run.tokenizer, segment), MODALITIES[segment.modality]
+    if not modality.write:
         return decoded
-    name = f"generated/{stem}.{'png' if segment.modality == 'image' else 'wav'}"
+    name = f"generated/{stem}{modality.suffix}"
     (run.outdir / "generated").mkdir(exist_ok=True)
-    if segment.modality == "image":
-        write_png(run.outdir / name, decoded)
-    else:
-        write_wav(run.outdir / name, *decoded)
+    modality.write(run.outdir / name, decoded)
     return name
 
 

@@ -11,7 +11,8 @@ from typing import Any, Callable, Iterator
 import torch
 
 from .checks.base import CHECKS, Check, Question
-from .checks.case import Case, CodecCase, FreshProcess, Sample
+from .checks.case import Case, CodecCase, FreshProcess
+from .modalities.base import Sample
 from .checks.registry import encoding
 from .codecs.base import Codec
 from .tokenizer import UnifiedTokenizer

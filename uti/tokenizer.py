@@ -16,6 +16,7 @@ from .codecs.base import Codec, CodecError, Encoded
 from .codecs.checkpoint import open_codec
 from .config import Config, dump_config, load_config, parse_config
 from .files import write_text
+from .modalities.base import Sound
 from .sequences import flatten, unflatten
 from .space import SpaceError, TokenSpace, diff_spaces, load_space, save_space, to_codes, to_ids
 
@@ -95,19 +96,19 @@ class UnifiedTokenizer:
         return self.codecs[modality]
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
-        "`signal` in the form that the codec of `modality` encodes, and a record of what was done. A picture, a (wave, sample rate in Hz), or a str, which stays as it is. Raises `MediaError`."
+        "`signal` in the form that the codec of `modality` encodes, and a record of what was done. A picture, a `Sound`, a file of either, or a str, which stays as it is. Raises `MediaError`."
         return self.codec(modality).spec.normalise(signal, self.clip_seconds)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         "Token ids of each string, and its meta."
         return self.encode_normal("text", texts, [{}] * len(texts))
 
-    def encode_images(self, images: Sequence[Image | np.ndarray | Tensor]) -> list[Tokens]:
-        "Token ids of each picture (PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
+    def encode_images(self, images: Sequence[str | Path | Image | np.ndarray | Tensor]) -> list[Tokens]:
+        "Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
         return self.encode_normal("image", *zip(*(self.normalise("image", image) for image in images)))
 
-    def encode_audios(self, sounds: Sequence[tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
-        "Token ids of each (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
+    def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
+        "Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
         return self.encode_normal("audio", *zip(*(self.normalise("audio", sound) for sound in sounds)))
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
@@ -123,13 +124,13 @@ class UnifiedTokenizer:
         "Token ids of one string: `encode_texts` of one."
         return self.encode_texts([text])[0]
 
-    def encode_image(self, image: Image | np.ndarray | Tensor) -> Tokens:
+    def encode_image(self, image: str | Path | Image | np.ndarray | Tensor) -> Tokens:
         "Token ids of one picture: `encode_images` of one."
         return self.encode_images([image])[0]
 
-    def encode_audio(self, wave: Tensor | np.ndarray, sample_rate: int) -> Tokens:
-        "Token ids of one sound: `encode_audios` of one."
-        return self.encode_audios([(wave, sample_rate)])[0]
+    def encode_audio(self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None) -> Tokens:
+        "Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in Hz."
+        return self.encode_audios([sound if sample_rate is None else (sound, sample_rate)])[0]
 
     def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
         "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."
@@ -162,20 +163,20 @@ class UnifiedTokenizer:
         "Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta. Raises `SpaceError` or `TokenizerError` where they do not fit."
         return self.decode_batch("image", ids, metas)
 
-    def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[tuple[Tensor, int]]:
-        "(wave float32 [channels, samples] of exactly the encoded length, sample rate) of each item's ids and meta. Raises `SpaceError` or `TokenizerError`."
+    def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Sound]:
+        "The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and meta. Raises `SpaceError` or `TokenizerError`."
         return self.decode_batch("audio", ids, metas)
 
     def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
         "The picture of one item: `decode_images` of one."
         return self.decode_images([ids], [meta])[0]
 
-    def decode_audio(self, ids: Tensor, meta: dict) -> tuple[Tensor, int]:
+    def decode_audio(self, ids: Tensor, meta: dict) -> Sound:
         "The sound of one item: `decode_audios` of one."
         return self.decode_audios([ids], [meta])[0]
 
     def decode(self, modality: str, tokens: Tokens) -> Any:
-        "The signal of one item of any modality: str, float32 [3, H, W], or (wave, rate). A text decodes from its ids alone. Raises as `decode_images` does."
+        "The signal of one item of any modality: str, float32 [3, H, W], or `Sound`. A text decodes from its ids alone. Raises as `decode_images` does."
         ids, meta = tokens
         if self.codec(modality).spec.meta_free:
             meta = self.generated_meta(modality, len(ids))

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from .baseline import TOKENS
 from .earlier import to_report
-from .plan import SUFFIX, Prepared, generated_files
+from .plan import Prepared, generated_files
 from .record import Item
 from ..checks.case import Case
 from ..files import write_json, write_text
-from ..media import write_png, write_wav
+from ..modalities.registry import MODALITIES
 from ..space import save_space, token_hash
 
 # %% auto #0
@@ -51,13 +51,10 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
 
 def _write_pair(case: Case, item: Item, folder: Path) -> None:
     "A picture or sound, normalised and decoded."
-    suffix = SUFFIX[item.modality]
-    item.original, item.recon = f"original/{item.name}{suffix}", f"recon/{item.name}{suffix}"
+    modality = MODALITIES[item.modality]
+    item.original, item.recon = f"original/{item.name}{modality.suffix}", f"recon/{item.name}{modality.suffix}"
     for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        if item.modality == "image":
-            write_png(folder / name, content)
-        else:
-            write_wav(folder / name, *content)
-    if not (first := folder / f"recon{suffix}").exists():
+        modality.write(folder / name, content)
+    if not (first := folder / f"recon{modality.suffix}").exists():
         shutil.copyfile(folder / item.recon, first)

@@ -18,7 +18,8 @@ from .earlier import read_record
 from .record import AuditError, AuditRecord, HeldAgainst
 from .samples import source_hash
 from ..checks.base import Found, check, promised
-from ..checks.case import Case, Sample
+from ..checks.case import Case
+from ..modalities.base import Sample
 from ..metrics.base import Measurement
 from ..metrics.registry import baseline_gates
 from ..codecs.spec import CodecSpec

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from .record import AuditError, AuditRecord
-from ..codecs.base import MODALITIES
+from ..codecs.spec import SPECS
 
 # %% auto #0
 __all__ = ['earlier_names', 'to_report', 'report_schema', 'read_record']
@@ -36,8 +36,8 @@ def earlier_names(record: AuditRecord) -> dict[str, Any]:
 
     numbers = ("audio_snr_db", "audio_mae", "audio_log_mel_l1", "image_psnr", "image_ssim", "audio_roundtrip_snr_db", "audio_roundtrip_mae")
     flat: dict[str, Any] = {name: record.metrics[name].value if name in record.metrics else None for name in numbers}
-    flat |= {f"{m}_deterministic": asked("determinism", m) for m in MODALITIES}
-    flat |= {f"{m}_token_range_ok": asked("token_range", m) for m in MODALITIES}
+    flat |= {f"{m}_deterministic": asked("determinism", m) for m in SPECS}
+    flat |= {f"{m}_token_range_ok": asked("token_range", m) for m in SPECS}
     flat |= {f"{m}_shape_ok": asked("shape", m) for m in ("image", "audio")}
     flat |= {f"{m}_idempotent": asked("idempotence", m) for m in ("image", "audio")}
     flat |= {f"{m}_decode_ok": asked("any_codes_decode", m) for m in ("image", "audio")}

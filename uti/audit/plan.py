@@ -15,9 +15,11 @@ import torch
 from .baseline import TOKENS, Baseline, load_baseline
 from .record import AuditError
 from .samples import load_samples
-from ..checks.case import Case, FreshProcess, Sample
+from ..checks.case import Case, FreshProcess
+from ..modalities.base import Sample
 from ..config import Config, load_config
-from ..media import MediaError
+from ..modalities.base import MediaError
+from ..modalities.registry import MODALITIES
 from ..outdir import output_folder, refuse_foreign
 from ..smoke_report import SmokeError, SmokeReport, read_smoke
 from ..space import diff_spaces, from_dict
@@ -26,8 +28,8 @@ from ..tokenizer import UnifiedTokenizer
 DECODE_MODES = ("deterministic", "diffusion", "none")
 
 # %% auto #0
-__all__ = ['DECODE_MODES', 'SUFFIX', 'FOLDERS', 'AuditPlan', 'Prepared', 'prepare', 'artifact_names', 'generated_files',
-           'check_apart', 'check_decoders', 'decoders', 'load_smoke']
+__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'Prepared', 'prepare', 'artifact_names', 'generated_files', 'check_apart',
+           'check_decoders', 'decoders', 'load_smoke']
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
@@ -109,7 +111,6 @@ def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> C
         raise MediaError(f"{sample.name}: {error}") from error
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-006
-SUFFIX = {"image": ".png", "audio": ".wav"}
 FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
 
 
@@ -118,9 +119,10 @@ def artifact_names(prepared: Prepared) -> list[str]:
     names = ["report.json", TOKENS, "token_space.json", "token_space.sha256", *(f"{modality}_tokens.sha256" for modality in prepared.tokenizer.codecs)]
     names += ["baseline_report.json"] if prepared.baseline else []
     names += ["smoke.json", *(f"generated/{path.name}" for path in generated_files(prepared))] if prepared.smoke else []
-    decoded = [s for s in prepared.samples if s.modality in SUFFIX and prepared.decoder(s.modality)]
-    names += [f"{folder}/{s.name}{SUFFIX[s.modality]}" for s in decoded for folder in ("original", "recon")]
-    return names + [f"recon{SUFFIX[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
+    written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.write}
+    decoded = [s for s in prepared.samples if s.modality in written and prepared.decoder(s.modality)]
+    names += [f"{folder}/{s.name}{written[s.modality]}" for s in decoded for folder in ("original", "recon")]
+    return names + [f"recon{written[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
 
 
 def generated_files(prepared: Prepared) -> list[Path]:

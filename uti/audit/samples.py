@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Sequence
 
-import numpy as np
-import torch
-
-from .record import AuditError
-from ..checks.case import Sample
-from ..media import find_media, load_image, read_audio
+from ..modalities.base import Sample
+from ..modalities.registry import MODALITIES, find_media
 
 # %% auto #0
 __all__ = ['ASSETS', 'TEXTS', 'load_samples', 'source_hash']
@@ -30,29 +27,14 @@ TEXTS = {
 }
 
 
-def load_samples(folder: Path | None, modalities: list[str]) -> list[Sample]:
+def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]:
     "The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read. Raises `MediaError`."
-    images, sounds = find_media(folder or ASSETS)
-    texts = sorted(p for p in (folder or ASSETS).glob("*.txt"))
+    files = find_media(folder or ASSETS)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
-    samples += [Sample(p.name, "text", _read_text(p)) for p in texts]
-    samples += [Sample(p.name, "image", torch.from_numpy(np.array(load_image(p))).movedim(-1, 0)) for p in images]
-    samples += [Sample(p.name, "audio", read_audio(p)) for p in sounds]
-    return [s for s in samples if s.modality in modalities]
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise AuditError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    samples += [Sample(path.name, name, MODALITIES[name].read(path)) for name, paths in files.items() for path in paths if name in modalities]
+    return [sample for sample in samples if sample.modality in modalities]
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-006
 def source_hash(sample: Sample) -> str:
     "sha256 over the bytes of a sample as it was read."
-    parts = [sample.signal.encode("utf-8", "surrogatepass")] if sample.modality == "text" else []
-    if sample.modality == "image":
-        parts = [str(list(sample.signal.shape)).encode(), sample.signal.numpy().tobytes()]
-    if sample.modality == "audio":
-        parts = [f"{sample.signal[1]} {list(sample.signal[0].shape)}".encode(), sample.signal[0].numpy().tobytes()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
+    return hashlib.sha256(MODALITIES[sample.modality].fingerprint(sample.signal)).hexdigest()

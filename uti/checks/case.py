@@ -22,28 +22,17 @@ from torch import Tensor
 from ..codecs.base import Codec, Encoded
 from ..codecs.spec import CodecSpec
 from ..config import dump_config
+from ..modalities.base import Sample
+from ..modalities.registry import MODALITIES
 from ..sequences import unflatten
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
 from ..tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['Sample', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'hashes_in_this_process', 'FreshProcess',
-           'reference_of', 'Case', 'CodecCase', 'SpaceCase']
+__all__ = ['normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'hashes_in_this_process', 'FreshProcess', 'reference_of',
+           'Case', 'CodecCase', 'SpaceCase']
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-004
-@dataclass(frozen=True)
-class Sample:
-    """`signal`: a str, a uint8 tensor [3, H, W] of any size, or (wave float32 [channels, samples], sample rate in Hz).
-
-    `record`: what normalising did, once the signal is in the normal form of its codec: then a picture is float32 [3, H, W] in [0, 1]. None before.
-    """
-
-    name: str
-    modality: str
-    signal: Any
-    record: dict[str, Any] | None = None
-
-
 def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
     "`sample` in the normal form of its codec; one that is in it already, as it is. Raises `MediaError`."
     if sample.record is not None:
@@ -109,7 +98,8 @@ class FreshProcess:
         "(modality, name) → [token hash, meta hash]. Raises RuntimeError where the process fails, with the last line that it said."
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
-            torch.save([(s.name, s.modality, s.signal) for s in self.samples], Path(folder) / "samples.pt")
+            plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]  # what weights_only reads
+            torch.save([(s.name, s.modality, signal) for s, signal in zip(self.samples, plain)], Path(folder) / "samples.pt")
             reading, writing = os.pipe()
             try:
                 run = subprocess.run([sys.executable, "-c", _FRESH, folder], stdin=reading, capture_output=True, text=True)
@@ -177,7 +167,7 @@ class Case:
     @cached_property
     def again(self) -> Tokens:
         "The tokens of the decoded signal."
-        signal = (self.decoded * 255 + 0.5).byte() if self.modality == "image" else self.decoded
+        signal = MODALITIES[self.modality].as_read(self.decoded)
         return encode(self.tokenizer, [Sample("again", self.modality, signal)])[0]
 
     @property

@@ -12,13 +12,15 @@ from typing import Iterator
 import torch
 
 from .base import Check, Found, check, promised
-from .case import Case, CodecCase, Sample, codes_of, difference, encode, meta_hash
+from .case import Case, CodecCase, codes_of, difference, encode, meta_hash
 from ..codecs.base import Encoded
+from ..modalities.base import Sample
+from ..modalities.registry import MODALITIES
 from ..space import SpaceError, token_hash
 from ..tokenizer import Tokens
 
 # %% auto #0
-__all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threads', 'shorter', 'neighbour', 'invariance_batch',
+__all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threads', 'batch_of', 'invariance_batch',
            'invariance_devices', 'token_range', 'shape', 'runtime_size', 'own']
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-005
@@ -91,29 +93,18 @@ def invariance_threads(case: Case) -> Found:
     return found
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-014
-def shorter(sample: Sample) -> Sample:
-    "The first 61 % of a text or a sound; a picture upside down."
-    if sample.modality == "image":
-        return replace(sample, name=f"{sample.name} upside down", signal=sample.signal.flip(1))
-    if sample.modality == "text":
-        return replace(sample, name=f"{sample.name}, its beginning", signal=sample.signal[: int(len(sample.signal) * 0.61)])
-    wave, rate = sample.signal
-    return replace(sample, name=f"{sample.name}, its beginning", signal=(wave[:, : max(1, int(wave.shape[1] * 0.61))], rate))
-
-
-def neighbour(sample: Sample) -> Sample:
-    "Another sample of the same size: a picture mirrored, a text or a sound backwards."
-    if sample.modality == "text":
-        return replace(sample, name=f"{sample.name}, backwards", signal=sample.signal[::-1])
-    signal = sample.signal.flip(-1) if sample.modality == "image" else (sample.signal[0].flip(-1), sample.signal[1])
-    return replace(sample, name=f"{sample.name}, {'mirrored' if sample.modality == 'image' else 'backwards'}", signal=signal)
+def batch_of(sample: Sample) -> list[Sample]:
+    "A normalised sample between two others: a shorter one, or one upside down, and one of its own size."
+    before, after = (
+        replace(sample, name=f"{sample.name}, {what}", signal=signal) for what, signal in MODALITIES[sample.modality].neighbours(sample.signal).items()
+    )
+    return [before, sample, after]
 
 
 @check("Same ids alone and in a batch of unequal lengths", of="encoded item", gates=promised("invariant"))
 def invariance_batch(case: Case) -> Found:
-    before, after = shorter(case.sample), neighbour(case.sample)
-    batch = [before, case.sample, after]
-    alone = [encode(case.tokenizer, [before])[0], case.tokens, encode(case.tokenizer, [after])[0]]
+    batch = batch_of(case.sample)
+    alone = [encode(case.tokenizer, batch[:1])[0], case.tokens, encode(case.tokenizer, batch[2:])[0]]
     differences = [difference(case.tokenizer, a, b) for a, b in zip(alone, encode(case.tokenizer, batch))]
     count = None if any(n is None for n, _ in differences) else sum(n for n, _ in differences)
     detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences) if d)

@@ -13,7 +13,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
 
-from .spec import AudioSpec, CodecError, CodecSpec, ImageSpec, Meta, TextSpec, shape_of
+from .spec import CodecError, CodecSpec, Meta, shape_of
 
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
@@ -22,10 +22,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from uti.codecs.spec import Signals
 
 # %% auto #0
-__all__ = ['MODALITIES', 'Encoded', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec']
-
-# %% ../../nbs/codecs/01_base.ipynb #01-base-003
-MODALITIES = tuple(spec.modality for spec in (TextSpec, ImageSpec, AudioSpec))
+__all__ = ['Encoded', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):

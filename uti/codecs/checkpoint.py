@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .base import MODALITIES, Codec, CodecError, codec_targets, load_codec
+from .base import Codec, CodecError, codec_targets, load_codec
+from .spec import SPECS
 
 # %% auto #0
 __all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'find_checkpoint', 'weight_files', 'read_json', 'preprocessor_settings', 'read_config',
@@ -327,10 +328,10 @@ def modality_of(name: str) -> str:
         return _load_named(name, {}).spec.modality
     for weights in (False, True):  # most models say what they are without them
         folder = find_checkpoint(name, weights)
-        for modality in reversed(MODALITIES):  # text last: whole models have a tokenizer too
+        for modality in reversed(SPECS):  # text last: whole models have a tokenizer too
             if any(reader.recognises(folder) for reader in checkpoint_codecs(modality).values()):
                 return modality
-    raise CodecError(f"{name}: none of the codecs here reads it; they read: {'; '.join(r.reads for m in MODALITIES for r in checkpoint_codecs(m).values())}")
+    raise CodecError(f"{name}: none of the codecs here reads it; they read: {'; '.join(r.reads for m in SPECS for r in checkpoint_codecs(m).values())}")
 
 
 def open_codec(modality: str, name: str, options: dict[str, Any]) -> Codec:

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Sequence
 
+from ..modalities.base import Sound
+
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
     from torch import Tensor
@@ -19,7 +21,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
 Meta = dict[str, Any]
 
 # %% auto #0
-__all__ = ['Meta', 'CodecError', 'CodecSpec', 'shape_of', 'TextSpec', 'ImageSpec', 'AudioSpec']
+__all__ = ['Meta', 'SPECS', 'CodecError', 'CodecSpec', 'shape_of', 'TextSpec', 'ImageSpec', 'AudioSpec']
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-003
 class CodecError(ValueError):
@@ -85,7 +87,7 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def items(self, decoded: Signals, metas: Sequence[Meta]) -> list[Any]:
-        "What `Codec.decode` gave, one by one: str, float32 [3, H, W], or (wave of exactly the encoded length, rate)."
+        "What `Codec.decode` gave, one by one: str, float32 [3, H, W], or a `Sound` of exactly the encoded length."
 
     @abstractmethod
     def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
@@ -215,7 +217,7 @@ class ImageSpec(CodecSpec):
 
     def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Tensor, dict[str, Any]]:
         "Any picture as float32 [3, H, W] in [0, 1] of the input size, and what was done. Raises `MediaError`."
-        from uti.media import normalise_image
+        from uti.modalities.image import normalise_image
 
         return normalise_image(signal, self.input_size, self.resize, self.resample)
 
@@ -228,7 +230,7 @@ class ImageSpec(CodecSpec):
         return list(decoded)
 
     def reference(self, source: Any, normal: Tensor, clip_seconds: float | None = None) -> Tensor:
-        from uti.media import normalise_image
+        from uti.modalities.image import normalise_image
 
         if self.output_size == self.input_size:
             return normal
@@ -274,14 +276,15 @@ class AudioSpec(CodecSpec):
         if lengths is not None and not (len(lengths) == len(signals) and all(0 < n <= signals.shape[-1] for n in lengths.tolist())):
             raise self.error(f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got {lengths.tolist()}")
 
-    def normalise(self, signal: tuple[Any, int], clip_seconds: float | None = None) -> tuple[tuple[Tensor, int], dict[str, Any]]:
-        "A (wave, rate) as (float32 [channels, samples] in [-1, 1], `sample_rate`), and what was done. Raises `MediaError`."
-        from uti.media import normalise_audio
+    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Sound, dict[str, Any]]:
+        "A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was done. Raises `MediaError`."
+        from uti.modalities.audio import load_audio, normalise_audio
 
-        wave, record = normalise_audio(*signal, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds)
-        return (wave, self.sample_rate), record
+        wave, rate = load_audio(signal)
+        wave, record = normalise_audio(wave, rate, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds)
+        return Sound(wave, self.sample_rate), record
 
-    def batch(self, signals: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    def batch(self, signals: Sequence[Sound]) -> tuple[Tensor, Tensor]:
         "(what `Codec.encode` takes, lengths): waves of any length, padded with zeros."
         import torch
 
@@ -291,16 +294,20 @@ class AudioSpec(CodecSpec):
         padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in waves]
         return torch.stack(padded), lengths
 
-    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[tuple[Tensor, int]]:
-        return [(wave[:, : meta["n_samples"]], self.output_rate) for wave, meta in zip(decoded, metas)]
+    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Sound]:
+        return [Sound(wave[:, : meta["n_samples"]], self.output_rate) for wave, meta in zip(decoded, metas)]
 
-    def reference(self, source: tuple[Any, int], normal: tuple[Tensor, int], clip_seconds: float | None = None) -> tuple[Tensor, int]:
-        from uti.media import normalise_audio
+    def reference(self, source: Any, normal: Sound, clip_seconds: float | None = None) -> Sound:
+        from uti.modalities.audio import load_audio, normalise_audio
 
         if self.output_rate == self.sample_rate:
             return normal
-        wave, _ = normalise_audio(*source, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds)
-        return wave, self.output_rate
+        wave, rate = load_audio(source)
+        wave, _ = normalise_audio(wave, rate, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds)
+        return Sound(wave, self.output_rate)
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:
         return (self.channels, n_samples or 0)
+
+# %% ../../nbs/codecs/00_spec.ipynb #codecs-00-specs
+SPECS: dict[str, type[CodecSpec]] = {spec.modality: spec for spec in (TextSpec, ImageSpec, AudioSpec)}
