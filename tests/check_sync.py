@@ -10,17 +10,20 @@ from pathlib import Path
 
 import nbformat
 from nbconvert import MarkdownExporter
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
+HIDDEN = Config(TagRemovePreprocessor={"enabled": True, "remove_input_tags": ["remove_input"]})
 
 
 def readme() -> str:
     "README.md: nbs/index.ipynb as Markdown; of a cell with `#| echo: false`, its output alone."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
     for cell in notebook.cells:
-        cell["transient"] = {"remove_source": cell.source.startswith("#| echo: false")}
+        if cell.source.startswith("#| echo: false"):
+            cell.metadata["tags"] = ["remove_input"]
     notebook.metadata["language_info"] = {"name": "python"}  # what a code fence says
-    body, _ = MarkdownExporter(exclude_output_prompt=True).from_notebook_node(notebook)
+    body, _ = MarkdownExporter(exclude_output_prompt=True, config=HIDDEN).from_notebook_node(notebook)
     lines = "\n".join(line.rstrip() for line in body.strip().splitlines())
     return re.sub(r"\n{3,}", "\n\n", lines) + "\n"
 

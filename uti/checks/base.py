@@ -38,7 +38,7 @@ class Check(BaseModel):
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006
 Of = Literal[
-    "token space", "codec", "decoder", "codec without a decoder", "encoded item", "decoded item", "item with a baseline", "baseline"
+    "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec", "token space", "baseline"
 ]  # fmt: skip
 
 
