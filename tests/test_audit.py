@@ -316,7 +316,7 @@ def test_a_failed_gate_still_renders_in_red(reported):
     assert result.returncode == 1, result.stderr
     page = (folder / "index.html").read_text()
     assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
-    assert page.count("<audio") == 4 and page.count("<img") >= 6 and "Do not train on these ids yet" in page
+    assert page.count("<audio") == 2 + 4 and page.count("<img") >= 4 + 6 and "Do not train on these ids yet" in page
     assert 'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page  # one file, no code
     assert str(folder.parent) not in page
     assert "[3/7]" in result.stderr  # plain lines where nobody watches

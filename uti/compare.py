@@ -27,7 +27,7 @@ from .modalities.base import Sample
 from .codecs.base import CodecError
 from .codecs.spec import SPECS
 from .codecs.checkpoint import checkpoint_codecs, modality_of
-from .comparison import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate
+from .comparison import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate, in_common_form
 from .config import Config, load_config, with_codecs
 from .environment import environment_of
 from .files import write_json
@@ -41,8 +41,8 @@ from .references import references_for
 from .space import canonical_json, space_hash, token_hash
 
 # %% auto #0
-__all__ = ['Key', 'CompareError', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'in_common_form',
-           'prepare_compare', 'bits_of', 'rate_of', 'compare']
+__all__ = ['Key', 'CompareError', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'prepare_compare',
+           'bits_of', 'rate_of', 'compare']
 
 # %% ../nbs/11_compare.ipynb #11-compare-004
 class CompareError(AuditError):
@@ -111,13 +111,6 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
         treated = ", ".join(f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items())
         raise CompareError(f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size alike")
     return CommonForm(resize=next(iter(resizes.values()), "crop"), image_size=smallest, sample_rate=min(rates, default=None), clip_seconds=min(clips, default=None))
-
-
-def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
-    "A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples], rate in Hz) as float32 [1, samples]."
-    if modality == "image":
-        return normalise_image(signal, form.image_size, form.resize)[0]
-    return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[0]
 
 # %% ../nbs/11_compare.ipynb #11-compare-011
 def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", command: str = "uti compare") -> dict[str, Prepared]:

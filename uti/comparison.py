@@ -9,12 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from torch import Tensor
+
 from .environment import Environment
 from .metrics.base import Measurement, MetricFacts
+from .modalities.audio import normalise_audio
+from .modalities.image import normalise_image
 from .references import Reference
 
 # %% auto #0
-__all__ = ['CommonForm', 'Asset', 'Rate', 'ItemResult', 'CodecResult', 'Entry', 'Comparison']
+__all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'CodecResult', 'Entry', 'Comparison']
 
 # %% ../nbs/09_comparison.ipynb #09-comparison-004
 class CommonForm(BaseModel):
@@ -34,6 +38,13 @@ class Asset(BaseModel):
     source_sha256: str
     n_bytes: int | None = Field(None, description="of a text, in UTF-8")
     original: str | None = Field(None, description="file of the picture or sound in the common form, relative to comparison.json")
+
+# %% ../nbs/09_comparison.ipynb #09-comparison-form
+def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
+    "A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples], rate in Hz) as float32 [1, samples]."
+    if modality == "image":
+        return normalise_image(signal, form.image_size, form.resize)[0]
+    return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[0]
 
 # %% ../nbs/09_comparison.ipynb #09-comparison-006
 class Rate(BaseModel):

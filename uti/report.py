@@ -5,9 +5,7 @@
 # %% ../nbs/12_report.ipynb #12-report-002
 from __future__ import annotations
 
-import base64
 import datetime
-import io
 import logging
 import os
 import re
@@ -23,74 +21,21 @@ from .audit.run import Progress
 from .compare import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from .config import Config, dump_config, load_config
 from .files import write_json, write_text
-from .html import Markup, joined, link, mark, table, verdict
+from .html import Markup, link, mark, table, verdict
 from .outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
 from .smoke_report import SmokeReport, read_smoke
 
 if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
-    from matplotlib.figure import Figure
     from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'player', 'audio_player', 'card', 'shown_table', 'cards',
-           'render_notebook', 'clean_notebook', 'Published', 'publish_audit', 'publish_compare', 'publish_smoke',
-           'write_list']
+__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published',
+           'publish_audit', 'publish_compare', 'publish_smoke', 'write_list']
 
 # %% ../nbs/12_report.ipynb #12-report-003
 REPORTS = Path(__file__).parent / "reports" if "__file__" in globals() else Path("../uti/reports")
 KERNEL = "python3"
-
-# %% ../nbs/12_report.ipynb #12-report-005
-def _inside(mime: str, data: bytes) -> str:
-    "A URL that holds `data` itself, so that the page needs no other file."
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-def player(path: Path, style: str = "") -> Markup:
-    "A player with the WAV file inside the page."
-    return Markup('<audio controls preload="none" style="{}" src="{}"></audio>').format(style, _inside("audio/wav", path.read_bytes()))
-
-
-def audio_player(path: Path, label: str) -> Markup:
-    "A player under its label."
-    return Markup("<div>{}{}</div>").format(label, player(path))
-
-# %% ../nbs/12_report.ipynb #12-report-006
-def _png_of(figure: Figure) -> bytes:
-    "A figure as PNG; it is closed."
-    import matplotlib.pyplot as plt
-
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=180)
-    plt.close(figure)
-    return buffer.getvalue()
-
-
-def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None) -> Markup:
-    "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player. Cards stand side by side inside `cards`."
-    png = b"" if picture is None else picture.read_bytes() if isinstance(picture, Path) else _png_of(picture)
-    image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
-    text = joined(Markup("<br>{}").format(line) for line in lines)
-    return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(image, title, text, player(sound) if sound else "")
-
-
-def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
-    "What a language model wrote beside its prompt and what it was taught: pictures and players inside the page. `shown`: as in smoke.json, files in `folder`."
-    def media(value: str) -> Markup | str:
-        path = folder / value
-        if value.endswith(".png") and path.is_file():
-            return Markup('<img alt="{}" style="width:9rem;image-rendering:pixelated" src="{}">').format(value, _inside("image/png", path.read_bytes()))
-        if value.endswith(".wav") and path.is_file():
-            return player(path, "width:14rem")
-        return value  # a model may write anything, markup too
-
-    return table(["task", "prompt", "written", "taught"], [[s["task"], media(s["prompt"]), media(s["written"]), media(s["target"])] for s in shown])
-
-
-def cards(those: Sequence[Markup]) -> Markup:
-    "Cards in rows, as many to a row as the page is wide."
-    return Markup('<div class="cards">{}</div>').format(joined(those))
 
 # %% ../nbs/12_report.ipynb #12-report-010
 def _contents(notebook: NotebookNode) -> list[tuple[str, str]]:

@@ -1,0 +1,90 @@
+"""What a page says is a function of the record: nothing that is in the one is missing on the other."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from uti.audit.earlier import read_record
+from uti.audit.plan import AuditPlan
+from uti.audit.run import run_audit
+from uti.checks.base import CHECKS, Check, Found, check
+from uti.codecs.audio import EmbeddedAudio
+from uti.metrics.base import Measurement, Metric
+from uti.metrics.registry import METRICS, register_metric
+from uti.pages import audit as sections
+from uti.tokenizer import UnifiedTokenizer
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "reports" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def report():
+    return read_record(FOLDER / "report.json")
+
+
+def test_every_check_of_the_record_is_on_the_page(report):
+    page = sections.correctness(report)
+    assert [c.name for c in report.checks if c.sentence.replace("’", "'") not in page.unescape()] == []
+    assert page.count("<tr>") == 2 + len({c.name for c in report.checks if c.modality}) + sum(not c.modality for c in report.checks)
+
+
+@pytest.fixture
+def additions():
+    "A metric that is better when lower and a check, each registered in one place."
+    register_metric(Metric(name="audio_peak", modality="audio", title="peak", better="lower", tolerance=0.1, function=lambda a, b, rate: float(b.abs().max())))
+
+    @check("A sound is never silent", of="decoded item", modalities=("audio",))
+    def never_silent(case):
+        return Found(bool(case.decoded.wave.any()))
+
+    yield
+    del METRICS["audio_peak"], CHECKS["never_silent"]
+
+
+def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additions, tmp_path):
+    tokenizer = UnifiedTokenizer({"audio": EmbeddedAudio(n_codebooks=1)})
+    run_audit(AuditPlan(tokenizer, tmp_path / "first"))
+    run_audit(AuditPlan(tokenizer, tmp_path / "second", baseline=tmp_path / "first" / "report.json"))
+    record = read_record(tmp_path / "second" / "report.json")
+    gate = next(g for g in record.gates if g.metric == "audio_peak")
+    assert record.passed and gate.direction == "<=" and gate.limit == pytest.approx(gate.baseline + 0.1)
+    assert "peak" in sections.summary(record) and "audio_peak" in sections.metrics(record)
+    assert "A sound is never silent" in sections.correctness(record)
+    assert "peak" in sections.caption(record, record.items[0])
+
+
+def test_what_was_not_promised_is_no_failure(report):
+    "A cross beside the word gate would say that a passed report failed."
+    row = re.search(r"<tr><td>The same ids when the decoded signal is encoded</td>.*?</tr>", sections.correctness(report))[0]
+    assert "✓" in row and "✗" not in row and "0/2, not promised" in row and "gate where promised" in row
+
+
+def test_a_failed_gate_is_told_at_the_top_in_the_tables_and_at_the_end(report):
+    wrong = next(c for c in report.checks if c.name == "finite").model_copy(update={"passed": False, "found": False, "detail": "a <NaN>"})
+    failed = report.model_copy(update={"passed": False, "checks": [wrong if c.name == "finite" and c.item == wrong.item else c for c in report.checks]})
+    assert "a &lt;NaN&gt;" in sections.verdict_of(failed) and "✗" in sections.correctness(failed) and "a &lt;NaN&gt;" in sections.unexpected(failed)
+    assert "Do not train on these ids yet" in sections.conclusion(failed) and not sections.unexpected(report)
+
+
+def test_the_page_begins_with_the_verdict_a_picture_and_a_sound(report):
+    page = (FOLDER / "index.html").read_text().split("<main>")[1]
+    verdict, picture, sound, table = (page.index(what) for what in ('class="verdict ok"', "<img", "<audio", "<table"))
+    assert verdict < picture < sound < table
+
+
+@pytest.mark.parametrize("change", [{"items": []}, {"token_lm": None}, {"warnings": ["w"]}, {"metrics": {"image_psnr": Measurement(value=None, reason="nothing")}, "metric_facts": {"image_psnr": METRICS["image_psnr"].facts}, "items": []}, {"codebook_use": {}}, {"checks": [Check(name="odd", passed=None, gates=True, detail="because")]}])
+def test_every_section_bears_a_record_that_lacks_something(report, change):
+    there = report.model_copy(update=change)
+    alone = [sections.verdict_of, sections.summary, sections.environment, sections.correctness, sections.unexpected, sections.metrics, sections.codebooks]
+    alone += [sections.idempotence, sections.token_space, sections.caught, sections.gaps, sections.conclusion]
+    with_folder = [sections.first_look, sections.commands, sections.artifacts, sections.token_lm]
+    assert all(isinstance(section(there), str) for section in alone) and all(isinstance(section(there, FOLDER), str) for section in with_folder)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "reports").glob("*.ipynb")), ids=lambda p: p.name)
+def test_the_notebook_of_a_report_is_headings_and_calls(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"][2:]
+    assert all(len(c.source.splitlines()) <= 8 for c in cells) and all("show(" in c.source for c in cells)
