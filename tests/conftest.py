@@ -45,7 +45,7 @@ def uti_in() -> Callable[..., subprocess.CompletedProcess]:
     "`uti_in(folder, *arguments)`: the command in `folder`, in this process, which saves the seconds that a new one needs to import torch; what a process would have returned."
     from typer.testing import CliRunner
 
-    from uti.cli import app
+    from uti.cli.main import app
 
     def run(folder, *arguments):
         command = ["uti", *map(str, arguments)]
@@ -68,7 +68,7 @@ def uti_here(uti_in, tmp_path):
 
 def process(folder, *arguments, **environment) -> subprocess.CompletedProcess:
     "The command in `folder` and in a process of its own, for what a process alone shows: environment, threads, tracebacks."
-    command = [sys.executable, "-c", "from uti.cli import main; main()", *map(str, arguments)]
+    command = [sys.executable, "-c", "from uti.cli.main import main; main()", *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 
 from uti.config import parse_config
-from uti.dataset import Dataset
-from uti.grammar import Grammar
-from uti.sequences import build
+from uti.lm.data import Dataset
+from uti.tokens.grammar import Grammar
+from uti.tokens.sequences import build
 from uti.space import TokenSpace
 
 SPACE = TokenSpace(text=100, image=(50,), audio=(10, 10))

@@ -8,7 +8,7 @@ import torch
 
 from safetensors.torch import load_file, save_file
 
-from uti.codecs.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
+from uti.codecs.embedded.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 from uti.codecs.base import CodecError
 
 LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)

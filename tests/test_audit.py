@@ -21,15 +21,15 @@ from uti.audit.run import run_audit
 from uti.codecs import base
 from uti.codecs.base import Codec, Encoded
 from uti.checks.registry import ask
-from uti.codecs.audio import EmbeddedAudio
-from uti.codecs.image import EmbeddedImage
+from uti.codecs.embedded.audio import EmbeddedAudio
+from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.spec import ImageSpec
-from uti.codecs.text import EmbeddedText
+from uti.codecs.embedded.text import EmbeddedText
 from uti.config import load_config, parse_config
 from uti.modalities.image import load_image
-from uti.report import publish_audit, render_notebook
+from uti.pages.publish import publish_audit, render_notebook
 from uti.space import token_hash
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 # The embedded codecs and the shipped assets. These change only with a new version of a codec, and then its `version` does, too.
 HASHES = {

@@ -21,12 +21,12 @@ from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.codecs.base import CodecError
 from uti.codecs.checkpoint import find_checkpoint, modality_of, open_codec, recognise
-from uti.codecs.hf_audio import HFAudio, chunk_positions
-from uti.codecs.hf_image import CENTRED, CHAMELEON, CLIP, HFImage
-from uti.codecs.hf_text import PROBES, HFText
+from uti.codecs.hf.audio import HFAudio, chunk_positions
+from uti.codecs.hf.image import CENTRED, CHAMELEON, CLIP, HFImage
+from uti.codecs.hf.text import PROBES, HFText
 from uti.config import ConfigError, load_config, with_codecs
 from uti.testing import check_codec
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -415,12 +415,12 @@ def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
     save_small_unclip(tmp_path / "unclip")
     code = f"""
 import contextlib, sys
-from uti.cli import app
+from uti.cli.main import app
 for arguments in ({[["audit", "--image" if family == "VQModel" else "--audio", f"./{family}", "--outdir", "out"] for family in bad]}):
     with contextlib.suppress(SystemExit):
         app(arguments)
 from uti.codecs.checkpoint import open_codec
-from uti.codecs.unclip import Unclip
+from uti.codecs.decoders.unclip import Unclip
 for modality, folder in {[("audio", str(checkpoint("encodec_24khz"))), ("audio", str(checkpoint("neucodec"))), ("image", str(checkpoint("VQModel"))), ("image", str(checkpoint("janus"))), ("text", str(checkpoint("unigram")))]}:
     open_codec(modality, folder, {{}})
 Unclip("unclip")

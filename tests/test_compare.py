@@ -19,15 +19,15 @@ from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import AudioSpec, ImageSpec
-from uti.compare import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
-from uti.comparison import Comparison
+from uti.comparison.run import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
+from uti.comparison.record import Comparison
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
 from uti.modalities.audio import read_audio, write_wav
 from uti.modalities.base import MediaError
 from uti.modalities.image import load_image
 from uti.metrics.audio import snr_db
-from uti.references import opus_missing, through_opus
-from uti.report import publish_compare
+from uti.comparison.references import opus_missing, through_opus
+from uti.pages.publish import publish_compare
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +268,7 @@ def keeps(monkeypatch):
             raise Again
 
         with monkeypatch.context() as patch:
-            patch.setattr("uti.compare.run_audit", run)
+            patch.setattr("uti.comparison.run.run_audit", run)
             try:
                 compare({"one": config}, outdir, assets=assets, decode_mode=decode_mode)
             except Again:
@@ -301,7 +301,7 @@ def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeyp
             patch.setattr(Held, name, changed)
             assert not keeps(config, tmp_path, work / "small"), name
     with monkeypatch.context() as patch:
-        patch.setattr("uti.environment.version", lambda name: "0")
+        patch.setattr("uti.audit.environment.version", lambda name: "0")
         assert not keeps(config, tmp_path, work / "small")
     assert keeps(config, tmp_path, work / "small")
 

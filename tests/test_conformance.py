@@ -11,13 +11,13 @@ from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
-from uti.codecs.audio import EmbeddedAudio
+from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.base import Codec, CodecError, Encoded
-from uti.codecs.image import EmbeddedImage
+from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.spec import AudioSpec
-from uti.codecs.text import EmbeddedText
+from uti.codecs.embedded.text import EmbeddedText
 from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 
 @parametrize_with_checks(EmbeddedText(), EmbeddedImage(), EmbeddedAudio(), EmbeddedAudio(n_codebooks=2))

@@ -15,14 +15,14 @@ import transformers as hf
 
 from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
-from uti.codecs.hf_text import PROBES, HFText
-from uti.codecs.text import EmbeddedText
+from uti.codecs.hf.text import PROBES, HFText
+from uti.codecs.embedded.text import EmbeddedText
 from uti.config import parse_config
-from uti.export import FILES, ExportError, export_tokenizer, token_names
+from uti.tokens.export import FILES, ExportError, export_tokenizer, token_names
 from uti.outdir import OutdirError
-from uti.sequences import segment
+from uti.tokens.sequences import segment
 from uti.space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, load_space
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 
 class Sized(Codec):
@@ -293,7 +293,7 @@ def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("uti.export.save_space", dies)
+        patch.setattr("uti.tokens.export.save_space", dies)
         for path in (folder, tmp_path / "deep" / "new"):
             with pytest.raises(ExportError, match="No space left"):
                 export_tokenizer(large, path)

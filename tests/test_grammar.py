@@ -9,10 +9,10 @@ from checkpoints import STEREO, liven
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from uti.grammar import Grammar, Reader, SequenceError, grammar_from_dict, grammar_to_dict, parse
-from uti.sequences import SORT_KEYS, TASKS, build, flatten, unflatten
+from uti.tokens.grammar import Grammar, Reader, SequenceError, grammar_from_dict, grammar_to_dict, parse
+from uti.tokens.sequences import SORT_KEYS, TASKS, build, flatten, unflatten
 from uti.space import TokenSpace, to_codes, to_ids
-from uti.tokenizer import TokenizerError, UnifiedTokenizer
+from uti.tokens.tokenizer import TokenizerError, UnifiedTokenizer
 
 SPACE = TokenSpace(text=60, image=(20, 30), audio=(5, 6, 7))
 LENGTHS = {"text": range(0, 7), "image": [4], "audio": (1, 2, 5)}
@@ -102,8 +102,8 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     "EnCodec at 48 kHz encodes overlapping chunks: not every number of positions is one that a sound makes, and the grammar admits only those."
     import transformers
 
-    from uti.codecs.hf_audio import HFAudio
-    from uti.dataset import grammar_of
+    from uti.codecs.hf.audio import HFAudio
+    from uti.lm.data import grammar_of
 
     torch.manual_seed(0)
     config = transformers.EncodecConfig(**{**STEREO, "sampling_rate": 4800, "chunk_length_s": 0.5, "overlap": 0.1, "num_filters": 4, "hidden_size": 8, "codebook_size": 16, "upsampling_ratios": [4, 5, 4, 2]})

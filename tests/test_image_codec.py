@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
 from bench.photographs import photographs
-from uti.codecs.audio import EmbeddedAudio
+from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.base import CodecError, load_codec
-from uti.codecs.image import WEIGHTS, EmbeddedImage
+from uti.codecs.embedded.image import WEIGHTS, EmbeddedImage
 
 META = {"n_positions": 1024}
 

@@ -15,14 +15,14 @@ import torch
 import transformers
 from language import GRAMMAR, SPACE, language
 
-from uti.dataset import save_dataset
-from uti.endurance import first_step, kill, kill_checks, train_until_killed
-from uti.generation import generate, outcome, prompt_of
-from uti.grammar import Grammar
-from uti.lm import LMError, load_model, new_model, target_losses
-from uti.sequences import Example
+from uti.lm.data import save_dataset
+from uti.lm.endurance import first_step, kill, kill_checks, train_until_killed
+from uti.lm.generation import generate, outcome, prompt_of
+from uti.tokens.grammar import Grammar
+from uti.lm.model import LMError, load_model, new_model, target_losses
+from uti.tokens.sequences import Example
 from uti.space import TokenSpace, load_space
-from uti.training import MANIFEST, last_checkpoint, losses, train
+from uti.lm.training import MANIFEST, last_checkpoint, losses, train
 
 MODELS = {
     "llama, tied": lambda n: transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=n, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True)),
@@ -104,7 +104,7 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     alone = losses(train(data, tmp_path / "one"))
     # the loopback by its number: a machine need not be able to look up its own name
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--no-python", "--nproc-per-node", "2"]
-    program = [sys.executable, "-c", "from uti.cli import main; main()", "train", "--data", str(tmp_path / "data"), "--outdir", str(tmp_path / "two")]
+    program = [sys.executable, "-c", "from uti.cli.main import main; main()", "train", "--data", str(tmp_path / "data"), "--outdir", str(tmp_path / "two")]
     run = subprocess.run([*launcher, *program], env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     together = [e["loss"] for e in json.loads((last_checkpoint(tmp_path / "two") / "trainer_state.json").read_text())["log_history"] if "loss" in e]

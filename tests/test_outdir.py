@@ -153,7 +153,7 @@ def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_pat
 @pytest.mark.parametrize(("command", "how"), [(["audit", "--outdir", "out"], signal.SIGINT), (["report", "--reports", ".", "--name", "out"], signal.SIGTERM)])
 def test_interrupted_everything_of_ours_ends(folder, tmp_path, command, how):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = [sys.executable, "-c", "from uti.cli import main; main()", *command, "--config", "uti.yaml"]
+    program = [sys.executable, "-c", "from uti.cli.main import main; main()", *command, "--config", "uti.yaml"]
     with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         while "[1/7]" not in process.stderr.readline():
             assert process.poll() is None
@@ -225,13 +225,13 @@ def test_the_folder_may_be_a_mount(tmp_path):
     mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none vol && shift 0 && "$@" && cat vol/report.json', "sh"]
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
-    result = subprocess.run([*mounted, sys.executable, "-c", "from uti.cli import main; main()", "audit", "--config", "uti.yaml", "--outdir", "vol"], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run([*mounted, sys.executable, "-c", "from uti.cli.main import main; main()", "audit", "--config", "uti.yaml", "--outdir", "vol"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert '"pass": true' in result.stdout
 
 
 def test_a_list_of_somebody_else_is_left_alone(folder, tmp_path):
-    from uti.report import write_list
+    from uti.pages.publish import write_list
 
     write_list(tmp_path)
     assert "UTI reports" in (tmp_path / "index.html").read_text()

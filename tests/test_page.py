@@ -14,7 +14,7 @@ from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.config import parse_config
 from uti.modalities.image import normalise_image, write_png
-from uti.report import write_list
+from uti.pages.publish import write_list
 
 RUN = "document.title=String.fromCharCode(80,87,78)"  # a handler that runs leaves a mark that can be read: the title PWN
 HOSTILE = f"<img src=x onerror={RUN}><span onclick={RUN}>$\\frac$`*_[x](javascript:{RUN})"
@@ -106,7 +106,7 @@ def says_broken(reports, sentence):
 
 @pytest.mark.run
 def test_a_killed_kernel_leaves_a_page_a_list_and_an_exit_code(reports, tmp_path):
-    command = [sys.executable, "-c", "from uti.cli import main; main()", "report", "--name", "r", "--config", "uti.yaml"]
+    command = [sys.executable, "-c", "from uti.cli.main import main; main()", "report", "--name", "r", "--config", "uti.yaml"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
         while "[1/7]" not in run.stderr.readline():
             assert run.poll() is None
@@ -123,9 +123,9 @@ def test_a_killed_kernel_leaves_a_page_a_list_and_an_exit_code(reports, tmp_path
 @pytest.mark.parametrize("absent", ["template", "kernel"])
 def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_in, tmp_path, monkeypatch):
     if absent == "template":
-        monkeypatch.setattr("uti.report.REPORTS", tmp_path / "nowhere")
+        monkeypatch.setattr("uti.pages.publish.REPORTS", tmp_path / "nowhere")
     else:
-        monkeypatch.setattr("uti.report.KERNEL", "no-such-kernel")
+        monkeypatch.setattr("uti.pages.publish.KERNEL", "no-such-kernel")
     before = {p: p.read_bytes() for p in reports.rglob("*") if p.is_file()}
     result = uti_in(tmp_path, "report", "--name", "r", "--config", "uti.yaml")
     assert result.returncode == 2 and "no report can be made" in result.stderr and result.stderr.count("\n") == 1
@@ -135,7 +135,7 @@ def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_
 @pytest.mark.run
 def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    code = "import uti.space; uti.space.save_space = lambda *_: 1 / 0; from uti.cli import main; main()"
+    code = "import uti.space; uti.space.save_space = lambda *_: 1 / 0; from uti.cli.main import main; main()"
     result = subprocess.run([sys.executable, "-c", code, "space", "--config", "uti.yaml", "--out", "x.json"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 3 and "ZeroDivisionError" in result.stderr and "https://github.com/uti-project/uti/issues" in result.stderr
 
@@ -143,7 +143,7 @@ def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_p
 @pytest.mark.run
 def test_a_reader_who_leaves_changes_no_exit_code(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = f"{sys.executable} -c 'from uti.cli import main; main()' audit --config uti.yaml --outdir out"
+    program = f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out"
     result = subprocess.run(["bash", "-o", "pipefail", "-c", f"{program} | true"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0 and "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
     assert json.loads((tmp_path / "out" / "report.json").read_text())["pass"] is True
@@ -155,6 +155,6 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     (tmp_path / "vol").mkdir()
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
-    program = f"{sys.executable} -c 'from uti.cli import main; main()' audit --config uti.yaml --outdir vol"
+    program = f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir vol"
     result = subprocess.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=8k none vol && {program}; r=$?; ls -A vol; exit $r"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 2 and "No space left on device" in result.stderr and "Traceback" not in result.stderr and result.stdout == "", (result.stdout, result.stderr)

@@ -10,11 +10,11 @@ from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Check, Found, check
-from uti.codecs.audio import EmbeddedAudio
+from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.metrics.base import Measurement, Metric
 from uti.metrics.registry import METRICS, register_metric
 from uti.pages import audit as sections
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "reports" / "embedded"

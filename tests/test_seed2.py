@@ -17,12 +17,12 @@ from small_unclip import save_small_unclip
 from uti.checks.case import reference_of
 from uti.modalities.base import Sample
 from uti.codecs.base import CodecError
-from uti.codecs.seed2 import Seed2
-from uti.codecs.seed2_network import MEAN, STD, Seed2Config, Seed2Network, load_network, published
-from uti.codecs.unclip import Unclip, pipeline_folder
+from uti.codecs.seed2.codec import Seed2
+from uti.codecs.seed2.network import MEAN, STD, Seed2Config, Seed2Network, load_network, published
+from uti.codecs.decoders.unclip import Unclip, pipeline_folder
 from uti.modalities.image import normalise_image
 from uti.testing import check_codec
-from uti.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 REFERENCE = Path(__file__).parent / "data" / "seed2_parity.pt"
 META = {"n_positions": 32}
@@ -435,7 +435,7 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path, unclip_fold
     copytree(unclip_folder, repository / "snapshots" / "0123abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abc")
-    code = "import sys; from uti.codecs.unclip import pipeline_folder; print(*[pipeline_folder(model) for model in sys.argv[1:]])"
+    code = "import sys; from uti.codecs.decoders.unclip import pipeline_folder; print(*[pipeline_folder(model) for model in sys.argv[1:]])"
     run = subprocess.run(
         [sys.executable, "-c", code, "somebody/unclip"], capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HOME": str(tmp_path)}
     )

@@ -9,11 +9,11 @@ import pytest
 from language import SPACE, language
 
 from uti.config import load_config
-from uti.lm import new_model
-from uti.sequences import build
-from uti.smoke import SmokeRun, conditioning, overfit, prepare_smoke, run_smoke
-from uti.smoke_report import read_smoke
-from uti.training import last_checkpoint
+from uti.lm.model import new_model
+from uti.tokens.sequences import build
+from uti.lm.smoke import SmokeRun, conditioning, overfit, prepare_smoke, run_smoke
+from uti.audit.smoke_report import read_smoke
+from uti.lm.training import last_checkpoint
 
 SMALL = """
 text: embedded-text

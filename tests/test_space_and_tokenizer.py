@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from uti.modalities.audio import read_audio
 from uti.modalities.base import MediaError
-from uti.sequences import SORT_KEYS, flatten, unflatten
+from uti.tokens.sequences import SORT_KEYS, flatten, unflatten
 from uti.space import SpaceError, TokenSpace, from_dict, load_space, save_space, space_hash, to_codes, to_dict, to_ids, token_hash
-from uti.tokenizer import TokenizerError, UnifiedTokenizer
+from uti.tokens.tokenizer import TokenizerError, UnifiedTokenizer
 
 spaces = st.builds(
     TokenSpace,

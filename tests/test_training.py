@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from uti.codecs.audio import EmbeddedAudio
-from uti.codecs.image import EmbeddedImage
-from uti.codecs.text import EmbeddedText
+from uti.codecs.embedded.audio import EmbeddedAudio
+from uti.codecs.embedded.image import EmbeddedImage
+from uti.codecs.embedded.text import EmbeddedText
 
-EXPLORE = Path(__file__).parent.parent / "nbs" / "explore"
+TRAIN = Path(__file__).parent.parent / "nbs" / "train"
 
 
 def run(name, tmp_path, **parameters):
-    papermill.execute_notebook(str(EXPLORE / name), str(tmp_path / "run.ipynb"), parameters=parameters, progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(str(TRAIN / name), str(tmp_path / "run.ipynb"), parameters=parameters, progress_bar=False, kernel_name="python3")
     notebook = nbformat.read(tmp_path / "run.ipynb", as_version=4)
     return "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
 

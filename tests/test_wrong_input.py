@@ -8,7 +8,7 @@ import soundfile as sf
 from PIL import Image
 from typer.testing import CliRunner
 
-from uti.cli import app
+from uti.cli.main import app
 
 
 def folder_with(tmp_path, name, content: bytes):

@@ -16,6 +16,7 @@ from typing import Any, Iterable, Iterator
 
 from filelock import FileLock, Timeout
 
+from .errors import UTIError
 from .files import digest, write_json
 
 # %% auto #0
@@ -28,7 +29,7 @@ MANIFEST = "uti_manifest.json"
 HEADS = ("report.json", "comparison.json", "smoke.json", "index.html")  # what readers open first: the first to go, from the last on, and the last to come
 
 
-class OutdirError(ValueError):
+class OutdirError(UTIError):
     "An output folder cannot be used; the message names it and says why."
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-005

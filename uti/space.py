@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import UTIError
 from .files import write_text
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ N_SPECIAL = 64  # the reserved range: a special token added later moves no other
 SCHEMA_VERSION = 1
 
 
-class SpaceError(ValueError):
+class SpaceError(UTIError):
     "Ids, codes or a file do not fit a token space; the message says which and why."
 
 # %% ../nbs/00_space.ipynb #00-space-005

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from sounds import RATE, sounds  # noqa: E402
 
-from uti.codecs.audio import EmbeddedAudio  # noqa: E402
+from uti.codecs.embedded.audio import EmbeddedAudio  # noqa: E402
 from uti.metrics.audio import aligned_snr_db, log_mel_l1, snr_db  # noqa: E402
 
 SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = 4.0, 0.55, 0.05  # dB above Opus, times Opus's, seconds of computing a second of sound

@@ -10,8 +10,8 @@ import transformers  # noqa: E402
 from checkpoints import STEREO, liven  # noqa: E402
 from timing import ratio, report  # noqa: E402
 
-from uti.codecs.hf_audio import HFAudio  # noqa: E402
-from uti.tokenizer import UnifiedTokenizer  # noqa: E402
+from uti.codecs.hf.audio import HFAudio  # noqa: E402
+from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 
 OVERHEAD_FLOOR, RATE, SECONDS, BANDWIDTH = 1.03, 48_000, 10, 24.0
 

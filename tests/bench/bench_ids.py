@@ -12,7 +12,7 @@ from sounds import RATE, sounds  # noqa: E402
 from timing import ratio, report  # noqa: E402
 
 from uti.space import TokenSpace, to_codes, to_ids  # noqa: E402
-from uti.tokenizer import UnifiedTokenizer  # noqa: E402
+from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 
 LOOP_FLOOR, OVERHEAD_FLOOR = 100.0, 1.05  # times faster than the loop; times the bare codec's time
 

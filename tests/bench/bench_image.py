@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 sys.path.insert(0, str(Path(__file__).parent))
 from photographs import photographs  # noqa: E402
 
-from uti.codecs.image import EmbeddedImage  # noqa: E402
+from uti.codecs.embedded.image import EmbeddedImage  # noqa: E402
 
 PSNR_FLOOR, SSIM_FLOOR, SPEED_FLOOR = 26.0, 0.70, 5.0  # dB, -, pictures/s on one core
 JPEG = {"format": "JPEG", "optimize": True}  # baseline with Huffman tables of its own: at this rate it beats progressive and the standard tables

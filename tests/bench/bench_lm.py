@@ -13,12 +13,12 @@ from timing import ratio, report  # noqa: E402
 
 from uti.audit.samples import load_samples  # noqa: E402
 from uti.config import SMOKE_CONFIG, load_config  # noqa: E402
-from uti.dataset import Dataset, make_dataset  # noqa: E402
-from uti.generation import decode_segment, generate, outcome, prompt_of  # noqa: E402
-from uti.lm import make_model, row_inputs  # noqa: E402
-from uti.sequences import pack  # noqa: E402
-from uti.tokenizer import UnifiedTokenizer  # noqa: E402
-from uti.training import train  # noqa: E402
+from uti.lm.data import Dataset, make_dataset  # noqa: E402
+from uti.lm.generation import decode_segment, generate, outcome, prompt_of  # noqa: E402
+from uti.lm.model import make_model, row_inputs  # noqa: E402
+from uti.tokens.sequences import pack  # noqa: E402
+from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
+from uti.lm.training import train  # noqa: E402
 
 TRAINING_FLOOR, GRAMMAR_FLOOR, STEPS, SEQUENCES = 0.9, 1.1, 40, 1000
 

@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/audit/09_main.ipynb #audit-09-002
-from ..cli import audit_main
+from ..cli.main import audit_main
 
 # %% ../../nbs/audit/09_main.ipynb #audit-09-003
 if __name__ == "__main__" and "__file__" in globals():

@@ -24,7 +24,7 @@ from ..metrics.base import Measurement
 from ..metrics.registry import baseline_gates
 from ..codecs.spec import CodecSpec
 from ..space import diff_spaces, from_dict, token_hash
-from ..tokenizer import Tokens, UnifiedTokenizer
+from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']

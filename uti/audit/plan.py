@@ -21,9 +21,9 @@ from ..config import Config, load_config
 from ..modalities.base import MediaError
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder, refuse_foreign
-from ..smoke_report import SmokeError, SmokeReport, read_smoke
+from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..space import diff_spaces, from_dict
-from ..tokenizer import UnifiedTokenizer
+from ..tokens.tokenizer import UnifiedTokenizer
 
 DECODE_MODES = ("deterministic", "diffusion", "none")
 

@@ -10,14 +10,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..checks.base import Check
-from ..environment import Environment
+from .environment import Environment
+from ..errors import UTIError
 from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate
 
 SCHEMA_VERSION = 3  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
 
 
-class AuditError(ValueError):
+class AuditError(UTIError):
     "What the audit was given is at fault; the message names it and says why."
 
 # %% auto #0

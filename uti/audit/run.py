@@ -23,7 +23,7 @@ from .samples import source_hash
 from .steps import Measured, check_decoding, check_encoding, check_structure, decoded_of, measure_case, use_of
 from ..checks.base import Check
 from ..checks.case import Case
-from ..environment import environment_of
+from .environment import environment_of
 from ..files import write_json
 from ..outdir import output_folder
 from ..metrics.base import mean_of

@@ -9,6 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Sequence
 
+from ..files import packaged
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES, find_media
 
@@ -16,7 +17,7 @@ from ..modalities.registry import MODALITIES, find_media
 __all__ = ['ASSETS', 'TEXTS', 'load_samples', 'source_hash']
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-003
-ASSETS = Path(__file__).parent.parent / "assets" if "__file__" in globals() else Path("../../uti/assets")
+ASSETS = packaged("assets")
 TEXTS = {
     "plain": "The quick brown fox jumps over the lazy dog.",
     "scripts": "Ελληνικά, кириллица, עברית, العربية, हिन्दी, 漢字とかな, 한국어",

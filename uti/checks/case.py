@@ -24,9 +24,9 @@ from ..codecs.spec import CodecSpec
 from ..config import dump_config
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
-from ..sequences import unflatten
+from ..tokens.sequences import unflatten
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
-from ..tokenizer import Tokens, UnifiedTokenizer
+from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'hashes_in_this_process', 'FreshProcess', 'reference_of',

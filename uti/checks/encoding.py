@@ -17,7 +17,7 @@ from ..codecs.base import Encoded
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..space import SpaceError, token_hash
-from ..tokenizer import Tokens
+from ..tokens.tokenizer import Tokens
 
 # %% auto #0
 __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threads', 'batch_of', 'invariance_batch',

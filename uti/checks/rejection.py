@@ -14,7 +14,7 @@ from .base import Found, check
 from .case import Case
 from ..codecs.base import CodecError
 from ..space import SpaceError
-from ..tokenizer import Tokens, TokenizerError, UnifiedTokenizer
+from ..tokens.tokenizer import Tokens, TokenizerError, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['rejection']

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Sequence
 
+from ..errors import UTIError
 from ..modalities.base import Sound
 
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
@@ -24,7 +25,7 @@ Meta = dict[str, Any]
 __all__ = ['Meta', 'SPECS', 'CodecError', 'CodecSpec', 'shape_of', 'TextSpec', 'ImageSpec', 'AudioSpec']
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-003
-class CodecError(ValueError):
+class CodecError(UTIError):
     "A codec was asked for something that it does not do; the message says what and why."
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable, Literal, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..errors import UTIError
+
 if TYPE_CHECKING:  # a config knows the metrics by name, and must not cost an import of torch
     import numpy as np
     from torch import Tensor
@@ -20,7 +22,7 @@ if TYPE_CHECKING:  # a config knows the metrics by name, and must not cost an im
 __all__ = ['MetricError', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'measured', 'mean_of']
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-003
-class MetricError(ValueError):
+class MetricError(UTIError):
     "A metric is not defined for these signals; the message says why."
 
 

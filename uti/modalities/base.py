@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, NamedTuple
 
+from ..errors import UTIError
+
 if TYPE_CHECKING:  # naming a modality must not cost an import of torch
     from torch import Tensor
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:  # naming a modality must not cost an import of torch
 __all__ = ['MediaError', 'Sound', 'Sample', 'Modality']
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-003
-class MediaError(ValueError):
+class MediaError(UTIError):
     "A text, a picture or a sound cannot be used; the message names it and says why."
 
 

@@ -10,14 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..comparison import Asset, CodecResult, Comparison, Entry, ItemResult, in_common_form
+from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, in_common_form
 from ..html import Markup, block, bullets, folded, heading, joined, link, mark, paragraph, soft, table, verdict, whole
 from ..metrics.audio import log_mel
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
 from .media import card, cards, drawn
 from .plots import mel_panel, rate_distortion
-from ..references import Reference, at_rate, out_of_reach
+from ..comparison.references import Reference, at_rate, out_of_reach
 
 NOTHING = soft("–")
 NOUNS = {"image": "picture", "audio": "sound", "text": "text"}

@@ -42,7 +42,7 @@ def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
 def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "") -> Figure:
     "Waveforms (first channel) over each other, and the two log-mel spectrograms. Float [channels, samples] in [-1, 1], twice; rate in Hz."
     seconds = np.arange(original.shape[-1]) / sample_rate
-    mels = [log_mel(wave[:1], sample_rate)[0] for wave in (original, recon)]
+    mels = [log_mel(wave[:1], sample_rate)[0].numpy() for wave in (original, recon)]
     fig, axes = plt.subplots(3, 1, figsize=(9.6, 6), sharex=True, layout="constrained")
     axes[0].plot(seconds, original[0].numpy(), lw=0.5, label="normalised input")
     axes[0].plot(seconds, recon[0].numpy(), lw=0.5, alpha=0.7, label="reconstruction")
@@ -84,7 +84,7 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-016
 def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None = None) -> Figure:
     "The log-mel spectrogram of a sound's first channel, small. Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so that panels can share a scale."
-    mel = log_mel(wave[:1], sample_rate)[0]
+    mel = log_mel(wave[:1], sample_rate)[0].numpy()
     low, high = limits or (float(mel.min()), float(mel.max()))
     fig, ax = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
     ax.imshow(mel, origin="lower", aspect="auto", extent=(0, wave.shape[-1] / sample_rate, 0, 80), vmin=low, vmax=high)

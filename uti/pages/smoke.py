@@ -10,7 +10,7 @@ from pathlib import Path
 from ..html import Markup, block, bullets, code, folded, joined, mark, paragraph, table, verdict
 from .media import drawn, shown_table
 from .plots import loss_curves, prompt_bars
-from ..smoke_report import SmokeReport
+from ..audit.smoke_report import SmokeReport
 
 # %% auto #0
 __all__ = ['verdict_of', 'gates', 'loss', 'endured', 'generated', 'shown', 'prompts', 'environment', 'gaps']
