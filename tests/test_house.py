@@ -98,6 +98,16 @@ def test_torch_is_imported_late(statement):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_front_door_has_what_it_says():
+    import uti
+
+    stub = (ROOT / "uti" / "__init__.pyi").read_text()
+    assert uti.__all__ == sorted(uti.__all__) == dir(uti) and all(getattr(uti, name).__doc__ for name in uti.__all__)
+    assert set(re.findall(r'^    "(\w+)",$', stub, flags=re.M)) == set(re.findall(r" as (\w+)$", stub, flags=re.M)) == set(uti.__all__)
+    with pytest.raises(AttributeError, match="Tokeniser"):
+        uti.Tokeniser
+
+
 @pytest.mark.run
 def test_the_library_does_not_need_nbdev():
     code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli.main, uti.pages.publish, uti.testing, uti.codecs.embedded.text, uti.codecs.embedded.image, uti.codecs.embedded.audio, uti.codecs.hf.text, uti.codecs.hf.image, uti.codecs.hf.audio, uti.codecs.seed2.codec, uti.comparison.run, uti.tokens.export"

@@ -88,3 +88,12 @@ def test_every_section_bears_a_record_that_lacks_something(report, change):
 def test_the_notebook_of_a_report_is_headings_and_calls(path):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"][2:]
     assert all(len(c.source.splitlines()) <= 8 for c in cells) and all("show(" in c.source for c in cells)
+
+
+def test_what_travels_shows_itself(report):
+    "In Jupyter: the record its verdict, an answer its question, ids their first, a space its ranges; all of it as text that is safe."
+    tokenizer = UnifiedTokenizer.from_config()
+    tokens = tokenizer.encode_text("Every id has one meaning.")
+    wrong = Check(name="odd", question="<b>?", passed=False, gates=True)
+    for shown, words in ((report, ("Passed", "audio_snr_db")), (wrong, ("✗", "&lt;b&gt;?")), (tokens, ("embedded-text", str(tokens.ids[0].item()))), (tokenizer.space, ("AUDIO_CB7", f"{tokenizer.space.vocab_size_total:,} ids"))):
+        assert all(word in shown._repr_html_() for word in words)

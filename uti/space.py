@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import UTIError
 from .files import write_text
+from .html import joined, paragraph, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,6 +99,11 @@ class TokenSpace:
         if not found:
             raise SpaceError(f"this token space has no {modality!r}: its ranges are {', '.join(self.ranges)}")
         return found
+
+    def _repr_html_(self) -> str:
+        "In Jupyter: the ranges, and how many ids they are."
+        rows = [[name, r.start, r.stop - 1, len(r)] for name, r in self.ranges.items()]
+        return str(joined([table(["range", "first id", "last id", "ids"], rows), paragraph(f"{self.vocab_size_total:,} ids")]))
 
     def range_of(self, token_id: int) -> str:
         "The name of the range that holds `token_id`. Raises `SpaceError` for an id outside the space."

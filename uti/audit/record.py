@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..checks.base import Check
 from .environment import Environment
 from ..errors import UTIError
+from ..html import table, verdict
 from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate
 
@@ -76,6 +77,12 @@ class AuditRecord(BaseModel):
     codebook_use: dict[str, list[dict[str, Any]]]
     seconds: dict[str, float] = Field(description="wall time of each part of the run")
     warnings: list[str]
+
+    def _repr_html_(self) -> str:
+        "In Jupyter: the verdict, what failed, and the metrics."
+        headline = f"{'Passed' if self.passed else 'Failed'}: {self.n_gates - len(self.failed)} of {self.n_gates} gates"
+        means = [[name, m.value, self.metric_facts[name].unit, m.reason] for name, m in self.metrics.items()]
+        return str(verdict(self.passed, headline, self.failed) + (table(["metric", "mean", "unit", ""], means) if means else ""))
 
     @property
     def gates(self) -> list[BaselineGate]:

@@ -14,7 +14,7 @@ from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES, find_media
 
 # %% auto #0
-__all__ = ['ASSETS', 'TEXTS', 'load_samples', 'source_hash']
+__all__ = ['ASSETS', 'TEXTS', 'examples', 'load_samples', 'source_hash']
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-003
 ASSETS = packaged("assets")
@@ -26,6 +26,11 @@ TEXTS = {
     "controls": "null \x00 bell \x07 escape \x1b[0m \ufeffBOM",
     "code": "def f(x):\n    return {'<|pad_mm|>': x ** 2}  # 0x1F\n",
 }
+
+
+def examples() -> dict[str, Path]:
+    "The pictures and sounds that UTI ships, by name: something to begin with."
+    return {path.name: path for paths in find_media(ASSETS).values() for path in paths}
 
 
 def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]:

@@ -10,6 +10,8 @@ from typing import Any, Callable, Literal
 
 from pydantic import BaseModel, Field
 
+from ..html import mark, table
+
 # %% auto #0
 __all__ = ['Of', 'CHECKS', 'Check', 'Found', 'Question', 'check', 'promised']
 
@@ -26,6 +28,11 @@ class Check(BaseModel):
     found: Any = None
     expected: Any = None
     detail: str = ""
+
+    def _repr_html_(self) -> str:
+        about = " ".join(filter(None, (self.modality, self.item)))
+        row = [mark(self.passed), self.sentence, about, "gate" if self.gates else "", str(self.found), str(self.expected), self.detail]
+        return str(table(["", "question", "of", "", "found", "expected", ""], [row]))
 
     @property
     def sentence(self) -> str:

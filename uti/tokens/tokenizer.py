@@ -17,6 +17,7 @@ from ..codecs.checkpoint import open_codec
 from ..config import Config, dump_config, load_config, parse_config
 from ..errors import UTIError
 from ..files import write_text
+from ..html import table
 from ..modalities.base import Sound
 from .sequences import flatten, unflatten
 from ..space import SpaceError, TokenSpace, diff_spaces, load_space, save_space, to_codes, to_ids
@@ -40,6 +41,13 @@ class Tokens(NamedTuple):
 
     ids: Tensor
     meta: dict[str, Any]
+
+    def _repr_html_(self) -> str:
+        "In Jupyter: how many ids of what, and the first of them."
+        shape = f"{self.meta.get('n_codebooks', '?')} × {self.meta.get('n_positions', '?')}"
+        first = ", ".join(map(str, self.ids[:12].tolist())) + ", …" * (len(self.ids) > 12)
+        columns = ["modality", "codec", "ids", "codebooks × positions", "first ids"]
+        return str(table(columns, [[self.meta.get("modality"), self.meta.get("codec"), len(self.ids), shape, first]]))
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-005
 def space_of(codecs: dict[str, Codec]) -> TokenSpace:
