@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit smoke check test test-slow lab export bench readme clean
+.PHONY: help setup audit smoke check test test-slow lab format export bench readme clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -28,13 +28,16 @@ smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is report
 # Two processes share the machine: a thread each, and threads that wait do not keep a core busy. A file's tests go to one process, which makes what they share once.
 check test test-slow: export OMP_NUM_THREADS ?= 1
 check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
+LINT := $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
 PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile --no-loadscope-reorder
 
-check: $(STAMP)  ## in a minute: what is generated is in sync, and the tests that are no whole runs
+check: $(STAMP)  ## in a minute: style, what is generated is in sync, and the tests that are no whole runs
+	$(LINT)
 	$(BIN)/python tests/check_sync.py
 	$(PYTEST) -m "not run"
 
-test: $(STAMP)  ## notebooks in sync, the notebooks themselves, then pytest
+test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, then pytest
+	$(LINT)
 	$(BIN)/python tests/check_sync.py
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(PYTEST)
@@ -46,6 +49,10 @@ test-slow: $(STAMP)  ## the tests that take minutes and that test leaves out
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs
 
+format: $(STAMP)  ## lint and format notebooks and tests, as check wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
 export: $(STAMP)  ## write uti/ and README.md from the notebooks
 	$(BIN)/nbdev_export
 	$(BIN)/nbdev_clean
@@ -55,5 +62,5 @@ bench: $(STAMP)  ## measure quality and speed against peers
 	$(BIN)/python -m tests.bench
 
 clean:  ## remove what can be made again; .venv stays
-	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis reports/audit reports/smoke
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache reports/audit reports/smoke
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

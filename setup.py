@@ -1,4 +1,5 @@
 """Installs UTI. Everything is read from settings.ini, which nbdev reads too."""
+
 from configparser import ConfigParser
 from pathlib import Path
 

@@ -43,9 +43,17 @@ def drift() -> list[str]:
     "What differs from what the notebooks generate, a sentence each."
     with tempfile.TemporaryDirectory() as folder:
         fresh = exported(Path(folder))
-        here = {p.relative_to(ROOT / "uti"): p for p in (ROOT / "uti").rglob("*.py") if "__pycache__" not in p.parts}
+        here = {
+            p.relative_to(ROOT / "uti"): p
+            for p in (ROOT / "uti").rglob("*.py")
+            if "__pycache__" not in p.parts
+        }
         there = {p.relative_to(fresh): p for p in fresh.rglob("*.py")}
-        wrong = [f"uti/{p} differs from its notebook" for p in sorted(here.keys() | there.keys()) if p not in here or p not in there or here[p].read_text() != there[p].read_text()]
+        wrong = [
+            f"uti/{p} differs from its notebook"
+            for p in sorted(here.keys() | there.keys())
+            if p not in here or p not in there or here[p].read_text() != there[p].read_text()
+        ]
     if (ROOT / "README.md").read_text(encoding="utf-8") != readme():
         wrong.append("README.md differs from nbs/index.ipynb")
     for notebook in sorted((ROOT / "nbs" / "reports").glob("*.ipynb")):

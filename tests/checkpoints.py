@@ -3,11 +3,11 @@
 Weights and codebooks are drawn at random so that codes depend on what is encoded: comparing codes says something.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
-import uti.compat  # noqa: F401  before transformers: makes torchaudio importable everywhere
 import torch
 import transformers as hf
 from diffusers import VQModel
@@ -15,22 +15,82 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import nn
 from transformers.models.glm_image.configuration_glm_image import GlmImageConfig
 
-HUBERT = {"model_type": "hubert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "conv_dim": (8,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2}
-W2V = {"model_type": "wav2vec2-bert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "feature_projection_input_dim": 160}
+import uti.compat  # noqa: F401  before transformers: makes torchaudio importable everywhere
+
+HUBERT = {
+    "model_type": "hubert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": (8,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+W2V = {
+    "model_type": "wav2vec2-bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "feature_projection_input_dim": 160,
+}
 TWO_BRANCHES = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "encoder_hidden_size": 4,
     "semantic_model_config": W2V, "quantization_dim": 48, "max_position_embeddings": 512,
 }  # fmt: skip
 ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "codebook_dim": 16, "num_lstm_layers": 1}
-STEREO = {"audio_channels": 2, "normalize": True, "chunk_length_s": 1.0, "overlap": 0.01, "norm_type": "time_group_norm", "use_causal_conv": False}
-VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 2], "num_res_blocks": 1, "embed_dim": 8, "latent_channels": 8, "num_embeddings": 128}
-EMU3 = {"base_channels": 32, "channel_multiplier": [1, 2, 2], "num_res_blocks": 1, "embed_dim": 4, "latent_channels": 4, "codebook_size": 256, "attn_resolutions": [2], "hidden_size": 64}
-LLM = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 300, "pad_token_id": 0, "eos_token_id": 1}
+STEREO = {
+    "audio_channels": 2,
+    "normalize": True,
+    "chunk_length_s": 1.0,
+    "overlap": 0.01,
+    "norm_type": "time_group_norm",
+    "use_causal_conv": False,
+}
+VQ = {
+    "base_channels": 32,
+    "channel_multiplier": [1, 1, 2],
+    "num_res_blocks": 1,
+    "embed_dim": 8,
+    "latent_channels": 8,
+    "num_embeddings": 128,
+}
+EMU3 = {
+    "base_channels": 32,
+    "channel_multiplier": [1, 2, 2],
+    "num_res_blocks": 1,
+    "embed_dim": 4,
+    "latent_channels": 4,
+    "codebook_size": 256,
+    "attn_resolutions": [2],
+    "hidden_size": 64,
+}
+LLM = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 300,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
 
 
 def dac(ratios: list[int], **more: Any) -> dict[str, Any]:
     "The acoustic half of X-Codec and Higgs Audio, which are DACs."
-    return {"model_type": "dac", "encoder_hidden_size": 4, "downsampling_ratios": ratios, "upsampling_ratios": ratios, "hidden_size": 16, "codebook_size": 16, "n_codebooks": 2, "codebook_dim": 4, **more}
+    return {
+        "model_type": "dac",
+        "encoder_hidden_size": 4,
+        "downsampling_ratios": ratios,
+        "upsampling_ratios": ratios,
+        "hidden_size": 16,
+        "codebook_size": 16,
+        "n_codebooks": 2,
+        "codebook_dim": 4,
+        **more,
+    }
 
 
 AUDIO: dict[str, Callable[[], nn.Module]] = {
@@ -81,23 +141,39 @@ def tokenizer(model: str) -> hf.PreTrainedTokenizerFast:
     special = {"special_tokens": ["<unk>", "<s>"], "show_progress": False}
     if model == "byte_level_bpe":  # as GPT-2, Llama 3 and Qwen have
         found = Tokenizer(models.BPE())
-        found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special)
+        found.pre_tokenizer, found.decoder = (
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            decoders.ByteLevel(),
+        )
+        trainer = trainers.BpeTrainer(
+            vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special
+        )
     elif model == "unigram":  # as T5 and other models of SentencePiece have
         found = Tokenizer(models.Unigram())
         found.pre_tokenizer, found.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
         trainer = trainers.UnigramTrainer(vocab_size=100, unk_token="<unk>", **special)
     else:  # word_piece, as BERT has
         found = Tokenizer(models.WordPiece(unk_token="<unk>"))
-        found.normalizer, found.pre_tokenizer, found.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+        found.normalizer, found.pre_tokenizer, found.decoder = (
+            normalizers.BertNormalizer(),
+            pre_tokenizers.BertPreTokenizer(),
+            decoders.WordPiece(),
+        )
         trainer = trainers.WordPieceTrainer(vocab_size=200, **special)
     found.train_from_iterator(CORPUS, trainer)
-    found.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", found.token_to_id("<s>"))])
+    found.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", found.token_to_id("<s>"))]
+    )
     return hf.PreTrainedTokenizerFast(tokenizer_object=found, bos_token="<s>", unk_token="<unk>")
 
 
 TEXT = {name: partial(tokenizer, name) for name in ("byte_level_bpe", "unigram", "word_piece")}
-OPTIONS = {"emu3_vqgan": {"image_size": 32}, "emu3": {"image_size": 32}, "glm_image": {"image_size": 64}, "VQModel": {"image_size": 32}}  # of `HFImage`, where the config states no size
+OPTIONS = {
+    "emu3_vqgan": {"image_size": 32},
+    "emu3": {"image_size": 32},
+    "glm_image": {"image_size": 64},
+    "VQModel": {"image_size": 32},
+}  # of `HFImage`, where the config states no size
 
 
 def liven(model: nn.Module, codebooks: float = 0.05) -> nn.Module:

@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
@@ -25,7 +25,9 @@ SHARED = ("audited", "hostile", "published", "mixed", "smoked")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes, and a fast test covers the same promise; runs with --slow only")
+    config.addinivalue_line(
+        "markers", "slow: takes minutes, and a fast test covers the same promise; runs with --slow only"
+    )
     config.addinivalue_line("markers", "run: is a whole run, or looks at one; `make check` leaves it out")
 
 
@@ -37,7 +39,9 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
     whole = Counter(item.path for item in items if item.get_closest_marker("run"))
-    items.sort(key=lambda item: -whole[item.path])  # the longest first, so that no process is left alone with them at the end
+    items.sort(
+        key=lambda item: -whole[item.path]
+    )  # the longest first, so that no process is left alone with them at the end
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +73,9 @@ def uti_here(uti_in, tmp_path):
 def process(folder, *arguments, **environment) -> subprocess.CompletedProcess:
     "The command in `folder` and in a process of its own, for what a process alone shows: environment, threads, tracebacks."
     command = [sys.executable, "-c", "from uti.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment})
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def uti(tmp_path):
     return lambda *arguments, **environment: process(tmp_path, *arguments, **environment)
 
 
-THIRD_PARTY = '''
+THIRD_PARTY = """
 import torch
 from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import ImageSpec
@@ -96,7 +102,7 @@ class Stripes(Codec):
         return (codes / 255.0)[..., None].expand(-1, 3, 16, 16).contiguous()
     def runtime_codebook_sizes(self):
         return (256,)
-'''
+"""
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 
 from uti.config import parse_config
 from uti.lm.data import Dataset
+from uti.space import TokenSpace
 from uti.tokens.grammar import Grammar
 from uti.tokens.sequences import build
-from uti.space import TokenSpace
 
 SPACE = TokenSpace(text=100, image=(50,), audio=(10, 10))
 GRAMMAR = Grammar(SPACE, "interleaved", {"text": range(0, 13), "image": [9], "audio": range(1, 7)})
@@ -15,6 +15,14 @@ GRAMMAR = Grammar(SPACE, "interleaved", {"text": range(0, 13), "image": [9], "au
 def language(n: int = 40, space: TokenSpace = SPACE, grammar: Grammar = GRAMMAR, **smoke) -> Dataset:
     "`n` sequences from text to picture; `smoke`: settings of the model and the run."
     generator, image = np.random.default_rng(0), space.ranges["IMAGE"]
-    examples = [build(space, "t2i", generator.integers(image.start, image.stop, 9), prompt=generator.integers(0, space.text, int(generator.integers(1, 12)))) for _ in range(n)]
+    examples = [
+        build(
+            space,
+            "t2i",
+            generator.integers(image.start, image.stop, 9),
+            prompt=generator.integers(0, space.text, int(generator.integers(1, 12))),
+        )
+        for _ in range(n)
+    ]
     wanted = {"steps": 12, "row_length": 64, "hidden_size": 32, "layers": 1, **smoke}
     return Dataset(examples, grammar, parse_config({"text": "embedded-text", "smoke": wanted}))

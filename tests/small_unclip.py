@@ -9,9 +9,22 @@ from uti.compat import torchaudio  # noqa: F401, before transformers, which impo
 
 def save_small_unclip(folder: Path, embedding: int = 32, pixels: int = 32) -> Path:
     "Write the pipeline to `folder`, as the published one lies on a disk: it takes image embeddings [batch, embedding] and draws pictures of `pixels` a side. Returns `folder`."
-    from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        DDPMScheduler,
+        StableUnCLIPImg2ImgPipeline,
+        UNet2DConditionModel,
+    )
     from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
-    from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
     width = 32  # of the text's features
     with torch.random.fork_rng(devices=[]):
@@ -29,11 +42,33 @@ def save_small_unclip(folder: Path, embedding: int = 32, pixels: int = 32) -> Pa
             projection_class_embeddings_input_dim=2 * embedding,
             cross_attention_dim=width,
         )
-        vae = AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4)
-        text = CLIPTextConfig(
-            vocab_size=3, hidden_size=width, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4, max_position_embeddings=8, bos_token_id=0, eos_token_id=1, pad_token_id=2
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16),
+            norm_num_groups=8,
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
         )
-        vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, projection_dim=embedding, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14)
+        text = CLIPTextConfig(
+            vocab_size=3,
+            hidden_size=width,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=4,
+            max_position_embeddings=8,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+        vision = CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=embedding,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=28,
+            patch_size=14,
+        )
         pipeline = StableUnCLIPImg2ImgPipeline(
             feature_extractor=CLIPImageProcessor(),
             image_encoder=CLIPVisionModelWithProjection(vision),
@@ -42,7 +77,14 @@ def save_small_unclip(folder: Path, embedding: int = 32, pixels: int = 32) -> Pa
             tokenizer=CLIPTokenizer(model_max_length=8),
             text_encoder=CLIPTextModel(text),
             unet=unet,
-            scheduler=DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, prediction_type="v_prediction", set_alpha_to_one=False, steps_offset=1),
+            scheduler=DDIMScheduler(
+                beta_schedule="scaled_linear",
+                beta_start=0.00085,
+                beta_end=0.012,
+                prediction_type="v_prediction",
+                set_alpha_to_one=False,
+                steps_offset=1,
+            ),
             vae=vae,
         )
     pipeline.save_pretrained(folder)

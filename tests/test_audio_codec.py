@@ -5,11 +5,10 @@ import math
 
 import pytest
 import torch
-
 from safetensors.torch import load_file, save_file
 
-from uti.codecs.embedded.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 from uti.codecs.base import CodecError
+from uti.codecs.embedded.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 
 LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)
 
@@ -24,7 +23,9 @@ def sounds():
     "Chirps over noise, float32 [len(LENGTHS), 1, SAMPLE_RATE]: every item differs, and is loud to its very end."
     t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
     noise = torch.rand(len(LENGTHS), 1, SAMPLE_RATE, generator=torch.Generator().manual_seed(0)) - 0.5
-    chirps = torch.stack([torch.sin(2 * math.pi * (110 * (i + 1) * t + 300 * t**2)) for i in range(len(LENGTHS))])[:, None]
+    chirps = torch.stack(
+        [torch.sin(2 * math.pi * (110 * (i + 1) * t + 300 * t**2)) for i in range(len(LENGTHS))]
+    )[:, None]
     return 0.5 * chirps + 0.3 * noise
 
 
@@ -42,7 +43,9 @@ def snr(reference, estimate):
 @pytest.mark.parametrize("n_frames", [1, 2, 3, 75])
 def test_the_transform_is_orthonormal_and_inverts_at_the_ends_too(n_frames):
     mdct = MDCT().double()
-    wave = torch.randn(1, n_frames * HOP, dtype=torch.float64, generator=torch.Generator().manual_seed(n_frames))
+    wave = torch.randn(
+        1, n_frames * HOP, dtype=torch.float64, generator=torch.Generator().manual_seed(n_frames)
+    )
     coefficients = mdct(wave)
     assert coefficients.shape == (1, n_frames, HOP)
     assert (mdct.inverse(coefficients) - wave).abs().max() < 1e-11
@@ -58,7 +61,9 @@ def test_ids_do_not_depend_on_threads(codec, sounds, threads):
 
 def test_ids_do_not_depend_on_the_batch(codec, sounds):
     "Neither the neighbours nor what stands in the padding reaches an item, its last partial frame included."
-    codes, meta = codec.encode(sounds, torch.tensor(LENGTHS))  # beyond its length each item goes on as loud as before
+    codes, meta = codec.encode(
+        sounds, torch.tensor(LENGTHS)
+    )  # beyond its length each item goes on as loud as before
     for i, n in enumerate(LENGTHS):
         alone = codec.encode(sounds[i : i + 1, :, :n].contiguous()).codes[0]
         assert alone.shape[1] == meta[i]["n_positions"] == math.ceil(n / HOP)
@@ -93,7 +98,9 @@ def test_fewer_codebooks_are_the_first_of_all(n_codebooks, codec, sounds):
 
 def test_more_codebooks_are_better():
     t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
-    note = sum(0.2 * torch.exp(-3 * t) * torch.sin(2 * math.pi * 220 * h * t) / h for h in range(1, 9))[None, None]
+    note = sum(0.2 * torch.exp(-3 * t) * torch.sin(2 * math.pi * 220 * h * t) / h for h in range(1, 9))[
+        None, None
+    ]
     quality = [snr(note, codec.decode(*codec.encode(note))) for codec in map(EmbeddedAudio, (1, 2, 4, 8))]
     assert quality == sorted(quality) and quality[-1] > quality[0] + 3
 
@@ -131,7 +138,9 @@ def test_impossible_numbers_of_codebooks_are_refused(n_codebooks):
         EmbeddedAudio(n_codebooks=n_codebooks)
 
 
-@pytest.mark.parametrize("spoil", [lambda w: w * float("nan"), lambda w: w.to(torch.int32)], ids=["nan", "integers"])
+@pytest.mark.parametrize(
+    "spoil", [lambda w: w * float("nan"), lambda w: w.to(torch.int32)], ids=["nan", "integers"]
+)
 def test_weights_that_are_no_finite_floats_are_refused(spoil, tmp_path):
     state = load_file(WEIGHTS)
     name = sorted(state)[0]

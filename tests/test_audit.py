@@ -18,14 +18,14 @@ from uti.audit.earlier import earlier_names, read_record, report_schema
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.audit.run import run_audit
+from uti.checks.registry import ask
 from uti.codecs import base
 from uti.codecs.base import Codec, Encoded
-from uti.checks.registry import ask
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
-from uti.codecs.spec import ImageSpec
 from uti.codecs.embedded.text import EmbeddedText
-from uti.config import load_config, parse_config
+from uti.codecs.spec import ImageSpec
+from uti.config import parse_config
 from uti.modalities.image import load_image
 from uti.pages.publish import publish_audit, render_notebook
 from uti.space import token_hash
@@ -52,13 +52,24 @@ def audited(tmp_path_factory, uti_in):
 @pytest.fixture(scope="session")
 def reported(audited):
     "The folder of a report of the same, on two threads and in a process of its own, held against a baseline that is better; and the finished process."
+
     def better(data):
         data["metrics_v2"]["image_psnr"] += 2
         data["metrics_v2"]["audio_log_mel_l1"] *= 0.5
 
     work = audited.parent
     baseline(audited, work, better)
-    result = process(work, "report", "--reports", "reports", "--name", "red", "--baseline-report", "baseline.json", OMP_NUM_THREADS="2")
+    result = process(
+        work,
+        "report",
+        "--reports",
+        "reports",
+        "--name",
+        "red",
+        "--baseline-report",
+        "baseline.json",
+        OMP_NUM_THREADS="2",
+    )
     return work / "reports" / "red", result
 
 
@@ -74,8 +85,20 @@ def test_the_same_hashes_with_two_threads(reported):
 
 def test_everything_that_is_promised_is_left_behind(audited):
     names = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
-    flat = {"report.json", "token_space.json", "recon.png", "recon.wav", "tokens.safetensors", "uti_manifest.json", *(f"{name}.sha256" for name in HASHES)}
-    pairs = {f"{kind}/{name}" for kind in ("original", "recon") for name in ("astronaut.png.png", "coffee.png.png", "music.wav.wav", "speech.wav.wav")}
+    flat = {
+        "report.json",
+        "token_space.json",
+        "recon.png",
+        "recon.wav",
+        "tokens.safetensors",
+        "uti_manifest.json",
+        *(f"{name}.sha256" for name in HASHES),
+    }
+    pairs = {
+        f"{kind}/{name}"
+        for kind in ("original", "recon")
+        for name in ("astronaut.png.png", "coffee.png.png", "music.wav.wav", "speech.wav.wav")
+    }
     assert names == flat | pairs
     assert not [p for p in audited.parent.iterdir() if p.name.startswith(".")]
 
@@ -83,10 +106,28 @@ def test_everything_that_is_promised_is_left_behind(audited):
 def test_the_report_fits_its_schema_and_has_the_earlier_names(audited):
     data = json.loads((audited / "report.json").read_text())
     jsonschema.validate(data, report_schema())
-    assert data["pass"] is True and data["decode_mode"] == "deterministic" and data["metrics_v2_checks"] == {} and data["metrics_v2_pass"] is None and data["metrics_v2_baseline"] is None
+    assert (
+        data["pass"] is True
+        and data["decode_mode"] == "deterministic"
+        and data["metrics_v2_checks"] == {}
+        and data["metrics_v2_pass"] is None
+        and data["metrics_v2_baseline"] is None
+    )
     assert {name: value for name, value in data.items() if name in EARLIER} == EARLIER
-    assert data["metrics_v2"]["image_psnr"] == data["image_psnr"] > 24 and data["metrics_v2"]["audio_snr_db"] == data["audio_snr_db"] > 4
-    assert all(type(data[name]) is float for name in ("audio_mae", "audio_log_mel_l1", "image_ssim", "audio_roundtrip_snr_db", "audio_roundtrip_mae"))
+    assert (
+        data["metrics_v2"]["image_psnr"] == data["image_psnr"] > 24
+        and data["metrics_v2"]["audio_snr_db"] == data["audio_snr_db"] > 4
+    )
+    assert all(
+        type(data[name]) is float
+        for name in (
+            "audio_mae",
+            "audio_log_mel_l1",
+            "image_ssim",
+            "audio_roundtrip_snr_db",
+            "audio_roundtrip_mae",
+        )
+    )
 
 
 EARLIER = {  # names and types of the earlier system, with the values of the shipped assets
@@ -107,16 +148,26 @@ def baseline(audited, tmp_path, change) -> Path:
 
 def test_a_better_baseline_fails_the_run_and_says_by_how_much(reported):
     folder, result = reported
-    assert result.returncode == 1 and re.search(r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout)
+    assert result.returncode == 1 and re.search(
+        r"image_psnr fell by 2, from [\d.]+ to [\d.]+; at least [\d.]+ passes", result.stdout
+    )
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
     record, data = read_record(folder / "report.json"), json.loads((folder / "report.json").read_text())
-    assert not record.passed and [g.metric for g in record.gates if not g.passed] == ["image_psnr", "audio_log_mel_l1"]
-    assert data["metrics_v2_checks"] == {"audio_snr_db": True, "audio_log_mel_l1": False, "image_psnr": False, "image_ssim": True} and data["metrics_v2_pass"] is False
+    assert not record.passed and [g.metric for g in record.gates if not g.passed] == [
+        "image_psnr",
+        "audio_log_mel_l1",
+    ]
+    assert (
+        data["metrics_v2_checks"]
+        == {"audio_snr_db": True, "audio_log_mel_l1": False, "image_psnr": False, "image_ssim": True}
+        and data["metrics_v2_pass"] is False
+    )
     assert data["metrics_v2_baseline"]["image_psnr"] == pytest.approx(data["image_psnr"] + 2)
 
 
 def drifted(name: str):
     "A change of a baseline: the hash of the item `name`."
+
     def change(data):
         next(i for i in data["items"] if i["name"] == name)["token_sha256"] = "0" * 64
 
@@ -126,13 +177,21 @@ def drifted(name: str):
 def drift(tmp_path, path) -> dict:
     "The answers to whether the ids of the shipped assets are those of the baseline in `path`, by item."
     prepared = prepare(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=path))
-    return {case.item: ask("item with a baseline", ThenAndNow(case, prepared.baseline))[0] for case in prepared.cases}
+    return {
+        case.item: ask("item with a baseline", ThenAndNow(case, prepared.baseline))[0]
+        for case in prepared.cases
+    }
 
 
 def test_one_items_other_ids_are_noticed_and_named(audited, tmp_path, uti_here):
-    result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, drifted("speech.wav")))
+    result = uti_here(
+        "audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, drifted("speech.wav"))
+    )
     assert result.returncode == 1
-    assert "✗ baseline_ids, audio, speech.wav: the ids are not those of the baseline: sha256" in result.stdout and result.stdout.count("✗") == 1
+    assert (
+        "✗ baseline_ids, audio, speech.wav: the ids are not those of the baseline: sha256" in result.stdout
+        and result.stdout.count("✗") == 1
+    )
 
 
 def test_a_baseline_whose_every_hash_is_zeros_does_not_pass(audited, tmp_path):
@@ -154,30 +213,52 @@ def test_a_codec_that_is_not_invariant_is_counted_and_not_gated(tmp_path, small)
             return Encoded((codes + 1) % 256, metas)
 
     def plan(codec, **more):
-        return AuditPlan(UnifiedTokenizer({"image": codec}), tmp_path / type(codec).__name__, small, decode_mode="none", **more)
+        return AuditPlan(
+            UnifiedTokenizer({"image": codec}),
+            tmp_path / type(codec).__name__,
+            small,
+            decode_mode="none",
+            **more,
+        )
 
     first = TwoWays()
     first.spec = Wavers.spec
     run_audit(plan(first))
     record = run_audit(plan(Wavers(), baseline=tmp_path / "TwoWays" / "report.json"))
     answer = next(c for c in record.checks if c.name == "baseline_ids")
-    assert record.passed and (answer.passed, answer.gates, answer.found) == (False, False, 1) and "1 of 1 ids differ, first in codebook 0 at position 0" in answer.detail
+    assert (
+        record.passed
+        and (answer.passed, answer.gates, answer.found) == (False, False, 1)
+        and "1 of 1 ids differ, first in codebook 0 at position 0" in answer.detail
+    )
 
 
 def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audited, tmp_path):
     ids = load_file(audited / "tokens.safetensors")
-    assert {name: token_hash(line) for name, line in ids.items()} == {f"{i.modality}/{i.name}": i.token_sha256 for i in read_record(audited / "report.json").items}
+    assert {name: token_hash(line) for name, line in ids.items()} == {
+        f"{i.modality}/{i.name}": i.token_sha256 for i in read_record(audited / "report.json").items
+    }
     line = ids["audio/speech.wav"]
     line[3 * 8 + 5] += 1  # frames of 8 codebooks
     line[9 * 8 + 2] += 1
     save_file(ids, tmp_path / "tokens.safetensors")
-    same = baseline(audited, tmp_path, lambda data: next(i for i in data["items"] if i["name"] == "speech.wav").update(token_sha256=token_hash(line)))
+    same = baseline(
+        audited,
+        tmp_path,
+        lambda data: next(i for i in data["items"] if i["name"] == "speech.wav").update(
+            token_sha256=token_hash(line)
+        ),
+    )
     failed = {name: answer.detail for name, answer in drift(tmp_path, same).items() if not answer.passed}
-    assert failed == {"speech.wav": f"the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"}
+    assert failed == {
+        "speech.wav": f"the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"
+    }
 
 
 @pytest.mark.run
-def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_none_has_passed(tmp_path, uti_here):
+def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_none_has_passed(
+    tmp_path, uti_here
+):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     assert uti_here("audit", "--outdir", "first", "--config", "uti.yaml").returncode == 0
     then = baseline(tmp_path / "first", tmp_path, lambda data: data.update({"pass": False}))
@@ -191,30 +272,57 @@ def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_non
 class TwoWays(Codec):
     "A codec of grey pictures with two decoders, which say which of them ran."
 
-    spec = ImageSpec("two-ways", (256,), version="1", licence="MIT", source="none", input_size=(16, 16), grid=(1, 1), invariant=True, decode_modes=("deterministic", "diffusion"))
+    spec = ImageSpec(
+        "two-ways",
+        (256,),
+        version="1",
+        licence="MIT",
+        source="none",
+        input_size=(16, 16),
+        grid=(1, 1),
+        invariant=True,
+        decode_modes=("deterministic", "diffusion"),
+    )
 
     def runtime_codebook_sizes(self):
         return (256,)
 
     def _encode(self, signals, lengths):
-        return Encoded((signals.mean((1, 2, 3)) * 255).round().long()[:, None, None], [{"n_positions": 1} for _ in signals])
+        return Encoded(
+            (signals.mean((1, 2, 3)) * 255).round().long()[:, None, None],
+            [{"n_positions": 1} for _ in signals],
+        )
 
     def _decode(self, codes, meta):
-        return torch.full((len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[self.decode_mode])
+        return torch.full(
+            (len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[self.decode_mode]
+        )
 
 
 def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_audited_too(tmp_path, small):
     tokenizer = UnifiedTokenizer({"image": TwoWays(), "text": EmbeddedText()})
-    prepared = {mode: prepare(AuditPlan(tokenizer, tmp_path / mode, small, decode_mode=mode)) for mode in ("deterministic", "diffusion", "none")}  # all on the same codecs, before any of them runs
+    prepared = {
+        mode: prepare(AuditPlan(tokenizer, tmp_path / mode, small, decode_mode=mode))
+        for mode in ("deterministic", "diffusion", "none")
+    }  # all on the same codecs, before any of them runs
     for mode, plan in prepared.items():
         record = run_audit(plan)
-        assert record.decoders == {"image": None if mode == "none" else mode, "text": None if mode == "none" else "deterministic"}
+        assert record.decoders == {
+            "image": None if mode == "none" else mode,
+            "text": None if mode == "none" else "deterministic",
+        }
         assert record.config is None and record.passed
         if mode != "none":
-            assert load_image(tmp_path / mode / "recon.png").getextrema() == (((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3)
+            assert load_image(tmp_path / mode / "recon.png").getextrema() == (
+                ((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3
+            )
     assert tokenizer.codec("image").decode_mode == "deterministic"
     with pytest.raises(AuditError, match="'embedded-text' has no diffusion decoder"):
-        prepare(AuditPlan(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "x", small, decode_mode="diffusion"))
+        prepare(
+            AuditPlan(
+                UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "x", small, decode_mode="diffusion"
+            )
+        )
 
 
 @pytest.mark.run
@@ -223,9 +331,19 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
     for codec in (EmbeddedText, EmbeddedImage, EmbeddedAudio):
         for name in ("_encode", "_decode"):
             whole = getattr(codec, name)
-            monkeypatch.setattr(codec, name, lambda self, *given, name=name, whole=whole: calls.update([self.spec.modality + name]) or whole(self, *given))
+            monkeypatch.setattr(
+                codec,
+                name,
+                lambda self, *given, name=name, whole=whole: (
+                    calls.update([self.spec.modality + name]) or whole(self, *given)
+                ),
+            )
     normalise = UnifiedTokenizer.normalise
-    monkeypatch.setattr(UnifiedTokenizer, "normalise", lambda self, modality, signal: seen.append(signal) or normalise(self, modality, signal))
+    monkeypatch.setattr(
+        UnifiedTokenizer,
+        "normalise",
+        lambda self, modality, signal: seen.append(signal) or normalise(self, modality, signal),
+    )
     prepared = prepare(AuditPlan(None, tmp_path / "out", small))
     assert len(seen) == len(prepared.samples)
     run_audit(prepared)
@@ -241,8 +359,14 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda d: d["codecs"]["image"].update(version="0"), "another image codec cannot be compared: version was '0', is '1'"),
-        (lambda d: d["items"][-1].update(source_sha256="0" * 64), "a baseline of other files cannot be compared"),
+        (
+            lambda d: d["codecs"]["image"].update(version="0"),
+            "another image codec cannot be compared: version was '0', is '1'",
+        ),
+        (
+            lambda d: d["items"][-1].update(source_sha256="0" * 64),
+            "a baseline of other files cannot be compared",
+        ),
         (lambda d: d["token_space"]["ranges"].pop(), "not contiguous"),
     ],
 )
@@ -252,8 +376,12 @@ def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti_here, ch
 
 
 def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_here):
-    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, options: {n_codebooks: 4}}\n")
-    result = uti_here("audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json")
+    (tmp_path / "uti.yaml").write_text(
+        "text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, options: {n_codebooks: 4}}\n"
+    )
+    result = uti_here(
+        "audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json"
+    )
     assert result.returncode == 2
     assert "another token space cannot be compared: AUDIO_CB4: absent here" in result.stderr
 
@@ -261,7 +389,13 @@ def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_her
 @pytest.mark.run
 @pytest.mark.parametrize("serialisation", ["delay", "coarse_first"])
 def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
-    config = parse_config({"audio": {"codec": "embedded-audio", "options": {"n_codebooks": 3}}, "serialisation": serialisation, "clip_seconds": 0.5})
+    config = parse_config(
+        {
+            "audio": {"codec": "embedded-audio", "options": {"n_codebooks": 3}},
+            "serialisation": serialisation,
+            "clip_seconds": 0.5,
+        }
+    )
     report = run_audit(AuditPlan(config, tmp_path / "out"))
     assert report.passed and {item.n_tokens for item in report.items} == {3 * 38}
     assert report.config["serialisation"] == serialisation
@@ -316,8 +450,14 @@ def test_a_failed_gate_still_renders_in_red(reported):
     assert result.returncode == 1, result.stderr
     page = (folder / "index.html").read_text()
     assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
-    assert page.count("<audio") == 2 + 4 and page.count("<img") >= 4 + 6 and "Do not train on these ids yet" in page
-    assert 'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page  # one file, no code
+    assert (
+        page.count("<audio") == 2 + 4
+        and page.count("<img") >= 4 + 6
+        and "Do not train on these ids yet" in page
+    )
+    assert (
+        'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page
+    )  # one file, no code
     assert str(folder.parent) not in page
     assert "[3/7]" in result.stderr  # plain lines where nobody watches
 
@@ -330,8 +470,14 @@ def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_her
     again = uti_here(*mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_record(tmp_path / "reports" / "mine" / "report.json")
-    assert report.metrics_v2_pass is True and len(report.gates) == 4 and all(c.passed for c in report.checks if c.name == "baseline_ids")
-    assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(first)
+    assert (
+        report.metrics_v2_pass is True
+        and len(report.gates) == 4
+        and all(c.passed for c in report.checks if c.name == "baseline_ids")
+    )
+    assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(
+        first
+    )
 
 
 @pytest.mark.run
@@ -340,7 +486,13 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
 
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     notebook = Path(__file__).parent.parent / "nbs" / "reports" / "audit.ipynb"
-    papermill.execute_notebook(str(notebook), str(tmp_path / "out.ipynb"), parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml")}, progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(
+        str(notebook),
+        str(tmp_path / "out.ipynb"),
+        parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml")},
+        progress_bar=False,
+        kernel_name="python3",
+    )
     assert read_record(tmp_path / "out" / "report.json").passed
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
     assert uti_here("render", "out.ipynb").returncode == 0

@@ -11,11 +11,10 @@ import sys
 
 import pytest
 import torch
-from checkpoints import AUDIO, IMAGE, OPTIONS, STEREO, TEXT, liven, make, save
-from small_unclip import save_small_unclip
-
 import transformers as hf
+from checkpoints import AUDIO, IMAGE, OPTIONS, STEREO, TEXT, liven, make, save
 from safetensors.torch import load_file, save_file
+from small_unclip import save_small_unclip
 
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
@@ -33,7 +32,9 @@ from uti.tokens.tokenizer import UnifiedTokenizer
 def checkpoint(tmp_path_factory):
     "family → the folder of its checkpoint, made once."
     folder, made = tmp_path_factory.mktemp("checkpoints"), {}
-    return lambda family: made.setdefault(family, None) or made.update({family: save(family, folder)}) or made[family]
+    return lambda family: (
+        made.setdefault(family, None) or made.update({family: save(family, folder)}) or made[family]
+    )
 
 
 def sounds(codec, *seconds):
@@ -42,7 +43,9 @@ def sounds(codec, *seconds):
     lengths = [max(1, round(s * rate)) for s in seconds]
     t = torch.arange(max(lengths)) / rate
     generator = torch.Generator().manual_seed(0)
-    waves = 0.3 * torch.sin(2 * math.pi * (200 + 500 * t) * t) + 0.1 * torch.randn(len(lengths), codec.spec.channels, max(lengths), generator=generator)
+    waves = 0.3 * torch.sin(2 * math.pi * (200 + 500 * t) * t) + 0.1 * torch.randn(
+        len(lengths), codec.spec.channels, max(lengths), generator=generator
+    )
     return waves.clamp(-1, 1), torch.tensor(lengths)
 
 
@@ -56,10 +59,16 @@ def library_codes(codec, waves):
             return torch.cat([*output.audio_codes[:-1], output.audio_codes[-1][..., :last]], -1)
         if kind in ("xcodec2", "neucodec"):
             extractor = hf.Xcodec2FeatureExtractor() if kind == "xcodec2" else hf.NeuCodecFeatureExtractor()
-            return model.encode(**extractor([w[0].numpy() for w in waves], sampling_rate=16_000, return_tensors="pt")).audio_codes
+            return model.encode(
+                **extractor([w[0].numpy() for w in waves], sampling_rate=16_000, return_tensors="pt")
+            ).audio_codes
         if kind == "dac":
-            extractor = hf.DacFeatureExtractor(sampling_rate=config.sampling_rate, hop_length=config.hop_length)
-            waves = extractor([w[0].numpy() for w in waves], sampling_rate=config.sampling_rate, return_tensors="pt")["input_values"]
+            extractor = hf.DacFeatureExtractor(
+                sampling_rate=config.sampling_rate, hop_length=config.hop_length
+            )
+            waves = extractor(
+                [w[0].numpy() for w in waves], sampling_rate=config.sampling_rate, return_tensors="pt"
+            )["input_values"]
         return model.encode(waves).audio_codes
 
 
@@ -72,9 +81,13 @@ def test_audio_ids_are_the_librarys(family, checkpoint):
     codes, meta = codec.encode(waves)
     theirs = library_codes(codec, waves)
     assert torch.equal(codes, theirs.long()), "in a batch"
-    assert max(len(book.unique()) for book in codes.movedim(1, 0)) > 8, "codes that are all the same would be equal to anything"
-    for wave, found in zip(waves, codec.encode(waves).codes):
-        assert torch.equal(codec.encode(wave[None]).codes[0], library_codes(codec, wave[None])[0].long()), "alone"
+    assert max(len(book.unique()) for book in codes.movedim(1, 0)) > 8, (
+        "codes that are all the same would be equal to anything"
+    )
+    for wave, _found in zip(waves, codec.encode(waves).codes):
+        assert torch.equal(codec.encode(wave[None]).codes[0], library_codes(codec, wave[None])[0].long()), (
+            "alone"
+        )
     assert {m["n_positions"] for m in meta} == {theirs.shape[-1]}
 
 
@@ -86,9 +99,16 @@ def test_a_shorter_sound_in_a_batch_keeps_its_codes(family, checkpoint):
     decoded = codec.decode(codes, meta)
     for wave, n, found, m, back in zip(waves, lengths, codes, meta, decoded):
         alone, alone_meta = codec.encode(wave[None, :, :n])
-        assert torch.equal(found[:, : m["n_positions"]], alone[0]) and not found[:, m["n_positions"] :].any() and m == alone_meta[0]
+        assert (
+            torch.equal(found[:, : m["n_positions"]], alone[0])
+            and not found[:, m["n_positions"] :].any()
+            and m == alone_meta[0]
+        )
         assert m["n_samples"] == n * codec.rates.decode // codec.rates.encode
-        assert torch.equal(back[:, : m["n_samples"]], codec.decode(alone, alone_meta)[0]) and not back[:, m["n_samples"] :].any()
+        assert (
+            torch.equal(back[:, : m["n_samples"]], codec.decode(alone, alone_meta)[0])
+            and not back[:, m["n_samples"] :].any()
+        )
 
 
 @pytest.mark.parametrize("family", AUDIO)
@@ -99,7 +119,9 @@ def test_decoded_sounds_are_the_librarys(family, checkpoint):
     with torch.inference_mode():
         if codec.spec.name == "encodec":
             output = codec.model.encode(waves, bandwidth=max(codec.config.target_bandwidths))
-            theirs = codec.model.decode(output.audio_codes, output.audio_scales, last_frame_pad_length=output.last_frame_pad_length).audio_values
+            theirs = codec.model.decode(
+                output.audio_codes, output.audio_scales, last_frame_pad_length=output.last_frame_pad_length
+            ).audio_values
         else:
             theirs = codec.model.decode(audio_codes=codes).audio_values
     theirs = theirs.reshape(1, codec.spec.channels, -1)[..., : meta[0]["n_samples"]].clamp(-1, 1)
@@ -119,7 +141,9 @@ def test_few_codebooks_are_the_first_of_many(family, checkpoint):
     check_codec(few)
 
 
-@pytest.mark.parametrize("n_samples", [1, 319, 320, 321, 47_519, 47_520, 47_521, 48_000, 48_001, 95_040, 100_000])
+@pytest.mark.parametrize(
+    "n_samples", [1, 319, 320, 321, 47_519, 47_520, 47_521, 48_000, 48_001, 95_040, 100_000]
+)
 def test_chunks_are_those_that_encodec_makes(n_samples, checkpoint):
     codec = HFAudio(checkpoint("encodec_48khz"))
     wave = torch.rand(1, 2, n_samples) - 0.5
@@ -133,7 +157,15 @@ def test_chunks_are_those_that_encodec_makes(n_samples, checkpoint):
 
 PUBLISHED = {
     "encodec_24khz": {},
-    "encodec_32khz": {"sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4], "codebook_size": 2048, "target_bandwidths": [2.2], "use_conv_shortcut": False, "norm_type": "weight_norm", "use_causal_conv": False},
+    "encodec_32khz": {
+        "sampling_rate": 32_000,
+        "upsampling_ratios": [8, 5, 4, 4],
+        "codebook_size": 2048,
+        "target_bandwidths": [2.2],
+        "use_conv_shortcut": False,
+        "norm_type": "weight_norm",
+        "use_causal_conv": False,
+    },
     "encodec_48khz": {**STEREO, "sampling_rate": 48_000, "target_bandwidths": [3.0, 6.0, 12.0, 24.0]},
 }
 
@@ -173,13 +205,17 @@ def test_image_ids_are_the_librarys(family, checkpoint):
     pixels = CHAMELEON if "chameleon" in family else CENTRED if family == "VQModel" else CLIP
     h, w = codec.spec.input_size
     ramp = torch.linspace(0, 1, w).expand(3, h, w)
-    images = torch.stack([ramp, ramp.mT, torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))]).contiguous()
+    images = torch.stack(
+        [ramp, ramp.mT, torch.rand(3, h, w, generator=torch.Generator().manual_seed(0))]
+    ).contiguous()
     part = model if family in ("VQModel", "glm_image") or family.endswith("_vqgan") else model.model.vqmodel
     codes, meta = codec.encode(images)
     assert torch.equal(codes[:, 0], library_ids(family, part, pixels.normalise(images))), "in a batch"
     assert len(codes.unique()) > 8, "ids that are all the same would be equal to anything"
     for image in images:
-        assert torch.equal(codec.encode(image[None]).codes[:, 0], library_ids(family, part, pixels.normalise(image[None]))), "alone"
+        assert torch.equal(
+            codec.encode(image[None]).codes[:, 0], library_ids(family, part, pixels.normalise(image[None]))
+        ), "alone"
     assert {m["n_positions"] for m in meta} == {codec.spec.grid[0] * codec.spec.grid[1]}
 
 
@@ -195,8 +231,15 @@ def test_text_ids_are_the_librarys_without_special_tokens(family, checkpoint):
     codes, meta = codec.encode(texts)
     for text, row, m in zip(texts, codes, meta):
         theirs = library.encode(text)
-        assert [library.bos_token_id, *row[0, : m["n_positions"]].tolist()] == theirs, "all but the token that goes before"
-    assert codec.spec.lossless == (family == "byte_level_bpe") == (codec.decode(codes, meta) == texts) == (not codec.spec.notes)
+        assert [library.bos_token_id, *row[0, : m["n_positions"]].tolist()] == theirs, (
+            "all but the token that goes before"
+        )
+    assert (
+        codec.spec.lossless
+        == (family == "byte_level_bpe")
+        == (codec.decode(codes, meta) == texts)
+        == (not codec.spec.notes)
+    )
 
 
 @pytest.mark.parametrize("family", TEXT)
@@ -226,14 +269,18 @@ def test_a_tokenizer_that_is_not_lossless_says_so_in_the_report(checkpoint, tmp_
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "capitals" in report["codecs"]["text"]["notes"][0] and not report["codecs"]["text"]["lossless"]
-    assert [c for c in report["checks"] if c["name"] == "lossless" and c["passed"] is False and not c["gates"]]
+    assert [
+        c for c in report["checks"] if c["name"] == "lossless" and c["passed"] is False and not c["gates"]
+    ]
 
 
 def test_pixel_statistics_come_from_the_checkpoint(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("emu3_vqgan"), tmp_path / "emu3")
     image = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     by_default = HFImage(folder, image_size=32).encode(image).codes
-    (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]}))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]})
+    )
     assert not torch.equal(HFImage(folder, image_size=32).encode(image).codes, by_default)
 
 
@@ -244,9 +291,15 @@ def write_json(folder, name, content):
 def test_both_files_of_preprocessing_are_read_and_belong_to_the_version(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("emu3_vqgan"), tmp_path / "emu3")
     seen = [HFImage(folder, image_size=32)]
-    write_json(folder, "preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]})
+    write_json(
+        folder, "preprocessor_config.json", {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.1, 0.1, 0.1]}
+    )
     seen.append(HFImage(folder, image_size=32))
-    write_json(folder, "processor_config.json", {"image_processor": {"image_mean": [0.25, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2]}})
+    write_json(
+        folder,
+        "processor_config.json",
+        {"image_processor": {"image_mean": [0.25, 0.5, 0.5], "image_std": [0.2, 0.2, 0.2]}},
+    )
     seen.append(HFImage(folder, image_size=32))
     write_json(folder, "processor_config.json", {"image_processor": {"do_normalize": False}})
     seen.append(HFImage(folder, image_size=32))
@@ -258,7 +311,10 @@ def test_both_files_of_preprocessing_are_read_and_belong_to_the_version(checkpoi
 
 def test_transformers_own_processor_says_how_pixels_are_made(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("chameleon_vqgan"), tmp_path / "chameleon")
-    processor = hf.ChameleonProcessor(hf.ChameleonImageProcessorPil(image_mean=[0.1, 0.2, 0.3]), hf.AutoTokenizer.from_pretrained(checkpoint("byte_level_bpe")))
+    processor = hf.ChameleonProcessor(
+        hf.ChameleonImageProcessorPil(image_mean=[0.1, 0.2, 0.3]),
+        hf.AutoTokenizer.from_pretrained(checkpoint("byte_level_bpe")),
+    )
     processor.save_pretrained(folder)
     assert HFImage(folder).pixels.mean == (0.1, 0.2, 0.3)
 
@@ -267,7 +323,9 @@ def test_the_extractors_settings_belong_to_the_version_of_a_sound_codec_that_has
     for family, same in {"neucodec": False, "dac": True}.items():
         folder = shutil.copytree(checkpoint(family), tmp_path / family)
         before = HFAudio(folder).spec.version
-        (hf.NeuCodecFeatureExtractor() if family == "neucodec" else hf.DacFeatureExtractor()).save_pretrained(folder)
+        (hf.NeuCodecFeatureExtractor() if family == "neucodec" else hf.DacFeatureExtractor()).save_pretrained(
+            folder
+        )
         assert (HFAudio(folder).spec.version == before) == same
 
 
@@ -285,7 +343,11 @@ def test_a_vqmodel_inside_a_pipeline(checkpoint, tmp_path):
     shutil.copytree(checkpoint("VQModel"), whole / "vqvae")
     (whole / "README.md").write_text("---\nlicense: mit\n---\n")
     assert HFImage(whole / "vqvae").spec.input_size == (512, 512)
-    codec = open_codec("image", str(whole), {"subfolder": "vqvae", "image_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]})
+    codec = open_codec(
+        "image",
+        str(whole),
+        {"subfolder": "vqvae", "image_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]},
+    )
     assert (codec.spec.licence, codec.spec.source) == ("mit", "pipeline/vqvae")
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(codec.encode(image).codes[:, 0], library_ids("VQModel", codec.model, image))
@@ -303,13 +365,19 @@ def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monk
 
     shutil.copytree(checkpoint("VQModel"), tmp_path / "vqvae")
     monkeypatch.setattr("uti.codecs.checkpoint._download", download)
-    assert open_codec("image", "somebody/pipeline", {"subfolder": "vqvae"}).spec.source == "somebody/pipeline/vqvae"
+    assert (
+        open_codec("image", "somebody/pipeline", {"subfolder": "vqvae"}).spec.source
+        == "somebody/pipeline/vqvae"
+    )
     assert set(asked) == {("somebody/pipeline", "vqvae", False)}
 
 
 def test_what_a_model_is_for_is_asked_without_its_weights(checkpoint, monkeypatch):
     asked = []
-    monkeypatch.setattr("uti.codecs.checkpoint._from_hub", lambda name, weights, subfolder: asked.append(weights) or checkpoint("dac"))
+    monkeypatch.setattr(
+        "uti.codecs.checkpoint._from_hub",
+        lambda name, weights, subfolder: asked.append(weights) or checkpoint("dac"),
+    )
     assert modality_of("somebody/a-codec") == "audio" and asked == [False]
 
 
@@ -319,7 +387,9 @@ def test_what_a_model_is_for_is_asked_without_its_weights(checkpoint, monkeypatc
 def remove_a_key(folder):
     state = load_file(folder / "model.safetensors")
     gone = sorted(state)[3]
-    save_file({k: v for k, v in state.items() if k != gone}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {k: v for k, v in state.items() if k != gone}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
     return ["missing", gone]
 
 
@@ -380,7 +450,10 @@ def make_it_continuous(folder):
 
 
 def ask_for_remote_code(folder):
-    config = json.loads((folder / "config.json").read_text()) | {"model_type": "theirs", "auto_map": {"AutoModel": "modeling.Theirs"}}
+    config = json.loads((folder / "config.json").read_text()) | {
+        "model_type": "theirs",
+        "auto_map": {"AutoModel": "modeling.Theirs"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "modeling.py").write_text("import os; os.system('touch trap-was-sprung')")
     return ["model type 'theirs'"]
@@ -406,12 +479,17 @@ def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here
 def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
     "In a process of its own, where what transformers and diffusers print reaches the terminal: a line for each command, one of them on a checkpoint with weights that are missing or do not fit."
     bad = {}
-    for family, modality in {"encodec_24khz": "audio", "neucodec": "audio", "VQModel": "image"}.items():
+    for family, _modality in {"encodec_24khz": "audio", "neucodec": "audio", "VQModel": "image"}.items():
         bad[family] = shutil.copytree(checkpoint(family), tmp_path / family)
         path = next(bad[family].glob("*.safetensors"))
         state = load_file(path)
         key = next(k for k, v in sorted(state.items()) if v.ndim > 1)
-        save_file({k: v for k, v in state.items() if k != key} | ({key: torch.zeros(3, 3)} if family == "neucodec" else {}), path, metadata={"format": "pt"})
+        save_file(
+            {k: v for k, v in state.items() if k != key}
+            | ({key: torch.zeros(3, 3)} if family == "neucodec" else {}),
+            path,
+            metadata={"format": "pt"},
+        )
     save_small_unclip(tmp_path / "unclip")
     code = f"""
 import contextlib, sys
@@ -426,7 +504,9 @@ for modality, folder in {[("audio", str(checkpoint("encodec_24khz"))), ("audio",
 Unclip("unclip")
 """
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert [line.split(": ")[:2] for line in run.stderr.splitlines()] == [["error", family] for family in bad] and run.returncode == 0, run.stderr
+    assert [line.split(": ")[:2] for line in run.stderr.splitlines()] == [
+        ["error", family] for family in bad
+    ] and run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("damage", [remove_a_key, reshape_a_tensor], ids=lambda f: f.__name__)
@@ -436,7 +516,11 @@ def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
     if family == "janus":  # the whole model: only what the tokenizer needs is missed
         state = load_file(folder / "model.safetensors")
         key = next(k for k in state if ".vqmodel.encoder" in k and state[k].ndim == 4)
-        state = {k: v for k, v in state.items() if k != key} if damage is remove_a_key else state | {key: torch.zeros(3, 3)}
+        state = (
+            {k: v for k, v in state.items() if k != key}
+            if damage is remove_a_key
+            else state | {key: torch.zeros(3, 3)}
+        )
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
         expected = [key.split("vqmodel.")[1]]
     else:
@@ -449,7 +533,14 @@ def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
 @pytest.mark.run
 def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, small):
     folder = shutil.copytree(checkpoint("dac"), tmp_path / "mine")
-    save_file({**load_file(folder / "model.safetensors"), **{f"optimizer.step{i}": torch.ones(1) for i in range(60)}}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {
+            **load_file(folder / "model.safetensors"),
+            **{f"optimizer.step{i}": torch.ones(1) for i in range(60)},
+        },
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     run = uti_here("audit", "--audio", "./mine", "--smoke-assets", small, "--outdir", "out")
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -472,13 +563,41 @@ def test_pytorch_weights_are_read_where_there_is_nothing_safer(checkpoint, tmp_p
 PREPROCESSORS = {
     "a list": ("preprocessor_config.json", [1], "holds no JSON object"),
     "one mean": ("preprocessor_config.json", {"image_mean": 3}, "image_mean must be three finite numbers"),
-    "letters": ("preprocessor_config.json", {"image_mean": ["a", "b", "c"]}, "image_mean must be three finite numbers"),
-    "one channel": ("preprocessor_config.json", {"image_std": [0.5]}, "image_std must be three finite numbers above 0"),
-    "zeros": ("preprocessor_config.json", {"image_std": [0, 0, 0]}, "image_std must be three finite numbers above 0"),
-    "not a number": ("preprocessor_config.json", '{"image_mean": [NaN, 0, 0]}', "image_mean must be three finite numbers"),
-    "a factor of 0": ("preprocessor_config.json", {"rescale_factor": 0}, "rescale_factor must be a finite number above 0"),
-    "nested": ("processor_config.json", {"image_processor": {"image_std": [0, 1, 1]}}, "image_std must be three finite numbers above 0"),
-    "nested list": ("processor_config.json", {"image_processor": [1]}, "image_processor must be a JSON object"),
+    "letters": (
+        "preprocessor_config.json",
+        {"image_mean": ["a", "b", "c"]},
+        "image_mean must be three finite numbers",
+    ),
+    "one channel": (
+        "preprocessor_config.json",
+        {"image_std": [0.5]},
+        "image_std must be three finite numbers above 0",
+    ),
+    "zeros": (
+        "preprocessor_config.json",
+        {"image_std": [0, 0, 0]},
+        "image_std must be three finite numbers above 0",
+    ),
+    "not a number": (
+        "preprocessor_config.json",
+        '{"image_mean": [NaN, 0, 0]}',
+        "image_mean must be three finite numbers",
+    ),
+    "a factor of 0": (
+        "preprocessor_config.json",
+        {"rescale_factor": 0},
+        "rescale_factor must be a finite number above 0",
+    ),
+    "nested": (
+        "processor_config.json",
+        {"image_processor": {"image_std": [0, 1, 1]}},
+        "image_std must be three finite numbers above 0",
+    ),
+    "nested list": (
+        "processor_config.json",
+        {"image_processor": [1]},
+        "image_processor must be a JSON object",
+    ),
     "too deep": ("preprocessor_config.json", "[" * 100_000, "not JSON"),
 }
 
@@ -492,7 +611,14 @@ def test_pixel_statistics_that_are_none_are_refused(case, checkpoint, tmp_path):
         HFImage(folder)
 
 
-@pytest.mark.parametrize("content, expected", [("{", "not JSON"), ({"sampling_rate": 8000}, "takes sounds at 8000 Hz"), ({"hop_length": "x"}, "cannot be used")])
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        ("{", "not JSON"),
+        ({"sampling_rate": 8000}, "takes sounds at 8000 Hz"),
+        ({"hop_length": "x"}, "cannot be used"),
+    ],
+)
 def test_a_feature_extractor_at_fault_is_refused(content, expected, checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("neucodec"), tmp_path / "bad")
     write_json(folder, "preprocessor_config.json", content)
@@ -548,7 +674,9 @@ def test_a_config_at_fault_is_one_sentence(yaml, checkpoint, tmp_path, uti_here)
 
 @pytest.mark.run
 def test_a_codec_without_a_decoder_is_audited_as_far_as_it_goes(checkpoint, tmp_path, uti_here, small):
-    run = uti_here("audit", "--image", checkpoint("chameleon_vqgan"), "--smoke-assets", small, "--outdir", "out")
+    run = uti_here(
+        "audit", "--image", checkpoint("chameleon_vqgan"), "--smoke-assets", small, "--outdir", "out"
+    )
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["image_psnr"] is None and report["image_token_range_ok"]
@@ -557,7 +685,9 @@ def test_a_codec_without_a_decoder_is_audited_as_far_as_it_goes(checkpoint, tmp_
 
 def test_a_path_in_the_config_is_enough(checkpoint, tmp_path):
     config = tmp_path / "uti.yaml"
-    config.write_text(f"audio: {checkpoint('mimi')}\nimage: {{codec: {checkpoint('VQModel')}}}\ntext: embedded-text\n")
+    config.write_text(
+        f"audio: {checkpoint('mimi')}\nimage: {{codec: {checkpoint('VQModel')}}}\ntext: embedded-text\n"
+    )
     tokenizer = UnifiedTokenizer.from_config(config)
     assert [c.spec.name for c in tokenizer.codecs.values()] == ["embedded-text", "VQModel", "mimi"]
     tokenizer.save_pretrained(tmp_path / "saved")
@@ -567,21 +697,27 @@ def test_a_path_in_the_config_is_enough(checkpoint, tmp_path):
 def test_options_go_with_a_path(checkpoint):
     config = with_codecs(None, audio=str(checkpoint("encodec_48khz")))
     assert set(config.codecs()) == {"audio"}
-    assert open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 3.0}).spec.n_codebooks < open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 6.0}).spec.n_codebooks
-    with pytest.raises(CodecError, match="does not take these options"):
+    assert (
+        open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 3.0}).spec.n_codebooks
+        < open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 6.0}).spec.n_codebooks
+    )
+    with pytest.raises(CodecError, match=r"does not take these options"):
         open_codec("audio", str(checkpoint("dac")), {"volume": 11})
-    with pytest.raises(CodecError, match="bandwidth must be one of"):
+    with pytest.raises(CodecError, match=r"bandwidth must be one of"):
         HFAudio(checkpoint("encodec_48khz"), bandwidth=5.0)
-    with pytest.raises(CodecError, match="not by bandwidth"):
+    with pytest.raises(CodecError, match=r"not by bandwidth"):
         HFAudio(checkpoint("dac"), bandwidth=5.0)
-    with pytest.raises(CodecError, match="n_codebooks must be 1 to 4"):
+    with pytest.raises(CodecError, match=r"n_codebooks must be 1 to 4"):
         HFAudio(checkpoint("dac"), n_codebooks=5)
-    with pytest.raises(CodecError, match="dtype must be one of"):
+    with pytest.raises(CodecError, match=r"dtype must be one of"):
         HFAudio(checkpoint("dac"), dtype="int8")
 
 
 def test_named_codecs_take_the_place_of_the_configs(tmp_path):
-    assert with_codecs(load_config(), audio="x").audio.codec == "x" and with_codecs(load_config(), audio="x").image == load_config().image
+    assert (
+        with_codecs(load_config(), audio="x").audio.codec == "x"
+        and with_codecs(load_config(), audio="x").image == load_config().image
+    )
     with pytest.raises(ConfigError):
         (tmp_path / "uti.yaml").write_text("audio: 5\n")
         load_config(tmp_path / "uti.yaml")
@@ -589,7 +725,9 @@ def test_named_codecs_take_the_place_of_the_configs(tmp_path):
 
 @pytest.mark.run
 def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
-    run = uti("audit", "--audio", "facebook/encodec_24khz", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache"))
+    run = uti(
+        "audit", "--audio", "facebook/encodec_24khz", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "cache")
+    )
     assert run.returncode == 2 and "Traceback" not in run.stderr
     for word in ("facebook/encodec_24khz", "hf download", "--local-dir", str(tmp_path / "cache")):
         assert word in run.stderr
@@ -597,7 +735,10 @@ def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
     assert "no such folder" in uti_here("audit", "--audio", "./nowhere").stderr
     assert "openai-community/gpt2" in uti_here("audit", "--text", "gpt2").stderr
     (tmp_path / "empty").mkdir()
-    assert "empty: holds no tokenizer" in (said := uti_here("audit", "--text", "./empty").stderr) and "config.json" not in said
+    assert (
+        "empty: holds no tokenizer" in (said := uti_here("audit", "--text", "./empty").stderr)
+        and "config.json" not in said
+    )
 
 
 @pytest.mark.run
@@ -607,21 +748,34 @@ def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, ut
     shutil.copytree(checkpoint("dac"), folder / "snapshots" / commit)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
-    run = uti("audit", "--audio", "somebody/a-codec", "--smoke-assets", small, "--outdir", "out", HF_HUB_OFFLINE="1", HF_HOME=str(home))
+    run = uti(
+        "audit",
+        "--audio",
+        "somebody/a-codec",
+        "--smoke-assets",
+        small,
+        "--outdir",
+        "out",
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(home),
+    )
     assert run.returncode == 0, run.stderr
     assert all(re.match(r"\[\d+/\d+\] ", line) for line in run.stderr.splitlines()), run.stderr
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["codecs"]["audio"]["source"] == "somebody/a-codec"
+    assert (
+        json.loads((tmp_path / "out" / "report.json").read_text())["codecs"]["audio"]["source"]
+        == "somebody/a-codec"
+    )
 
 
 def test_whole_models_are_images_and_glms_quantiser_alone_is_refused(checkpoint, tmp_path):
     assert recognise("image", checkpoint("janus")) == "hf-image"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm_image_vqmodel"}))
-    with pytest.raises(CodecError, match="give the whole model"):
+    with pytest.raises(CodecError, match=r"give the whole model"):
         recognise("image", tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
-    with pytest.raises(CodecError, match="continuous latents"):
+    with pytest.raises(CodecError, match=r"continuous latents"):
         recognise("image", tmp_path)
-    with pytest.raises(CodecError, match="no such folder"):
+    with pytest.raises(CodecError, match=r"no such folder"):
         find_checkpoint("nowhere at all")
 
 
@@ -629,7 +783,7 @@ def test_two_files_without_a_config_are_seed2(tmp_path):
     for name in ("eva_vit_g.pth", "seed_quantizer.pt"):
         (tmp_path / name).touch()
     assert (modality_of(str(tmp_path)), recognise("image", tmp_path)) == ("image", "seed2")
-    with pytest.raises(CodecError, match="holds no config.json"):
+    with pytest.raises(CodecError, match=r"holds no config.json"):
         recognise("audio", tmp_path)
 
 
@@ -640,8 +794,14 @@ def test_a_reader_of_checkpoints_needs_one():
 
 
 def test_diffusion_is_refused_where_nothing_draws(checkpoint, tmp_path):
-    with pytest.raises(AuditError, match="'chameleon' has no diffusion decoder; it has none"):
-        prepare(AuditPlan(with_codecs(None, image=str(checkpoint("chameleon_vqgan"))), tmp_path / "out", decode_mode="diffusion"))
+    with pytest.raises(AuditError, match=r"'chameleon' has no diffusion decoder; it has none"):
+        prepare(
+            AuditPlan(
+                with_codecs(None, image=str(checkpoint("chameleon_vqgan"))),
+                tmp_path / "out",
+                decode_mode="diffusion",
+            )
+        )
 
 
 def test_neucodec_takes_16_and_gives_24_khz(checkpoint):
@@ -658,5 +818,3 @@ def test_every_codec_that_reads_checkpoints_is_listed(uti):
     assert run.returncode == 0
     for word in ("hf-audio", "hf-image", "hf-text", "seed2", "encodec", "glm_image"):
         assert word in run.stdout
-
-

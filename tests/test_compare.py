@@ -10,23 +10,31 @@ from pathlib import Path
 import jsonschema
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-
 from checkpoints import save
+from safetensors.torch import load_file, save_file
 from small_unclip import save_small_unclip
+
 from uti.audit.record import AuditError
 from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import AudioSpec, ImageSpec
-from uti.comparison.run import CompareError, check_name, compare, load_configs, names_of, prepare_compare, read_comparison
 from uti.comparison.record import Comparison
+from uti.comparison.references import opus_missing, through_opus
+from uti.comparison.run import (
+    CompareError,
+    check_name,
+    compare,
+    load_configs,
+    names_of,
+    prepare_compare,
+    read_comparison,
+)
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
+from uti.metrics.audio import snr_db
 from uti.modalities.audio import read_audio, write_wav
 from uti.modalities.base import MediaError
 from uti.modalities.image import load_image
-from uti.metrics.audio import snr_db
-from uti.comparison.references import opus_missing, through_opus
 from uti.pages.publish import publish_compare
 
 
@@ -42,7 +50,9 @@ def work(tmp_path_factory, small):
     folder = tmp_path_factory.mktemp("work")
     for name, n in (("eight", 8), ("two", 2)):
         (folder / name).mkdir()
-        (folder / name / "uti.yaml").write_text(f"text: {{codec: embedded-text}}\nimage: {{codec: embedded-image}}\naudio: {{codec: embedded-audio, options: {{n_codebooks: {n}}}}}\n")
+        (folder / name / "uti.yaml").write_text(
+            f"text: {{codec: embedded-text}}\nimage: {{codec: embedded-image}}\naudio: {{codec: embedded-audio, options: {{n_codebooks: {n}}}}}\n"
+        )
     shutil.copytree(small, folder / "small")
     return folder
 
@@ -50,7 +60,9 @@ def work(tmp_path_factory, small):
 @pytest.fixture(scope="module")
 def published(work, uti_in):
     "The folder of the report that the command makes of them."
-    run = uti_in(work, "compare", "eight/uti.yaml", "two/uti.yaml", "--smoke-assets", "small", "--name", "both")
+    run = uti_in(
+        work, "compare", "eight/uti.yaml", "two/uti.yaml", "--smoke-assets", "small", "--name", "both"
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "[0/16] eight-uti: encoding" in run.stderr and "✓ two-uti: 0.25 bits/pixel, 1.5 kbps" in run.stdout
     return work / "reports" / "both"
@@ -58,9 +70,20 @@ def published(work, uti_in):
 
 def test_the_page_says_who_passed_at_what_rate(published):
     page = (published / "index.html").read_text()
-    for said in ("Passed: all 2 configurations", "eight-uti", "two-uti", "without entropy coding", "256×256", "24 kHz", "JPEG", "µ-law"):
+    for said in (
+        "Passed: all 2 configurations",
+        "eight-uti",
+        "two-uti",
+        "without entropy coding",
+        "256×256",
+        "24 kHz",
+        "JPEG",
+        "µ-law",
+    ):
         assert said in page
-    assert page.count("<audio") == 3 and page.count("data:image/png") >= 2 + 3 + 3  # figures, pictures, spectrograms
+    assert (
+        page.count("<audio") == 3 and page.count("data:image/png") >= 2 + 3 + 3
+    )  # figures, pictures, spectrograms
     assert "comparison of eight-uti, two-uti" in (published.parent / "index.html").read_text()
 
 
@@ -83,8 +106,21 @@ def mixed(work, uti_in):
     for family in ("encodec_24khz", "encodec_48khz", "VQModel"):
         save(family, work)
     shutil.copy(DEFAULT_CONFIG, work / "embedded.yaml")
-    (work / "VQModel.yaml").write_text("image: {codec: ./VQModel, options: {image_size: 32}}\n")  # what its config says, the library's default, counts as unstated
-    run = uti_in(work, "compare", "embedded.yaml", "encodec_24khz", "encodec_48khz", "VQModel.yaml", "--smoke-assets", "small", "--name", "mixed")
+    (work / "VQModel.yaml").write_text(
+        "image: {codec: ./VQModel, options: {image_size: 32}}\n"
+    )  # what its config says, the library's default, counts as unstated
+    run = uti_in(
+        work,
+        "compare",
+        "embedded.yaml",
+        "encodec_24khz",
+        "encodec_48khz",
+        "VQModel.yaml",
+        "--smoke-assets",
+        "small",
+        "--name",
+        "mixed",
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     return work / "reports" / "mixed", run.stdout
 
@@ -92,12 +128,27 @@ def mixed(work, uti_in):
 def test_checkpoints_stand_beside_the_embedded_codecs(mixed):
     folder, printed = mixed
     comparison, page = read_comparison(folder / "comparison.json"), (folder / "index.html").read_text()
-    assert [e.name for e in comparison.entries] == ["embedded", "encodec_24khz", "encodec_48khz", "VQModel"] and comparison.passed
-    assert list(comparison.results("audio")) == ["embedded", "encodec_24khz", "encodec_48khz"] and list(comparison.results("image")) == ["embedded", "VQModel"]
-    assert comparison.common_form.sample_rate == 24_000 and "48 kHz stereo" in page and "sounds in mono at 24 kHz" in page
+    assert [e.name for e in comparison.entries] == [
+        "embedded",
+        "encodec_24khz",
+        "encodec_48khz",
+        "VQModel",
+    ] and comparison.passed
+    assert list(comparison.results("audio")) == ["embedded", "encodec_24khz", "encodec_48khz"] and list(
+        comparison.results("image")
+    ) == ["embedded", "VQModel"]
+    assert (
+        comparison.common_form.sample_rate == 24_000
+        and "48 kHz stereo" in page
+        and "sounds in mono at 24 kHz" in page
+    )
     assert all(f"✓ {name}: " in printed for name in ("embedded", "encodec_24khz", "encodec_48khz", "VQModel"))
     assert "✓ embedded: 0.25 bits/pixel" in printed
-    assert all(item.common["audio_snr_db"].value is not None for r in comparison.results("audio").values() for item in r.items)
+    assert all(
+        item.common["audio_snr_db"].value is not None
+        for r in comparison.results("audio").values()
+        for item in r.items
+    )
 
 
 def test_the_page_names_both_rates_of_a_picture(mixed):
@@ -105,7 +156,7 @@ def test_the_page_names_both_rates_of_a_picture(mixed):
     embedded, small = read_comparison(folder / "comparison.json").results("image").values()
     assert (embedded.rate.own, embedded.rate.axis) == (0.25, 16) and small.rate.own == small.rate.axis == 0.5
     page = (folder / "index.html").read_text()
-    assert "<th class=\"num\">bits/pixel, own size</th><th class=\"num\">bits/pixel of 32×32</th>" in page
+    assert '<th class="num">bits/pixel, own size</th><th class="num">bits/pixel of 32×32</th>' in page
     assert "1,024 tokens, 0.25 bits/pixel" in page and "16 bits/pixel" not in page
 
 
@@ -125,7 +176,9 @@ def test_each_codec_stands_beside_what_it_got(mixed):
     for name, side in {"embedded": 256, "VQModel": 32}.items():
         original = folder / results[name].items[0].original
         assert load_image(original).size == (side, side)
-        assert base64.b64encode(original.read_bytes()).decode() in page and re.search(rf"as the codec got it<br/?>{side}×{side}<", page)
+        assert base64.b64encode(original.read_bytes()).decode() in page and re.search(
+            rf"as the codec got it<br/?>{side}×{side}<", page
+        )
 
 
 def test_the_record_fits_its_schema_and_has_the_rates(published):
@@ -137,8 +190,12 @@ def test_the_record_fits_its_schema_and_has_the_rates(published):
     assert eight["image"]["rate"]["tokens_per_item"] == 1024 and eight["image"]["bits_per_token"] == [16.0]
     assert [r["audio"]["rate"]["kbps"] for r in (eight, two)] == [6, 1.5]
     assert [r["audio"]["rate"]["tokens_per_second"] for r in (eight, two)] == [600, 150]
-    assert eight["text"]["lossless"] is True and eight["text"]["rate"]["bits_per_byte"] == pytest.approx(12 * eight["text"]["rate"]["tokens_per_byte"])
-    files = [published / a["original"] for a in data["assets"] if a["original"]] + [published / i["recon"] for r in (eight, two) for m in ("image", "audio") for i in r[m]["items"]]
+    assert eight["text"]["lossless"] is True and eight["text"]["rate"]["bits_per_byte"] == pytest.approx(
+        12 * eight["text"]["rate"]["tokens_per_byte"]
+    )
+    files = [published / a["original"] for a in data["assets"] if a["original"]] + [
+        published / i["recon"] for r in (eight, two) for m in ("image", "audio") for i in r[m]["items"]
+    ]
     assert len(files) == 2 + 4 and all(f.is_file() for f in files)
 
 
@@ -147,7 +204,9 @@ def test_more_bits_are_better(published):
     eight, two = comparison.results("audio").values()
     assert eight.common["audio_snr_db"].value > two.common["audio_snr_db"].value + 2
     assert eight.common["audio_log_mel_l1"].value < two.common["audio_log_mel_l1"].value
-    assert eight.metrics["audio_snr_db"].value == pytest.approx(eight.common["audio_snr_db"].value, abs=0.01)  # its own form is the common one
+    assert eight.metrics["audio_snr_db"].value == pytest.approx(
+        eight.common["audio_snr_db"].value, abs=0.01
+    )  # its own form is the common one
     better = {"image": ("image_psnr", "image_ssim"), "audio": ("audio_snr_db",)}
     assert {c.name for c in comparison.references} >= {"JPEG", "WebP", "µ-law"}
     for curve in comparison.references:
@@ -163,9 +222,16 @@ def test_what_is_done_is_not_done_again(published, work):
     configs = load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"])
     lines = []
     before = read_comparison(published / "comparison.json")
-    again = compare(configs, published, assets=work / "small", progress=lambda step, steps, what: lines.append(what))
-    assert len(times) == 2 and times == {p: p.stat().st_mtime_ns for p in published.glob("audits/*/report.json")}
-    assert lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"] and again.entries == before.entries
+    again = compare(
+        configs, published, assets=work / "small", progress=lambda step, steps, what: lines.append(what)
+    )
+    assert len(times) == 2 and times == {
+        p: p.stat().st_mtime_ns for p in published.glob("audits/*/report.json")
+    }
+    assert (
+        lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"]
+        and again.entries == before.entries
+    )
 
 
 @pytest.mark.run
@@ -175,7 +241,12 @@ def test_other_inputs_and_lost_files_are_audited_again(work, tmp_path):
 
     def kept():
         lines = []
-        compare(config, tmp_path / "out", assets=tmp_path / "small", progress=lambda step, steps, what: lines.append(what))
+        compare(
+            config,
+            tmp_path / "out",
+            assets=tmp_path / "small",
+            progress=lambda step, steps, what: lines.append(what),
+        )
         return "one: audited before, kept" in lines
 
     assert not kept() and kept()
@@ -189,7 +260,11 @@ def test_other_inputs_and_lost_files_are_audited_again(work, tmp_path):
 def test_without_ffmpeg_there_is_a_sentence_in_place_of_opus(published, work, tmp_path, monkeypatch):
     shutil.copytree(published, tmp_path / "copy")
     monkeypatch.setenv("PATH", str(work))
-    comparison = compare(load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"]), tmp_path / "copy", assets=work / "small")
+    comparison = compare(
+        load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"]),
+        tmp_path / "copy",
+        assets=work / "small",
+    )
     assert [c.name for c in comparison.references] == ["JPEG", "WebP", "µ-law"]
     assert comparison.left_out == ["Opus is left out: ffmpeg, which runs its encoder, was not installed."]
 
@@ -205,14 +280,23 @@ def test_opus_is_aligned(work):
 def test_one_bad_config_stops_all_before_anything_is_written(uti_here, tmp_path, work):
     (tmp_path / "bad.yaml").write_text("image: {codec: embedded-imag}")
     result = uti_here("compare", work / "two" / "uti.yaml", "bad.yaml", "--smoke-assets", work / "small")
-    assert result.returncode == 2 and "bad: no codec is named 'embedded-imag'" in result.stderr and result.stderr.count("\n") == 1
+    assert (
+        result.returncode == 2
+        and "bad: no codec is named 'embedded-imag'" in result.stderr
+        and result.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "reports").exists()
     (tmp_path / "bad.yaml").write_text("imag: {codec: embedded-image}")
-    for bad, told in ((tmp_path / "bad.yaml", "unknown key 'imag'; did you mean 'image'?"), (tmp_path / "absent.yaml", "absent.yaml: cannot be read")):
+    for bad, told in (
+        (tmp_path / "bad.yaml", "unknown key 'imag'; did you mean 'image'?"),
+        (tmp_path / "absent.yaml", "absent.yaml: cannot be read"),
+    ):
         with pytest.raises(ConfigError, match=re.escape(told)):
             publish_compare("x", tmp_path / "reports", configs=[work / "two" / "uti.yaml", bad])
     with pytest.raises(MediaError, match="no such folder"):
-        publish_compare("x", tmp_path / "reports", configs=[work / "two" / "uti.yaml"], assets=tmp_path / "absent")
+        publish_compare(
+            "x", tmp_path / "reports", configs=[work / "two" / "uti.yaml"], assets=tmp_path / "absent"
+        )
     assert not (tmp_path / "reports").exists()
 
 
@@ -220,8 +304,14 @@ class Held(Codec):
     "Every `hop`-th sample in 8 bits, at 8 kHz; or, as a picture, its mean grey in a frame of another shape."
 
     def __init__(self, modality="audio", image_size=(16, 32)):
-        form = {"sample_rate": 8000, "channels": 2, "hop_length": 2} if modality == "audio" else {"input_size": tuple(image_size), "grid": (1, 1)}
-        self.spec = (AudioSpec if modality == "audio" else ImageSpec)("held", (256,), version="1", licence="MIT", source="none", **form)
+        form = (
+            {"sample_rate": 8000, "channels": 2, "hop_length": 2}
+            if modality == "audio"
+            else {"input_size": tuple(image_size), "grid": (1, 1)}
+        )
+        self.spec = (AudioSpec if modality == "audio" else ImageSpec)(
+            "held", (256,), version="1", licence="MIT", source="none", **form
+        )
 
     def runtime_codebook_sizes(self):
         return (256,)
@@ -242,17 +332,29 @@ class Held(Codec):
 def test_different_forms_are_compared_in_a_common_one(work, tmp_path, monkeypatch):
     monkeypatch.setitem(base._registered, "held", Held)
     wide = parse_config({"audio": {"codec": "embedded-audio"}})
-    comparison = compare({"held": parse_config({"audio": {"codec": "held"}, "clip_seconds": 0.5}), "wide": wide}, tmp_path / "out", assets=work / "small")
+    comparison = compare(
+        {"held": parse_config({"audio": {"codec": "held"}, "clip_seconds": 0.5}), "wide": wide},
+        tmp_path / "out",
+        assets=work / "small",
+    )
     assert comparison.common_form.sample_rate == 8000 and comparison.common_form.clip_seconds == 0.5
     original, rate = read_audio(tmp_path / "out" / comparison.assets[-1].original)
     assert original.shape == (1, 4000) and rate == 8000
     held, embedded = comparison.results("audio").values()
     assert held.rate.kbps == 32 and held.rate.tokens_per_second == 4000 and embedded.rate.kbps == 6
-    assert embedded.common["audio_snr_db"].value != pytest.approx(embedded.metrics["audio_snr_db"].value, abs=0.01)
+    assert embedded.common["audio_snr_db"].value != pytest.approx(
+        embedded.metrics["audio_snr_db"].value, abs=0.01
+    )
     assert held.common["audio_snr_db"].value > 3
     assert max(p.rate for c in comparison.references if c.name == "µ-law" for p in c.points) == 64  # 8 kHz
-    assert not comparison.passed and [e.passed for e in comparison.entries] == [False, True]  # a fresh process does not know the codec
-    assert any(gate.startswith("fresh_process, audio, speech.wav: the fresh process failed") for gate in comparison.entries[0].failed_gates)
+    assert not comparison.passed and [e.passed for e in comparison.entries] == [
+        False,
+        True,
+    ]  # a fresh process does not know the codec
+    assert any(
+        gate.startswith("fresh_process, audio, speech.wav: the fresh process failed")
+        for gate in comparison.entries[0].failed_gates
+    )
 
 
 class Again(Exception):
@@ -295,7 +397,11 @@ def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeyp
         codes, metas = encode(self, signals, lengths)
         return Encoded(255 - codes, metas)
 
-    changes = {"__init__": newer, "_encode": other_ids, "_decode": lambda self, codes, meta: decode(self, codes, meta) / 2}
+    changes = {
+        "__init__": newer,
+        "_encode": other_ids,
+        "_decode": lambda self, codes, meta: decode(self, codes, meta) / 2,
+    }
     for name, changed in changes.items():  # the last two behind an unchanged version
         with monkeypatch.context() as patch:
             patch.setattr(Held, name, changed)
@@ -317,23 +423,37 @@ def test_pixels_drawn_by_other_weights_are_audited_again(work, tmp_path, keeps):
     save_small_unclip(diffusion, parts["config"]["image_features_dim"])
 
     def drawn(**more):
-        return parse_config({"image": {"codec": str(seed2), "options": {"diffusion": str(diffusion), "steps": 2, **more}}})
+        return parse_config(
+            {"image": {"codec": str(seed2), "options": {"diffusion": str(diffusion), "steps": 2, **more}}}
+        )
 
     compare({"one": drawn()}, tmp_path / "out", assets=work / "small")
     assert keeps(drawn(), tmp_path / "out", work / "small")
-    assert not keeps(drawn(steps=3), tmp_path / "out", work / "small") and not keeps(drawn(seed=1), tmp_path / "out", work / "small")
+    assert not keeps(drawn(steps=3), tmp_path / "out", work / "small") and not keeps(
+        drawn(seed=1), tmp_path / "out", work / "small"
+    )
     compare({"one": drawn()}, tmp_path / "fresh", assets=work / "small", decode_mode="diffusion")
     assert not keeps(drawn(), tmp_path / "fresh", work / "small", "diffusion")  # other noise, other pixels
     weights = next((diffusion / "vae").glob("*.safetensors"))
     state = load_file(weights)
-    save_file({name: -value if name.startswith("decoder.conv_out") else value for name, value in state.items()}, weights, metadata={"format": "pt"})
+    save_file(
+        {name: -value if name.startswith("decoder.conv_out") else value for name, value in state.items()},
+        weights,
+        metadata={"format": "pt"},
+    )
     assert not keeps(drawn(), tmp_path / "out", work / "small")
 
 
 def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(work, tmp_path, monkeypatch):
     monkeypatch.setitem(base._registered, "held", Held)
-    square, flat = parse_config({"image": {"codec": "embedded-image"}}), parse_config({"image": {"codec": "held", "options": {"modality": "image"}}})
-    with pytest.raises(CompareError, match="square: its pictures of 256×256 show another part of a picture than those of 16×32"):
+    square, flat = (
+        parse_config({"image": {"codec": "embedded-image"}}),
+        parse_config({"image": {"codec": "held", "options": {"modality": "image"}}}),
+    )
+    with pytest.raises(
+        CompareError,
+        match="square: its pictures of 256×256 show another part of a picture than those of 16×32",
+    ):
         prepare_compare({"square": square, "flat": flat}, tmp_path / "out", assets=work / "small")
     for name in ("", "..", "a/b"):
         with pytest.raises(CompareError, match="the name of a config becomes that of a folder"):
@@ -347,7 +467,12 @@ def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(wor
 
 
 def test_names_tell_versions_apart():
-    assert names_of(["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "./m.v1", "./m.v2"]) == ["Qwen3-0.6B", "Qwen3-1.7B", "m.v1", "m.v2"]
+    assert names_of(["Qwen/Qwen3-0.6B", "Qwen/Qwen3-1.7B", "./m.v1", "./m.v2"]) == [
+        "Qwen3-0.6B",
+        "Qwen3-1.7B",
+        "m.v1",
+        "m.v2",
+    ]
     assert names_of(["one.yaml", "two.yml", "tokenizer.json"]) == ["one", "two", "tokenizer"]
     assert names_of(["my.v2/uti.yaml", "my.v3/uti.yaml"]) == ["my.v2-uti", "my.v3-uti"]
 
@@ -362,7 +487,11 @@ def test_a_report_has_a_name_that_is_a_folder_in_another(name):
 def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_path):
     for name in ("seed2", "hf-audio"):
         result = uti_here("compare", name)
-        assert result.returncode == 2 and f"codec '{name}' reads a checkpoint: give a folder (./{name} for one of that name) or a hub id" in result.stderr
+        assert (
+            result.returncode == 2
+            and f"codec '{name}' reads a checkpoint: give a folder (./{name} for one of that name) or a hub id"
+            in result.stderr
+        )
         assert "none given" not in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "reports").exists()
 
@@ -373,11 +502,22 @@ def test_a_codec_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path
     base._installed.cache_clear()
     (tmp_path / "stripes.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
     result = publish_compare("broken", tmp_path, configs=[tmp_path / "stripes.yaml"], assets=work / "small")
-    assert result.report is None and "the decoder fell over" in result.broke and "the decoder fell over" in result.page.read_text()
-    assert not (tmp_path / "broken" / "comparison.json").exists() and "the run broke" in (tmp_path / "index.html").read_text()
+    assert (
+        result.report is None
+        and "the decoder fell over" in result.broke
+        and "the decoder fell over" in result.page.read_text()
+    )
+    assert (
+        not (tmp_path / "broken" / "comparison.json").exists()
+        and "the run broke" in (tmp_path / "index.html").read_text()
+    )
 
 
 def test_a_report_stays_in_the_folder_of_reports(uti_here, tmp_path):
     for command in (["compare", "embedded-image"], ["report"], ["smoke"]):
         result = uti_here(*command, "--name", "../../x")
-        assert result.returncode == 2 and "the name of the report becomes that of a folder" in result.stderr and not list(tmp_path.iterdir())
+        assert (
+            result.returncode == 2
+            and "the name of the report becomes that of a folder" in result.stderr
+            and not list(tmp_path.iterdir())
+        )

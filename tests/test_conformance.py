@@ -11,11 +11,11 @@ from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
-from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.base import Codec, CodecError, Encoded
+from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
-from uti.codecs.spec import AudioSpec
 from uti.codecs.embedded.text import EmbeddedText
+from uti.codecs.spec import AudioSpec
 from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
 from uti.tokens.tokenizer import UnifiedTokenizer
 
@@ -121,7 +121,9 @@ class OutOfRange(Blocks):
 class ExtraFrame(Blocks):
     def _encode(self, signals, lengths):
         codes, meta = super()._encode(signals, lengths)
-        return Encoded(torch.nn.functional.pad(codes, (0, 1)), [{**m, "n_positions": m["n_positions"] + 1} for m in meta])
+        return Encoded(
+            torch.nn.functional.pad(codes, (0, 1)), [{**m, "n_positions": m["n_positions"] + 1} for m in meta]
+        )
 
 
 class OtherBooks(Blocks):
@@ -219,13 +221,17 @@ BROKEN = [
 def test_each_broken_promise_is_found(codec, questions):
     broken = {name for name, question in codec_checks(codec) if failures(question)}
     assert questions <= broken, broken
-    with pytest.raises(AssertionError, match="breaks .* promises"):
+    with pytest.raises(AssertionError, match=r"breaks .* promises"):
         check_codec(codec)
 
 
 def test_every_question_can_fail():
     asked = {name for codec in (Blocks(), Blocks(decode_modes=())) for name, _ in codec_checks(codec)}
-    elsewhere = {"fresh_process", "invariance_devices", "sample_rate"}  # of a config, of a second device, of a tokenizer
+    elsewhere = {
+        "fresh_process",
+        "invariance_devices",
+        "sample_rate",
+    }  # of a config, of a second device, of a tokenizer
     assert asked - elsewhere == set().union(*(questions for _, questions in BROKEN))
 
 
@@ -238,7 +244,16 @@ def check_codec_answers(codec):
     return [c for _, question in codec_checks(codec) for c in question()]
 
 
-@pytest.mark.parametrize("wrong", [dict(codebook_sizes=()), dict(hop_length=None), dict(hop_length=0), dict(channels=1.0), dict(codebook_sizes=(0,))])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(codebook_sizes=()),
+        dict(hop_length=None),
+        dict(hop_length=0),
+        dict(channels=1.0),
+        dict(codebook_sizes=(0,)),
+    ],
+)
 def test_a_spec_that_contradicts_itself(wrong):
     with pytest.raises(CodecError):
         Blocks(**wrong)
@@ -247,6 +262,7 @@ def test_a_spec_that_contradicts_itself(wrong):
 @pytest.fixture
 def question():
     "A check, put on the list for one test."
+
     @check("No code is zero", of="encoded item", gates=promised("invariant"), modalities=("audio",))
     def no_code_is_zero(case):
         zeros = int((case.encoded.codes == 0).sum())
@@ -261,12 +277,18 @@ def test_a_check_needs_one_place(question, tmp_path):
     codec = EmbeddedAudio()
     answers = [c for name, asked in codec_checks(codec) if name == "no_code_is_zero" for c in asked()]
     assert len(answers) == 4 and all(c.gates for c in answers)
-    record = run_audit(AuditPlan(UnifiedTokenizer({"audio": codec, "text": EmbeddedText()}), tmp_path / "out", decode_mode="none"))
+    record = run_audit(
+        AuditPlan(
+            UnifiedTokenizer({"audio": codec, "text": EmbeddedText()}), tmp_path / "out", decode_mode="none"
+        )
+    )
     read = read_record(tmp_path / "out" / "report.json")
     found = [c for c in read.checks if c.name == "no_code_is_zero"]
-    assert len(found) == sum(i.modality == "audio" for i in read.items) and {(c.question, c.modality) for c in found} == {("No code is zero", "audio")}
+    assert len(found) == sum(i.modality == "audio" for i in read.items) and {
+        (c.question, c.modality) for c in found
+    } == {("No code is zero", "audio")}
     assert record.passed == all(c.passed for c in found)
-    with pytest.raises(ValueError, match="'no_code_is_zero' is on the list already"):
+    with pytest.raises(ValueError, match=r"'no_code_is_zero' is on the list already"):
         check("again", of="codec")(question)
     assert not [name for name, _ in codec_checks(EmbeddedText()) if name == "no_code_is_zero"]
 
@@ -274,18 +296,33 @@ def test_a_check_needs_one_place(question, tmp_path):
 class Rising(Codec):
     "Takes sounds at 8 kHz and gives them at 12: every ten samples in are fifteen out, all of one height."
 
-    spec = AudioSpec("rising", (256,), "1", "MIT", "none", sample_rate=8000, output_rate=12_000, channels=1, hop_length=15, invariant=True)
+    spec = AudioSpec(
+        "rising",
+        (256,),
+        "1",
+        "MIT",
+        "none",
+        sample_rate=8000,
+        output_rate=12_000,
+        channels=1,
+        hop_length=15,
+        invariant=True,
+    )
 
     def _encode(self, signals, lengths):
         given = [n * 3 // 2 for n in lengths.tolist()]
         codes = torch.zeros(len(given), 1, max(self.expected_positions(n) for n in given), dtype=torch.int64)
         for row, wave, n, out in zip(codes, signals, lengths.tolist(), given):
             frames = torch.nn.functional.pad(wave[0, :n].double(), (0, -n % 10)).view(-1, 10).mean(1)
-            row[0, : self.expected_positions(out)] = ((frames[: self.expected_positions(out)] + 1) * 127.5).round().long()
+            row[0, : self.expected_positions(out)] = (
+                ((frames[: self.expected_positions(out)] + 1) * 127.5).round().long()
+            )
         return Encoded(codes, [{"n_positions": self.expected_positions(n), "n_samples": n} for n in given])
 
     def _decode(self, codes, meta):
-        return (codes / 127.5 - 1).repeat_interleave(15, -1).float()[:, :, : max(m["n_samples"] for m in meta)]
+        return (
+            (codes / 127.5 - 1).repeat_interleave(15, -1).float()[:, :, : max(m["n_samples"] for m in meta)]
+        )
 
     def runtime_codebook_sizes(self):
         return (256,)
@@ -296,9 +333,19 @@ def test_two_sample_rates_are_stated_in_one_place(tmp_path):
     assert not [c for c in check_codec(Rising()) if c.failed_gate]
     record = run_audit(AuditPlan(UnifiedTokenizer({"audio": Rising()}), tmp_path))
     read = read_record(tmp_path / "report.json")
-    assert record.passed and (read.codecs["audio"]["sample_rate"], read.codecs["audio"]["output_rate"]) == (8000, 12_000)
+    assert record.passed and (read.codecs["audio"]["sample_rate"], read.codecs["audio"]["output_rate"]) == (
+        8000,
+        12_000,
+    )
     found = {c.name: c for c in read.checks if c.item == "speech.wav"}
     assert found["sample_rate"].found == 12_000 and found["length"].passed
-    assert read.metrics["audio_snr_db"].value > 0  # a click a millisecond is not much of a codec, but is aligned
-    files = [sf.info(tmp_path / name) for item in read.items for name in (item.original, item.recon) if item.name == "speech.wav"]
+    assert (
+        read.metrics["audio_snr_db"].value > 0
+    )  # a click a millisecond is not much of a codec, but is aligned
+    files = [
+        sf.info(tmp_path / name)
+        for item in read.items
+        for name in (item.original, item.recon)
+        if item.name == "speech.wav"
+    ]
     assert {f.samplerate for f in files} == {12_000} and len({f.frames for f in files}) == 1

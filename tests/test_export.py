@@ -6,22 +6,21 @@ import sys
 
 import pytest
 import torch
+import transformers as hf
 from checkpoints import TEXT, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-import transformers as hf
-
 from uti.codecs.base import Codec, Encoded
-from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
-from uti.codecs.hf.text import PROBES, HFText
 from uti.codecs.embedded.text import EmbeddedText
+from uti.codecs.hf.text import PROBES, HFText
+from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
 from uti.config import parse_config
-from uti.tokens.export import FILES, ExportError, export_tokenizer, token_names
 from uti.outdir import OutdirError
-from uti.tokens.sequences import segment
 from uti.space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, load_space
+from uti.tokens.export import FILES, ExportError, export_tokenizer, token_names
+from uti.tokens.sequences import segment
 from uti.tokens.tokenizer import UnifiedTokenizer
 
 
@@ -29,11 +28,18 @@ class Sized(Codec):
     "Promises codebooks, and no more: an export asks for nothing else."
 
     def __init__(self, modality, *sizes):
-        kind, form = {"text": (TextSpec, {}), "image": (ImageSpec, {"input_size": (8, 8), "grid": (1, 1)}), "audio": (AudioSpec, {"sample_rate": 8000, "channels": 1, "hop_length": 80})}[modality]
+        kind, form = {
+            "text": (TextSpec, {}),
+            "image": (ImageSpec, {"input_size": (8, 8), "grid": (1, 1)}),
+            "audio": (AudioSpec, {"sample_rate": 8000, "channels": 1, "hop_length": 80}),
+        }[modality]
         self.spec = kind(f"sized-{modality}", sizes, version="1", licence="MIT", source="none", **form)
 
     def _encode(self, signals, lengths):
-        return Encoded(torch.zeros(len(signals), self.spec.n_codebooks, 1, dtype=torch.int64), [{"n_positions": 1} for _ in signals])
+        return Encoded(
+            torch.zeros(len(signals), self.spec.n_codebooks, 1, dtype=torch.int64),
+            [{"n_positions": 1} for _ in signals],
+        )
 
     def _decode(self, codes, meta):
         raise NotImplementedError
@@ -72,20 +78,34 @@ def rewritten(folder, change):
 
 
 def added(token_id, content, **flags):
-    return {"id": token_id, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True} | flags
+    return {
+        "id": token_id,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": True,
+    } | flags
 
 
 # Names and ids
 
 
 def test_names_are_one_to_an_id_and_equally_long_in_a_range():
-    for space in (TokenSpace(text=5, image=(65536,), audio=(1024,) * 8), TokenSpace(text=5, image=(300, 16), audio=(20,) * 12), TokenSpace(text=5, audio=(1,))):
+    for space in (
+        TokenSpace(text=5, image=(65536,), audio=(1024,) * 8),
+        TokenSpace(text=5, image=(300, 16), audio=(20,) * 12),
+        TokenSpace(text=5, audio=(1,)),
+    ):
         names = token_names(space)
         assert len(names) == len(set(names)) == space.vocab_size_total - space.text
         for name, ids in space.ranges.items():
             own = [names[i - space.text] for i in ids if name != "TEXT" and i not in space.special.values()]
             assert len({len(n) for n in own}) <= 1 and own == sorted(own)
-        assert names[: len(SPECIAL_TOKENS)] == list(SPECIAL_TOKENS) and names[N_SPECIAL - 1] == "<|special_63|>"
+        assert (
+            names[: len(SPECIAL_TOKENS)] == list(SPECIAL_TOKENS) and names[N_SPECIAL - 1] == "<|special_63|>"
+        )
 
 
 def test_every_id_of_the_embedded_space(embedded):
@@ -96,26 +116,47 @@ def test_every_id_of_the_embedded_space(embedded):
     assert all(vocabulary[token] == i for token, i in tokenizer.space.special.items())
     assert all(vocabulary[f"<|special_{i}|>"] == ranges["SPECIAL"][i] for i in range(10, 64))
     assert all(vocabulary[f"<|img_{i:05d}|>"] == ranges["IMAGE"][i] for i in range(65536))
-    assert all(vocabulary[f"<|aud_{k}_{i:04d}|>"] == ranges[f"AUDIO_CB{k}"][i] for k in range(8) for i in range(1024))
+    assert all(
+        vocabulary[f"<|aud_{k}_{i:04d}|>"] == ranges[f"AUDIO_CB{k}"][i] for k in range(8) for i in range(1024)
+    )
     assert exported.encode("".join(token_names(tokenizer.space))).ids == list(range(4096, len(vocabulary)))
-    assert {p.name for p in folder.iterdir()} == set(FILES) - {"uti.yaml"} and load_space(folder / "token_space.json") == tokenizer.space
-    assert all(not (t.lstrip or t.rstrip or t.single_word or t.normalized) and t.special for t in exported.get_added_tokens_decoder().values())
+    assert {p.name for p in folder.iterdir()} == set(FILES) - {"uti.yaml"} and load_space(
+        folder / "token_space.json"
+    ) == tokenizer.space
+    assert all(
+        not (t.lstrip or t.rstrip or t.single_word or t.normalized) and t.special
+        for t in exported.get_added_tokens_decoder().values()
+    )
 
 
 def test_every_id_of_other_families(family):
     tokenizer, exported = family
     space, vocabulary = tokenizer.space, exported.get_vocab()
-    assert len(exported) == space.vocab_size_total and sorted(vocabulary.values()) == list(range(len(exported)))
+    assert len(exported) == space.vocab_size_total and sorted(vocabulary.values()) == list(
+        range(len(exported))
+    )
     assert tokenizer.codec("text").tokenizer.get_vocab().items() <= vocabulary.items()
-    assert exported.convert_ids_to_tokens([space.ranges["IMAGE_CB1"][3], space.ranges["AUDIO_CB11"][7]]) == ["<|img_1_03|>", "<|aud_11_07|>"]
-    assert (exported.pad_token, exported.bos_token, exported.eos_token, exported.unk_token) == ("<|pad_mm|>", "<s>", "<|text_end|>", "<unk>")
+    assert exported.convert_ids_to_tokens([space.ranges["IMAGE_CB1"][3], space.ranges["AUDIO_CB11"][7]]) == [
+        "<|img_1_03|>",
+        "<|aud_11_07|>",
+    ]
+    assert (exported.pad_token, exported.bos_token, exported.eos_token, exported.unk_token) == (
+        "<|pad_mm|>",
+        "<s>",
+        "<|text_end|>",
+        "<unk>",
+    )
 
 
 def test_texts_have_the_ids_of_encode_text_and_none_around_them(family):
     tokenizer, exported = family
-    assert tokenizer.codec("text").tokenizer.encode("a")[0] == exported.bos_token_id, "this tokenizer puts a token before a text"
+    assert tokenizer.codec("text").tokenizer.encode("a")[0] == exported.bos_token_id, (
+        "this tokenizer puts a token before a text"
+    )
     for text in ("The five lazy jugs.", "", *PROBES.values()):
-        assert exported.encode(text) == exported(text)["input_ids"] == tokenizer.encode_text(text).ids.tolist()
+        assert (
+            exported.encode(text) == exported(text)["input_ids"] == tokenizer.encode_text(text).ids.tolist()
+        )
     assert exported.encode("a", "b") == [*exported.encode("a"), *exported.encode("b")]
 
 
@@ -125,7 +166,9 @@ def test_texts_have_the_ids_of_encode_text_and_none_around_them(family):
 @st.composite
 def documents(draw, space):
     "Texts that name no token, and runs of any ids that are not text, in turn."
-    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(lambda text: "<|" not in text)
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30).filter(
+        lambda text: "<|" not in text
+    )
     others = st.lists(st.integers(space.text, space.vocab_size_total - 1), min_size=1, max_size=12)
     return draw(st.lists(st.tuples(texts, others), min_size=1, max_size=6))
 
@@ -144,18 +187,32 @@ def test_ids_to_string_to_ids_is_the_identity(embedded, data):
 
 def test_other_families_give_mixed_sequences_back(family):
     tokenizer, exported = family
-    parts = [tokenizer.encode_text("the lazy jugs").ids.tolist() if m == "text" else [r[0] for r in tokenizer.space.modality_ranges(m)] for m in ("text", "image", "audio", "text")]
-    ids = [i for m, part in zip(("text", "image", "audio", "text"), parts) for i in segment(tokenizer.space, m, part).tolist()]
+    parts = [
+        tokenizer.encode_text("the lazy jugs").ids.tolist()
+        if m == "text"
+        else [r[0] for r in tokenizer.space.modality_ranges(m)]
+        for m in ("text", "image", "audio", "text")
+    ]
+    ids = [
+        i
+        for m, part in zip(("text", "image", "audio", "text"), parts)
+        for i in segment(tokenizer.space, m, part).tolist()
+    ]
     assert exported.encode(exported.decode(ids)) == ids
 
 
 def test_a_text_that_names_a_token(embedded):
     tokenizer, exported, _ = embedded
     typed = "What is <|img_00042|> and <|text_end|>?"
-    assert {tokenizer.space.ranges["IMAGE"][42], tokenizer.space.special["<|text_end|>"]} <= set(exported.encode(typed).ids)
+    assert {tokenizer.space.ranges["IMAGE"][42], tokenizer.space.special["<|text_end|>"]} <= set(
+        exported.encode(typed).ids
+    )
     exported.encode_special_tokens = True  # transformers' split_special_tokens
     try:
-        assert exported.encode(typed).ids == tokenizer.encode_text(typed).ids.tolist() and max(exported.encode(typed).ids) < tokenizer.space.text
+        assert (
+            exported.encode(typed).ids == tokenizer.encode_text(typed).ids.tolist()
+            and max(exported.encode(typed).ids) < tokenizer.space.text
+        )
     finally:
         exported.encode_special_tokens = False
 
@@ -174,27 +231,42 @@ def test_gaps_are_filled_and_no_id_moves(tmp_path):
     def make_gaps(data):
         vocabulary = data["model"]["vocab"]
         vocabulary[max(vocabulary, key=vocabulary.get)] = 400
-        data["added_tokens"].append(added(999, "<extra>"))  # the library gives it the id of the number of entries, whatever stands here
+        data["added_tokens"].append(
+            added(999, "<extra>")
+        )  # the library gives it the id of the number of entries, whatever stands here
 
     tokenizer = unified(rewritten(tmp_path, make_gaps))
     own = tokenizer.codec("text").tokenizer.get_vocab()
     assert tokenizer.space.text == 401 and len(own) < 401 and own["<extra>"] < 400
     exported = hf.AutoTokenizer.from_pretrained(export_tokenizer(tokenizer, tmp_path / "out"))
     vocabulary = exported.get_vocab()
-    assert own.items() <= vocabulary.items() and len(exported) == tokenizer.space.vocab_size_total and sorted(vocabulary.values()) == list(range(len(exported)))
+    assert (
+        own.items() <= vocabulary.items()
+        and len(exported) == tokenizer.space.vocab_size_total
+        and sorted(vocabulary.values()) == list(range(len(exported)))
+    )
     gap = min(set(range(401)) - set(own.values()))
-    ids = [gap, *tokenizer.encode_text("five<extra>jugs").ids.tolist(), tokenizer.space.special["<|img_start|>"]]
-    assert exported.convert_ids_to_tokens(gap) == f"<|text_unused_{gap}|>" and exported.encode(exported.decode(ids)) == ids
+    ids = [
+        gap,
+        *tokenizer.encode_text("five<extra>jugs").ids.tolist(),
+        tokenizer.space.special["<|img_start|>"],
+    ]
+    assert (
+        exported.convert_ids_to_tokens(gap) == f"<|text_unused_{gap}|>"
+        and exported.encode(exported.decode(ids)) == ids
+    )
 
 
 def test_an_id_with_two_tokens_is_refused(tmp_path):
     def collide(data):
         vocabulary = data["model"]["vocab"]
         top = max(vocabulary.values())
-        vocabulary |= {next(t for t, i in vocabulary.items() if i == top - 1): top + 1}  # a hole below, so the next free id is taken
+        vocabulary |= {
+            next(t for t, i in vocabulary.items() if i == top - 1): top + 1
+        }  # a hole below, so the next free id is taken
         data["added_tokens"].append(added(999, "<extra>"))
 
-    with pytest.raises(ExportError, match="'PreTrainedTokenizerFast'|'TokenizersBackend'") as error:
+    with pytest.raises(ExportError, match=r"'PreTrainedTokenizerFast'|'TokenizersBackend'") as error:
         export_tokenizer(unified(rewritten(tmp_path, collide)), tmp_path / "out")
     assert "would have id" in str(error.value) or "an id has two tokens" in str(error.value)
 
@@ -202,7 +274,7 @@ def test_an_id_with_two_tokens_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["<|img_0_042|>", "<|special_33|>", "<|pad_mm|>"])
 def test_a_name_that_the_text_has_already_is_refused(name, tmp_path):
     text = rewritten(tmp_path, lambda data: data["added_tokens"].append(added(999, name)))
-    with pytest.raises(ExportError, match="already") as error:
+    with pytest.raises(ExportError, match=r"already") as error:
         export_tokenizer(unified(text), tmp_path / "out")
     assert repr(name) in str(error.value)
 
@@ -216,7 +288,14 @@ def test_a_token_that_hides_ours_is_refused(tmp_path):
 def test_truncation_and_padding_of_the_text_are_taken_out(tmp_path):
     def limit(data):
         data["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
-        data["padding"] = {"strategy": {"Fixed": 4}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"}
+        data["padding"] = {
+            "strategy": {"Fixed": 4},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "<unk>",
+        }
 
     tokenizer = unified(rewritten(tmp_path, limit))
     exported = Tokenizer.from_file(str(export_tokenizer(tokenizer, tmp_path / "out") / "tokenizer.json"))
@@ -227,12 +306,18 @@ def test_truncation_and_padding_of_the_text_are_taken_out(tmp_path):
 def test_the_chat_template_goes_along(tmp_path):
     folder = save("byte_level_bpe", tmp_path)
     text = hf.AutoTokenizer.from_pretrained(folder)
-    text.chat_template, text.eos_token = "{% for m in messages %}<|text_start|>{{ m.content }}<|text_end|>{% endfor %}", "<s>"
+    text.chat_template, text.eos_token = (
+        "{% for m in messages %}<|text_start|>{{ m.content }}<|text_end|>{% endfor %}",
+        "<s>",
+    )
     text.save_pretrained(folder)
     tokenizer = unified(HFText(folder))
     exported = hf.AutoTokenizer.from_pretrained(export_tokenizer(tokenizer, tmp_path / "out"))
     chat = exported.apply_chat_template([{"role": "user", "content": "five jugs"}])["input_ids"]
-    assert chat == segment(tokenizer.space, "text", tokenizer.encode_text("five jugs").ids).tolist() and exported.eos_token == "<s>"
+    assert (
+        chat == segment(tokenizer.space, "text", tokenizer.encode_text("five jugs").ids).tolist()
+        and exported.eos_token == "<s>"
+    )
 
 
 # What cannot be exported
@@ -240,13 +325,13 @@ def test_the_chat_template_goes_along(tmp_path):
 
 def test_a_tokenizer_written_in_python_is_refused(tmp_path):
     hf.ByT5Tokenizer().save_pretrained(tmp_path / "slow")
-    with pytest.raises(ExportError, match="'ByT5Tokenizer': only a fast tokenizer"):
+    with pytest.raises(ExportError, match=r"'ByT5Tokenizer': only a fast tokenizer"):
         export_tokenizer(unified(HFText(tmp_path / "slow")), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_codec_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="'sized-text': only a fast tokenizer.*it has none"):
+    with pytest.raises(ExportError, match=r"'sized-text': only a fast tokenizer.*it has none"):
         export_tokenizer(unified(Sized("text", 256)), tmp_path / "out")
 
 
@@ -255,23 +340,32 @@ def test_a_codec_that_does_more_than_its_tokenizer_is_refused(tmp_path):
         def _encode(self, signals, lengths):
             return super()._encode([text.upper() for text in signals], lengths)
 
-    with pytest.raises(ExportError, match="other ids .* text with capitals"):
+    with pytest.raises(ExportError, match=r"other ids .* text with capitals"):
         export_tokenizer(unified(Shouts()), tmp_path / "out")
 
 
 def test_a_space_without_text_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="no text, only image"):
+    with pytest.raises(ExportError, match=r"no text, only image"):
         export_tokenizer(UnifiedTokenizer({"image": Sized("image", 16)}), tmp_path / "out")
 
 
 # The folder
 
 
-@pytest.mark.parametrize("there", [["model.safetensors"], ["tokenizer.json", "tokenizer_config.json"], ["uti.yaml", "token_space.json"], [*FILES, "config.json"]], ids=len)
+@pytest.mark.parametrize(
+    "there",
+    [
+        ["model.safetensors"],
+        ["tokenizer.json", "tokenizer_config.json"],
+        ["uti.yaml", "token_space.json"],
+        [*FILES, "config.json"],
+    ],
+    ids=len,
+)
 def test_a_folder_with_anything_else_is_left_alone(there, tmp_path):
     for name in there:
         (tmp_path / name).write_text("theirs")
-    with pytest.raises(ExportError, match="not just an earlier export"):
+    with pytest.raises(ExportError, match=r"not just an earlier export"):
         export_tokenizer(unified(EmbeddedText()), tmp_path)
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {name: "theirs" for name in there}
 
@@ -279,7 +373,7 @@ def test_a_folder_with_anything_else_is_left_alone(there, tmp_path):
 def test_a_file_is_left_alone(tmp_path):
     (tmp_path / "file").write_text("theirs")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises((ExportError, OutdirError), match="is a file|cannot be written"):
+        with pytest.raises((ExportError, OutdirError), match=r"is a file|cannot be written"):
             export_tokenizer(unified(EmbeddedText()), path)
     assert (tmp_path / "file").read_text() == "theirs"
 
@@ -295,20 +389,29 @@ def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("uti.tokens.export.save_space", dies)
         for path in (folder, tmp_path / "deep" / "new"):
-            with pytest.raises(ExportError, match="No space left"):
+            with pytest.raises(ExportError, match=r"No space left"):
                 export_tokenizer(large, path)
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before and [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before and [
+        p.name for p in (tmp_path / "deep").iterdir()
+    ] == ["out"]
 
     export_tokenizer(small, folder)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before, "the same bytes every time"
     export_tokenizer(large, folder)
-    assert load_space(folder / "token_space.json") == large.space and [p.name for p in (tmp_path / "deep").iterdir()] == ["out"]
+    assert load_space(folder / "token_space.json") == large.space and [
+        p.name for p in (tmp_path / "deep").iterdir()
+    ] == ["out"]
 
 
 def test_a_config_goes_along_and_codec_objects_have_none(tmp_path):
     tokenizer = UnifiedTokenizer.from_config(parse_config({"text": "embedded-text"}))
-    assert UnifiedTokenizer.from_pretrained(export_tokenizer(tokenizer, tmp_path / "config")).space == tokenizer.space
-    assert not (export_tokenizer(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "objects") / "uti.yaml").exists()
+    assert (
+        UnifiedTokenizer.from_pretrained(export_tokenizer(tokenizer, tmp_path / "config")).space
+        == tokenizer.space
+    )
+    assert not (
+        export_tokenizer(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "objects") / "uti.yaml"
+    ).exists()
 
 
 # Without UTI
@@ -329,18 +432,31 @@ print(json.dumps([len(tokenizer), tokenizer.pad_token_id, ids, [tokenizer.decode
 def test_it_loads_where_uti_cannot_be_imported(tmp_path):
     tokenizer = unified(EmbeddedText())
     names, space = token_names(tokenizer.space), tokenizer.space
-    strings = [*PROBES.values(), "".join(names), "a cup <|img_start|><|img_0_042|><|img_1_07|><|img_end|> of <|aud_03_11|>"]
-    run = subprocess.run([sys.executable, "-c", WITHOUT, export_tokenizer(tokenizer, tmp_path / "out")], input=json.dumps(strings), capture_output=True, text=True)
+    strings = [
+        *PROBES.values(),
+        "".join(names),
+        "a cup <|img_start|><|img_0_042|><|img_1_07|><|img_end|> of <|aud_03_11|>",
+    ]
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT, export_tokenizer(tokenizer, tmp_path / "out")],
+        input=json.dumps(strings),
+        capture_output=True,
+        text=True,
+    )
     assert run.returncode == 0, run.stderr
     size, pad, ids, same = json.loads(run.stdout)
     assert (size, pad, same) == (space.vocab_size_total, space.special["<|pad_mm|>"], True)
     assert ids[: len(PROBES)] == [tokenizer.encode_text(text).ids.tolist() for text in PROBES.values()]
     assert ids[-2] == list(range(space.text, space.vocab_size_total))
-    assert {space.ranges["IMAGE_CB0"][42], space.ranges["IMAGE_CB1"][7], space.ranges["AUDIO_CB3"][11]} <= set(ids[-1])
+    assert {
+        space.ranges["IMAGE_CB0"][42],
+        space.ranges["IMAGE_CB1"][7],
+        space.ranges["AUDIO_CB3"][11],
+    } <= set(ids[-1])
 
 
 def test_it_keeps_its_ids_when_a_trainer_saves_it_beside_a_model(family, tmp_path):
-    tokenizer, exported = family
+    _tokenizer, exported = family
     exported.save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
     text = "The five <|img_start|><|img_0_042|> jugs"

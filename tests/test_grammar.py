@@ -9,9 +9,9 @@ from checkpoints import STEREO, liven
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uti.space import TokenSpace, to_codes, to_ids
 from uti.tokens.grammar import Grammar, Reader, SequenceError, grammar_from_dict, grammar_to_dict, parse
 from uti.tokens.sequences import SORT_KEYS, TASKS, build, flatten, unflatten
-from uti.space import TokenSpace, to_codes, to_ids
 from uti.tokens.tokenizer import TokenizerError, UnifiedTokenizer
 
 SPACE = TokenSpace(text=60, image=(20, 30), audio=(5, 6, 7))
@@ -31,7 +31,12 @@ def signal(modality: str, rng: np.random.Generator, serialisation: str) -> np.nd
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.lists(st.sampled_from(sorted(TASKS)), min_size=1, max_size=4), st.integers(0, 3))
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(sorted(SORT_KEYS)),
+    st.lists(st.sampled_from(sorted(TASKS)), min_size=1, max_size=4),
+    st.integers(0, 3),
+)
 def test_what_is_built_is_parsed_back(seed, serialisation, tasks, padding):
     rng, pieces, ids = np.random.default_rng(seed), [], []
     for task in tasks:
@@ -40,8 +45,12 @@ def test_what_is_built_is_parsed_back(seed, serialisation, tasks, padding):
         wanted = signal(target, rng, serialisation)
         pieces += [(prompt, given_ids, False)] * bool(prompt) + [(target, wanted, True)]
         ids.append(build(SPACE, task, wanted, given_ids).ids)
-    found = parse(grammar(serialisation), np.concatenate([*ids, np.full(padding, SPACE.special["<|pad_mm|>"])]))
-    assert [(s.modality, s.ids.tolist(), s.marked) for s in found] == [(m, i.tolist(), marked) for m, i, marked in pieces]
+    found = parse(
+        grammar(serialisation), np.concatenate([*ids, np.full(padding, SPACE.special["<|pad_mm|>"])])
+    )
+    assert [(s.modality, s.ids.tolist(), s.marked) for s in found] == [
+        (m, i.tolist(), marked) for m, i, marked in pieces
+    ]
 
 
 @settings(max_examples=150, deadline=None)
@@ -56,7 +65,11 @@ def test_every_legal_walk_decodes_to_codes(seed, serialisation):
     else:
         return  # still inside a segment: nothing to say
     for s in reader.close():
-        codes = to_codes(SPACE, s.modality, unflatten(torch.from_numpy(s.ids), serialisation, len(SPACE.modality_ranges(s.modality))))
+        codes = to_codes(
+            SPACE,
+            s.modality,
+            unflatten(torch.from_numpy(s.ids), serialisation, len(SPACE.modality_ranges(s.modality))),
+        )
         assert codes.shape[-1] in LENGTHS[s.modality]
 
 
@@ -83,14 +96,19 @@ def test_one_id_changed_is_legal_there_or_refused_there_or_later(seed, serialisa
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_a_sequence_that_ends_inside_a_picture_is_refused(cut):
     ids = build(SPACE, "image", signal("image", np.random.default_rng(0), "interleaved")).ids[:-cut]
-    with pytest.raises(SequenceError, match=rf"ends at position {len(ids)}, inside the image that began at position 1, after {8 - cut + 1} of its ids"):
+    with pytest.raises(
+        SequenceError,
+        match=rf"ends at position {len(ids)}, inside the image that began at position 1, after {8 - cut + 1} of its ids",
+    ):
         parse(grammar(), ids)
 
 
 def test_a_modality_that_the_grammar_does_not_have():
     without = Grammar(SPACE, "interleaved", {"text": range(3)})
     with pytest.raises(SequenceError, match=r"position 0: <\|img_start\|> where"):
-        parse(without, build(SPACE, "image", signal("image", np.random.default_rng(0), "interleaved")).ids[1:])
+        parse(
+            without, build(SPACE, "image", signal("image", np.random.default_rng(0), "interleaved")).ids[1:]
+        )
 
 
 def test_a_grammar_comes_back_from_json():
@@ -106,7 +124,18 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     from uti.lm.data import grammar_of
 
     torch.manual_seed(0)
-    config = transformers.EncodecConfig(**{**STEREO, "sampling_rate": 4800, "chunk_length_s": 0.5, "overlap": 0.1, "num_filters": 4, "hidden_size": 8, "codebook_size": 16, "upsampling_ratios": [4, 5, 4, 2]})
+    config = transformers.EncodecConfig(
+        **{
+            **STEREO,
+            "sampling_rate": 4800,
+            "chunk_length_s": 0.5,
+            "overlap": 0.1,
+            "num_filters": 4,
+            "hidden_size": 8,
+            "codebook_size": 16,
+            "upsampling_ratios": [4, 5, 4, 2],
+        }
+    )
     liven(transformers.EncodecModel(config).eval()).save_pretrained(tmp_path)
     codec = HFAudio(tmp_path)
     tokenizer = UnifiedTokenizer({"audio": codec})
@@ -116,7 +145,10 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     assert missing, "the chunks of this config overlap, so some lengths must be impossible"
     for n_positions, n_samples in lengths.items():
         n_tokens = n_positions * codec.spec.n_codebooks
-        wave, rate = tokenizer.decode_audio(torch.arange(n_tokens) % codec.spec.n_codebooks * 16 + tokenizer.space.ranges["AUDIO_CB0"].start, tokenizer.generated_meta("audio", n_tokens))
+        wave, rate = tokenizer.decode_audio(
+            torch.arange(n_tokens) % codec.spec.n_codebooks * 16 + tokenizer.space.ranges["AUDIO_CB0"].start,
+            tokenizer.generated_meta("audio", n_tokens),
+        )
         assert wave.shape == (2, n_samples) and rate == 4800
     with pytest.raises(TokenizerError, match="no audio makes"):
         tokenizer.generated_meta("audio", missing[0] * codec.spec.n_codebooks)

@@ -5,13 +5,13 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from bench.photographs import photographs
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
-from bench.photographs import photographs
-from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.base import CodecError, load_codec
+from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import WEIGHTS, EmbeddedImage
 
 META = {"n_positions": 1024}
@@ -47,13 +47,19 @@ def test_ids_of_version_1_are_these(codec):
     y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     picture = torch.stack([x / 255, y / 255, ((x // 16 + y // 16) % 2).float()])[None]
     codes = codec.encode(picture).codes
-    assert hashlib.sha256(codes.numpy().astype("<i8").tobytes()).hexdigest() == "38e0560063728124c466c529cd9cb84c3c06e4ce93492860d988b990618993cc"
+    assert (
+        hashlib.sha256(codes.numpy().astype("<i8").tobytes()).hexdigest()
+        == "38e0560063728124c466c529cd9cb84c3c06e4ce93492860d988b990618993cc"
+    )
 
 
 def test_shapes_ranges_and_meta(codec, pictures):
     codes, meta = codec.encode(pictures)
     assert codes.shape == (3, 1, 1024) and codes.dtype == torch.int64
-    assert codes.min() >= 0 and codes.max() < codec.spec.codebook_sizes[0] == codec.runtime_codebook_sizes()[0] == 2**16
+    assert (
+        codes.min() >= 0
+        and codes.max() < codec.spec.codebook_sizes[0] == codec.runtime_codebook_sizes()[0] == 2**16
+    )
     assert meta == [META] * 3
     decoded = codec.decode(codes, meta)
     assert decoded.shape == (3, 3, 256, 256) and decoded.dtype == torch.float32
@@ -72,7 +78,14 @@ def test_any_codes_decode(codec, fill):
     assert decoded.shape == (2, 3, 256, 256) and decoded.isfinite().all()
 
 
-@pytest.mark.parametrize("codes", [torch.full((1, 1, 1024), 2**16), torch.full((1, 1, 1024), -1), torch.zeros(1, 2, 1024, dtype=torch.int64)])
+@pytest.mark.parametrize(
+    "codes",
+    [
+        torch.full((1, 1, 1024), 2**16),
+        torch.full((1, 1, 1024), -1),
+        torch.zeros(1, 2, 1024, dtype=torch.int64),
+    ],
+)
 def test_codes_out_of_range_are_refused(codec, codes):
     with pytest.raises(CodecError):
         codec.decode(codes, [META])
@@ -86,7 +99,15 @@ def test_another_number_of_positions_is_refused(codec, n):
         codec.decode(torch.zeros(1, 1, 1024, dtype=torch.int64), [{"n_positions": n}])
 
 
-@pytest.mark.parametrize("picture", [torch.rand(1, 3, 255, 256), torch.rand(1, 1, 256, 256), torch.full((1, 3, 256, 256), 1.5), torch.full((1, 3, 256, 256), torch.nan)])
+@pytest.mark.parametrize(
+    "picture",
+    [
+        torch.rand(1, 3, 255, 256),
+        torch.rand(1, 1, 256, 256),
+        torch.full((1, 3, 256, 256), 1.5),
+        torch.full((1, 3, 256, 256), torch.nan),
+    ],
+)
 def test_what_is_no_picture_is_refused(codec, picture):
     with pytest.raises(CodecError, match="embedded-image"):
         codec.encode(picture)

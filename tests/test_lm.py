@@ -18,16 +18,38 @@ from language import GRAMMAR, SPACE, language
 from uti.lm.data import save_dataset
 from uti.lm.endurance import first_step, kill, kill_checks, train_until_killed
 from uti.lm.generation import generate, outcome, prompt_of
-from uti.tokens.grammar import Grammar
 from uti.lm.model import LMError, load_model, new_model, target_losses
-from uti.tokens.sequences import Example
-from uti.space import TokenSpace, load_space
 from uti.lm.training import MANIFEST, last_checkpoint, losses, train
+from uti.space import TokenSpace, load_space
+from uti.tokens.grammar import Grammar
+from uti.tokens.sequences import Example
 
 MODELS = {
-    "llama, tied": lambda n: transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=n, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, tie_word_embeddings=True)),
-    "gemma 3, sliding": lambda n: transformers.Gemma3ForCausalLM(transformers.Gemma3TextConfig(vocab_size=n, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=16, sliding_window=8)),
-    "gpt-2, learned positions": lambda n: transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=2, n_positions=128)),
+    "llama, tied": lambda n: transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=n,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            tie_word_embeddings=True,
+        )
+    ),
+    "gemma 3, sliding": lambda n: transformers.Gemma3ForCausalLM(
+        transformers.Gemma3TextConfig(
+            vocab_size=n,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            sliding_window=8,
+        )
+    ),
+    "gpt-2, learned positions": lambda n: transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=2, n_positions=128)
+    ),
     "qwen 3": lambda n: new_model(TokenSpace(text=n - 64), hidden_size=32),
 }
 
@@ -46,8 +68,12 @@ def test_packed_or_alone_a_sequence_has_the_same_loss(checkpoint):
     together = target_losses(model, SPACE, data.examples, 64)
     for example, found in zip(data.examples, together):
         alone = target_losses(model, SPACE, [example], 64)[0]
-        bare = model(input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])).loss.item()
-        assert found.loss == pytest.approx(alone.loss, abs=1e-4) and found.loss == pytest.approx(bare, abs=1e-4)
+        bare = model(
+            input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])
+        ).loss.item()
+        assert found.loss == pytest.approx(alone.loss, abs=1e-4) and found.loss == pytest.approx(
+            bare, abs=1e-4
+        )
 
 
 def test_only_the_new_rows_are_trained(checkpoint, tmp_path):
@@ -55,7 +81,9 @@ def test_only_the_new_rows_are_trained(checkpoint, tmp_path):
     before = {name: value.clone() for name, value in load_model(checkpoint, SPACE).state_dict().items()}
     after = train(data, tmp_path / "run").model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
-    assert moved and all(value.shape[0] == SPACE.vocab_size_total for name, value in after.items() if name in moved)
+    assert moved and all(
+        value.shape[0] == SPACE.vocab_size_total for name, value in after.items() if name in moved
+    )
     assert all(torch.equal(before[name][: SPACE.text], after[name][: SPACE.text]) for name in moved)
 
 
@@ -75,7 +103,9 @@ def test_resumed_is_not_to_be_told_from_uninterrupted(rows_per_step, tmp_path):
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 12
     for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
         assert torch.equal(a, b)
-    for a, b in zip(whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values()):
+    for a, b in zip(
+        whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values()
+    ):
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
@@ -85,7 +115,9 @@ def test_a_checkpoint_knows_what_it_belongs_to(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6", "tensorboard"]
     last = last_checkpoint(tmp_path)
     assert load_space(last / "token_space.json") == SPACE and (last / "uti.yaml").is_file()
-    assert set(json.loads((last / MANIFEST).read_text())["sha256"]) == {p.name for p in last.iterdir()} - {MANIFEST}
+    assert set(json.loads((last / MANIFEST).read_text())["sha256"]) == {p.name for p in last.iterdir()} - {
+        MANIFEST
+    }
 
 
 def test_the_logs_are_tensorboards(tmp_path):
@@ -103,11 +135,42 @@ def test_two_processes_have_the_losses_of_one(tmp_path):
     save_dataset(data, tmp_path / "data")
     alone = losses(train(data, tmp_path / "one"))
     # the loopback by its number: a machine need not be able to look up its own name
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--no-python", "--nproc-per-node", "2"]
-    program = [sys.executable, "-c", "from uti.cli.main import main; main()", "train", "--data", str(tmp_path / "data"), "--outdir", str(tmp_path / "two")]
-    run = subprocess.run([*launcher, *program], env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}, capture_output=True, text=True, timeout=300)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr",
+        "127.0.0.1",
+        "--no-python",
+        "--nproc-per-node",
+        "2",
+    ]
+    program = [
+        sys.executable,
+        "-c",
+        "from uti.cli.main import main; main()",
+        "train",
+        "--data",
+        str(tmp_path / "data"),
+        "--outdir",
+        str(tmp_path / "two"),
+    ]
+    run = subprocess.run(
+        [*launcher, *program],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert run.returncode == 0, run.stderr
-    together = [e["loss"] for e in json.loads((last_checkpoint(tmp_path / "two") / "trainer_state.json").read_text())["log_history"] if "loss" in e]
+    together = [
+        e["loss"]
+        for e in json.loads((last_checkpoint(tmp_path / "two") / "trainer_state.json").read_text())[
+            "log_history"
+        ]
+        if "loss" in e
+    ]
     assert len(alone) == 5 and together == pytest.approx(alone, rel=1e-5)
 
 
@@ -135,19 +198,27 @@ def test_twenty_random_kills(tmp_path):
     expected = losses(train(data, tmp_path / "whole", save_every=steps))
     save_dataset(data, tmp_path / "data")
     while kills < 20:
-        if (tmp_path / "run").exists() and last_checkpoint(tmp_path / "run") and last_checkpoint(tmp_path / "run").name == f"checkpoint-{steps}":
+        if (
+            (tmp_path / "run").exists()
+            and last_checkpoint(tmp_path / "run")
+            and last_checkpoint(tmp_path / "run").name == f"checkpoint-{steps}"
+        ):
             shutil.rmtree(tmp_path / "run")
         done = last_checkpoint(tmp_path / "run") if (tmp_path / "run").exists() else None
         at = int(done.name.split("-")[1]) if done else 0
         plan = {"during_save": True} if kills % 2 else {"at_step": min(steps - 1, at + rng.randint(1, 6))}
-        killed_at = train_until_killed(tmp_path / "data", tmp_path / "run", tmp_path / f"{kills}.log", save_every=save_every, **plan)
+        killed_at = train_until_killed(
+            tmp_path / "data", tmp_path / "run", tmp_path / f"{kills}.log", save_every=save_every, **plan
+        )
         after = last_checkpoint(tmp_path / "run")
         saved = int(after.name.split("-")[1]) if after else 0
         assert killed_at - saved <= save_every, (plan, killed_at, saved)
         kills += 1
     train_until_killed(tmp_path / "data", tmp_path / "run", tmp_path / "end.log", save_every=save_every)
     assert first_step(tmp_path / "end.log") in (0, saved + 1)
-    history = json.loads((last_checkpoint(tmp_path / "run") / "trainer_state.json").read_text())["log_history"]
+    history = json.loads((last_checkpoint(tmp_path / "run") / "trainer_state.json").read_text())[
+        "log_history"
+    ]
     assert [e["loss"] for e in history if "loss" in e] == expected
     print(f"{kills} kills, none lost more than {save_every} steps")
 
@@ -185,23 +256,49 @@ def respell(folder, change):
 
 
 WRONG = {
-    "a checkpoint of another token space": (ruin_space, r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids there; .*--allow-other-token-space"),
-    "a truncated checkpoint": (cut_weights, r"checkpoint-2: not a whole checkpoint: model.safetensors is missing, cut short or changed"),
+    "a checkpoint of another token space": (
+        ruin_space,
+        r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids there; .*--allow-other-token-space",
+    ),
+    "a truncated checkpoint": (
+        cut_weights,
+        r"checkpoint-2: not a whole checkpoint: model.safetensors is missing, cut short or changed",
+    ),
     "a checkpoint without its manifest": (lose_manifest, r"checkpoint-2: not a whole checkpoint"),
-    "ids outside the vocabulary": (lambda f: respell(f, lambda x: np.where(np.arange(len(x)) == len(x) - 3, 234, x)), r"data: sequence 1, position \d+: id 234, outside the vocabulary of 234"),
-    "a sequence that ends inside an image": (lambda f: respell(f, lambda x: x[:-4]), r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position \d+, after 6 of its ids"),
+    "ids outside the vocabulary": (
+        lambda f: respell(f, lambda x: np.where(np.arange(len(x)) == len(x) - 3, 234, x)),
+        r"data: sequence 1, position \d+: id 234, outside the vocabulary of 234",
+    ),
+    "a sequence that ends inside an image": (
+        lambda f: respell(f, lambda x: x[:-4]),
+        r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position \d+, after 6 of its ids",
+    ),
     "an empty dataset": (lambda f: save_empty(f), r"data: the dataset is empty, it holds no sequences"),
     "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/token_space.json: cannot be read"),
-    "another hash": (lambda f: (f / "data" / "token_space.sha256").write_text("0" * 64), r"its hash is not the one in token_space.sha256"),
+    "another hash": (
+        lambda f: (f / "data" / "token_space.sha256").write_text("0" * 64),
+        r"its hash is not the one in token_space.sha256",
+    ),
     "starts that cut nothing": (lambda f: save_starts(f), r"its starts do not cut its 20 ids into sequences"),
-    "a checkpoint of another model": (lambda f: save_dataset(language(20, steps=2, hidden_size=64), f / "data"), r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, 64\] here, and \d+ more differ"),
-    "a model with too few positions": (lambda f: few_positions(f), r"short: has positions for 12 tokens, and a sequence has \d+"),
-    "a row too short": (lambda f: save_dataset(language(3, row_length=8), f / "data"), r"smoke.row_length: sequence 0 has \d+ tokens, more than a row of 8"),
+    "a checkpoint of another model": (
+        lambda f: save_dataset(language(20, steps=2, hidden_size=64), f / "data"),
+        r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, 64\] here, and \d+ more differ",
+    ),
+    "a model with too few positions": (
+        lambda f: few_positions(f),
+        r"short: has positions for 12 tokens, and a sequence has \d+",
+    ),
+    "a row too short": (
+        lambda f: save_dataset(language(3, row_length=8), f / "data"),
+        r"smoke.row_length: sequence 0 has \d+ tokens, more than a row of 8",
+    ),
 }
 
 
 def few_positions(folder):
-    config = transformers.GPT2Config(vocab_size=SPACE.vocab_size_total, n_embd=32, n_layer=1, n_head=2, n_positions=12)
+    config = transformers.GPT2Config(
+        vocab_size=SPACE.vocab_size_total, n_embd=32, n_layer=1, n_head=2, n_positions=12
+    )
     transformers.GPT2LMHeadModel(config).save_pretrained(folder / "short")
     save_dataset(language(20, steps=2, checkpoint=str(folder / "short")), folder / "data")
 
@@ -209,13 +306,19 @@ def few_positions(folder):
 def save_empty(folder):
     from safetensors.numpy import save_file
 
-    save_file({"ids": np.zeros(0, np.uint32), "starts": np.zeros(1, np.int64)}, folder / "data" / "sequences.safetensors")
+    save_file(
+        {"ids": np.zeros(0, np.uint32), "starts": np.zeros(1, np.int64)},
+        folder / "data" / "sequences.safetensors",
+    )
 
 
 def save_starts(folder):
     from safetensors.numpy import save_file
 
-    save_file({"ids": np.zeros(20, np.uint32), "starts": np.array([0, 12, 8, 20])}, folder / "data" / "sequences.safetensors")
+    save_file(
+        {"ids": np.zeros(20, np.uint32), "starts": np.array([0, 12, 8, 20])},
+        folder / "data" / "sequences.safetensors",
+    )
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -228,7 +331,11 @@ def test_one_sentence_and_exit_2(name, uti_here, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     result = uti_here("train", "--data", "data", "--outdir", "run")
     assert result.returncode == 2, result.stdout
-    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ") and re.search(told, result.stderr), result.stderr
+    assert (
+        result.stderr.count("\n") == 1
+        and result.stderr.startswith("error: ")
+        and re.search(told, result.stderr)
+    ), result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 

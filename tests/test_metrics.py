@@ -36,7 +36,9 @@ def test_the_delay_is_found(delay):
     assert found == delay and snr > 50
 
 
-@pytest.mark.parametrize("metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000), aligned_snr_db])
+@pytest.mark.parametrize(
+    "metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000), aligned_snr_db]
+)
 def test_what_cannot_be_compared_is_refused(metric):
     a = torch.rand(3, 32, 32)
     for b in (a, a[:, 1:], a.view(3, 32, 32), torch.full_like(a, math.nan)):
@@ -44,11 +46,18 @@ def test_what_cannot_be_compared_is_refused(metric):
             metric(a, b)
 
 
-@pytest.mark.parametrize("metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000)])
+@pytest.mark.parametrize(
+    "metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000)]
+)
 def test_arrays_gradients_and_half_precision_are_measured_alike(metric):
     a, b = (noise(seed, 3, 16, 16).half().float().sigmoid().half() for seed in (0, 1))
     value = metric(a, b)
-    assert metric(a.numpy(), b.numpy()) == metric(a.double(), b.double()) == metric(a.float().requires_grad_(), b.float()) == value
+    assert (
+        metric(a.numpy(), b.numpy())
+        == metric(a.double(), b.double())
+        == metric(a.float().requires_grad_(), b.float())
+        == value
+    )
 
 
 def test_si_sdr_is_the_snr_of_what_is_at_right_angles():
@@ -69,8 +78,10 @@ def test_log_mel_is_the_definition():
     wave = noise(0, 2, 5000) * 0.1
     mel = torchaudio.transforms.MelSpectrogram(16_000, n_fft=1024, hop_length=256, n_mels=80)(wave)
     assert torch.allclose(log_mel(wave, 16_000).float(), (mel + 1e-6).log(), atol=1e-4)
-    assert log_mel_l1(wave, wave * 0, 16_000) == pytest.approx(((mel + 1e-6).log() - math.log(1e-6)).abs().mean().item(), rel=1e-5)
-    with pytest.raises(MetricError, match="sample rate"):
+    assert log_mel_l1(wave, wave * 0, 16_000) == pytest.approx(
+        ((mel + 1e-6).log() - math.log(1e-6)).abs().mean().item(), rel=1e-5
+    )
+    with pytest.raises(MetricError, match=r"sample rate"):
         log_mel(wave, 0)
 
 
@@ -80,7 +91,9 @@ def test_float32_would_have_lost_it():
 
 
 def test_psnr_and_ssim_know_the_range():
-    a = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1  # a dark picture: a guessed range would flatter
+    a = (
+        torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
+    )  # a dark picture: a guessed range would flatter
     assert psnr(a, a + 0.01) == pytest.approx(40, abs=1e-3)
     assert ssim(a, 1 - a) < 0.1
     for b in (a * 255, a - 0.2):
@@ -97,7 +110,9 @@ def test_the_error_map_shows_where():
     assert torch.allclose(error_map(a, b), expected)
 
 
-@pytest.mark.parametrize(("codes", "sizes"), [([[4]], (4,)), ([[-1]], (4,)), ([[0], [0]], (4,)), ([[]], (4,)), ([0, 1], (4,))])
+@pytest.mark.parametrize(
+    ("codes", "sizes"), [([[4]], (4,)), ([[-1]], (4,)), ([[0], [0]], (4,)), ([[]], (4,)), ([0, 1], (4,))]
+)
 def test_codes_that_fit_no_codebook_are_refused(codes, sizes):
     with pytest.raises(MetricError):
         codebook_use(torch.tensor(codes, dtype=torch.int64), sizes)
@@ -118,15 +133,35 @@ def test_a_failed_metric_is_null_with_its_reason_and_fails_its_gate():
     assert not gate.passed and "silent" in gate.detail
 
 
-@pytest.mark.parametrize(("name", "before", "now", "passed"), [("audio_snr_db", 5, 4, True), ("audio_snr_db", 5, 3.99, False), ("audio_log_mel_l1", 2, 2.1, True), ("audio_log_mel_l1", 2, 2.11, False), ("image_psnr", -3, -3.5, True), ("image_ssim", 0.7, 0.679, False)])
+@pytest.mark.parametrize(
+    ("name", "before", "now", "passed"),
+    [
+        ("audio_snr_db", 5, 4, True),
+        ("audio_snr_db", 5, 3.99, False),
+        ("audio_log_mel_l1", 2, 2.1, True),
+        ("audio_log_mel_l1", 2, 2.11, False),
+        ("image_psnr", -3, -3.5, True),
+        ("image_ssim", 0.7, 0.679, False),
+    ],
+)
 def test_tolerances(name, before, now, passed):
-    assert baseline_gates({name: Measurement(value=now)}, {name: before}, tolerances_with({}))[0].passed is passed
+    assert (
+        baseline_gates({name: Measurement(value=now)}, {name: before}, tolerances_with({}))[0].passed
+        is passed
+    )
 
 
 @pytest.fixture
 def loudness():
     "A metric that is better when lower, registered for one test."
-    metric = Metric(name="audio_peak", modality="audio", title="peak", better="lower", tolerance=0.1, function=lambda a, b, rate: float(b.abs().max()))
+    metric = Metric(
+        name="audio_peak",
+        modality="audio",
+        title="peak",
+        better="lower",
+        tolerance=0.1,
+        function=lambda a, b, rate: float(b.abs().max()),
+    )
     register_metric(metric)
     yield metric
     del METRICS[metric.name]
@@ -136,18 +171,26 @@ def test_a_metric_needs_one_place(loudness):
     "Measured, gated the right way and known to a config, because it is in the list."
     found = measure("audio", torch.zeros(1, 8), (torch.full((1, 8), 0.5), 24_000))
     assert found["audio_peak"].value == 0.5
-    gates = {before: baseline_gates(found, {"audio_peak": before}, tolerances_with({}))[0] for before in (0.45, 0.3)}
+    gates = {
+        before: baseline_gates(found, {"audio_peak": before}, tolerances_with({}))[0]
+        for before in (0.45, 0.3)
+    }
     assert gates[0.45].passed and not gates[0.3].passed and gates[0.3].direction == "<="
     assert gates[0.3].detail == "audio_peak rose by 0.2, from 0.3 to 0.5; at most 0.4 passes"
-    assert parse_config({"text": "embedded-text", "tolerances": {"audio_peak": 0.3}}).tolerances["audio_peak"] == 0.3
-    with pytest.raises(ValueError, match="audio_peak.*already"):
+    assert (
+        parse_config({"text": "embedded-text", "tolerances": {"audio_peak": 0.3}}).tolerances["audio_peak"]
+        == 0.3
+    )
+    with pytest.raises(ValueError, match=r"audio_peak.*already"):
         register_metric(loudness)
 
 
 def test_a_tolerance_makes_any_metric_gate():
     "Of a fraction where the metric says so; of what is no metric, or no distance, nothing."
-    gate = baseline_gates({"audio_mae": Measurement(value=0.12)}, {"audio_mae": 0.1}, tolerances_with({"audio_mae": 0.1}))[0]
+    gate = baseline_gates(
+        {"audio_mae": Measurement(value=0.12)}, {"audio_mae": 0.1}, tolerances_with({"audio_mae": 0.1})
+    )[0]
     assert not gate.passed and gate.limit == pytest.approx(0.11)
     for wrong in ({"audio_peak": 1}, {"image_psnr": -1}, {"image_psnr": math.inf}, {"image_psnr": math.nan}):
-        with pytest.raises(ConfigError, match="audio_peak|image_psnr"):
+        with pytest.raises(ConfigError, match=r"audio_peak|image_psnr"):
             parse_config({"text": "embedded-text", "tolerances": wrong})

@@ -15,7 +15,6 @@ import psutil
 import pytest
 
 from uti import outdir
-
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found
@@ -23,7 +22,12 @@ from uti.config import parse_config
 from uti.files import digest
 from uti.outdir import HEADS, MANIFEST, OURS, OutdirError, output_folder, read_manifest
 
-NOTES = {"notes.txt": "my own", "recon/precious.png": "pixels of mine", "original/deep/down.txt": "kept since May", "recon.png.bak": "mine too"}
+NOTES = {
+    "notes.txt": "my own",
+    "recon/precious.png": "pixels of mine",
+    "original/deep/down.txt": "kept since May",
+    "recon.png.bak": "mine too",
+}
 TEXT = parse_config({"text": "embedded-text"})
 
 
@@ -35,7 +39,14 @@ def folder(tmp_path, small):
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text(text)
     with output_folder(out) as made:
-        for name in ("report.json", "index.html", "recon.png", "recon/a.png", "original/a.png", "text_tokens.sha256"):
+        for name in (
+            "report.json",
+            "index.html",
+            "recon.png",
+            "recon/a.png",
+            "original/a.png",
+            "text_tokens.sha256",
+        ):
             (made.staged / name).parent.mkdir(exist_ok=True)
             (made.staged / name).write_text(f"old {name}")
         made.publish()
@@ -52,7 +63,9 @@ def is_whole(folder) -> bool:
         assert not [name for name in HEADS if (folder / name).exists()]
         return False
     files = read_manifest(folder)["files"]
-    ours = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and OURS not in p.parts} - {*NOTES, MANIFEST}
+    ours = {
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and OURS not in p.parts
+    } - {*NOTES, MANIFEST}
     assert set(files) - ours <= {"index.html"} and ours <= set(files)
     assert [name for name in ours if digest(folder / name) != files[name]] == []
     return True
@@ -139,31 +152,62 @@ def test_killed_at_random_moments(folder):
     assert is_whole(folder) and not (folder / OURS).exists()
 
 
-@pytest.mark.parametrize("config", ["image: {codec: embedded-imag}", "text: {codec: embedded-text}"], ids=["wrong input", "failed gate"])
+@pytest.mark.parametrize(
+    "config",
+    ["image: {codec: embedded-imag}", "text: {codec: embedded-text}"],
+    ids=["wrong input", "failed gate"],
+)
 def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_path, monkeypatch):
     (tmp_path / "uti.yaml").write_text(config)
-    monkeypatch.setitem(CHECKS, "fresh_process", replace(CHECKS["fresh_process"], function=lambda case: Found(False)))
+    monkeypatch.setitem(
+        CHECKS, "fresh_process", replace(CHECKS["fresh_process"], function=lambda case: Found(False))
+    )
     result = uti_here("audit", "--config", "uti.yaml", "--outdir", folder)
     assert result.returncode == (2 if "imag}" in config else 1)
     users_files_are_untouched(folder)
-    assert is_whole(folder) and ((folder / "report.json").read_text()[:3] == "old") == (result.returncode == 2) and not (folder / OURS).exists()
+    assert (
+        is_whole(folder)
+        and ((folder / "report.json").read_text()[:3] == "old") == (result.returncode == 2)
+        and not (folder / OURS).exists()
+    )
 
 
 @pytest.mark.run
-@pytest.mark.parametrize(("command", "how"), [(["audit", "--outdir", "out"], signal.SIGINT), (["report", "--reports", ".", "--name", "out"], signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("command", "how"),
+    [
+        (["audit", "--outdir", "out"], signal.SIGINT),
+        (["report", "--reports", ".", "--name", "out"], signal.SIGTERM),
+    ],
+)
 def test_interrupted_everything_of_ours_ends(folder, tmp_path, command, how):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = [sys.executable, "-c", "from uti.cli.main import main; main()", *command, "--config", "uti.yaml"]
-    with subprocess.Popen(program, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+    program = [
+        sys.executable,
+        "-c",
+        "from uti.cli.main import main; main()",
+        *command,
+        "--config",
+        "uti.yaml",
+    ]
+    with subprocess.Popen(
+        program, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
         while "[1/7]" not in process.stderr.readline():
             assert process.poll() is None
-        while not (family := psutil.Process(process.pid).children(recursive=True)):  # a kernel, or the fresh process
+        while not (
+            family := psutil.Process(process.pid).children(recursive=True)
+        ):  # a kernel, or the fresh process
             assert process.poll() is None
         process.send_signal(how)
         assert process.wait(60) == 128 + how
     assert psutil.wait_procs(family, timeout=10)[1] == []
     users_files_are_untouched(folder)
-    assert is_whole(folder) and (folder / "report.json").read_text() == "old report.json" and not (folder / OURS).exists()
+    assert (
+        is_whole(folder)
+        and (folder / "report.json").read_text() == "old report.json"
+        and not (folder / OURS).exists()
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "uti.yaml"]
 
 
@@ -191,30 +235,43 @@ def test_a_file_of_somebody_else_in_the_way_is_refused_before_the_run(name, uti_
     (tmp_path / "out" / name).write_text("mine")
     result = uti_here("audit", "--config", "uti.yaml", "--smoke-assets", small, "--outdir", "out")
     assert result.returncode == 2 and f"out/{name}" in result.stderr and result.stderr.count("\n") == 1
-    assert [p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()] == [name] and (tmp_path / "out" / name).read_text() == "mine"
+    assert [
+        p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()
+    ] == [name] and (tmp_path / "out" / name).read_text() == "mine"
 
 
 def test_what_was_changed_since_is_somebody_elses(folder):
     (folder / "report.json").write_text("annotated by hand")
-    with pytest.raises(OutdirError, match="report.json: is there already, and is not as a run of UTI left it"):
+    with pytest.raises(
+        OutdirError, match=r"report.json: is there already, and is not as a run of UTI left it"
+    ):
         prepare(AuditPlan(TEXT, folder))
     (folder / "report.json").unlink()
     (folder / "report.json").symlink_to("notes.txt")
-    with pytest.raises(OutdirError, match="report.json: is there already"):
+    with pytest.raises(OutdirError, match=r"report.json: is there already"):
         prepare(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
 
 
 @pytest.mark.parametrize(
     ("source", "out", "told"),
-    [("mine", "mine", "mine: is the folder that the results go to"), ("mine", "mine/deep/out", "mine: holds the folder that the results go to"), ("mine/original", "mine", "mine/original: results go to this folder")],
+    [
+        ("mine", "mine", "mine: is the folder that the results go to"),
+        ("mine", "mine/deep/out", "mine: holds the folder that the results go to"),
+        ("mine/original", "mine", "mine/original: results go to this folder"),
+    ],
 )
 def test_results_are_never_inputs(source, out, told, uti_here, tmp_path, small):
     shutil.copytree(small, tmp_path / source)
     before = sorted(tmp_path.rglob("*"))
-    for command in (["audit", "--outdir", out], ["report", "--reports", str(Path(out).parent), "--name", Path(out).name]):
+    for command in (
+        ["audit", "--outdir", out],
+        ["report", "--reports", str(Path(out).parent), "--name", Path(out).name],
+    ):
         result = uti_here(*command, "--smoke-assets", source)
-        assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1, result.stderr
+        assert result.returncode == 2 and told in result.stderr and result.stderr.count("\n") == 1, (
+            result.stderr
+        )
         assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -222,10 +279,32 @@ def test_results_are_never_inputs(source, out, told, uti_here, tmp_path, small):
 def test_the_folder_may_be_a_mount(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     (tmp_path / "vol").mkdir()
-    mounted = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none vol && shift 0 && "$@" && cat vol/report.json', "sh"]
+    mounted = [
+        "unshare",
+        "-m",
+        "sh",
+        "-c",
+        'mount -t tmpfs none vol && shift 0 && "$@" && cat vol/report.json',
+        "sh",
+    ]
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
-    result = subprocess.run([*mounted, sys.executable, "-c", "from uti.cli.main import main; main()", "audit", "--config", "uti.yaml", "--outdir", "vol"], cwd=tmp_path, capture_output=True, text=True)
+    result = subprocess.run(
+        [
+            *mounted,
+            sys.executable,
+            "-c",
+            "from uti.cli.main import main; main()",
+            "audit",
+            "--config",
+            "uti.yaml",
+            "--outdir",
+            "vol",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 0, result.stderr
     assert '"pass": true' in result.stdout
 
@@ -242,7 +321,9 @@ def test_a_list_of_somebody_else_is_left_alone(folder, tmp_path):
 
 def test_a_manifest_that_leads_elsewhere_removes_nothing(folder, tmp_path):
     (tmp_path / "precious").write_text("mine")
-    (folder / MANIFEST).write_text(json.dumps({"files": {"../precious": digest(tmp_path / "precious")}, "folders": []}))
-    with pytest.raises(OutdirError, match="not a manifest of UTI"):
+    (folder / MANIFEST).write_text(
+        json.dumps({"files": {"../precious": digest(tmp_path / "precious")}, "folders": []})
+    )
+    with pytest.raises(OutdirError, match=r"not a manifest of UTI"):
         prepare(AuditPlan(TEXT, folder))
     assert (tmp_path / "precious").read_text() == "mine"

@@ -18,7 +18,7 @@ from uti.pages.publish import write_list
 
 RUN = "document.title=String.fromCharCode(80,87,78)"  # a handler that runs leaves a mark that can be read: the title PWN
 HOSTILE = f"<img src=x onerror={RUN}><span onclick={RUN}>$\\frac$`*_[x](javascript:{RUN})"
-CODEC = f'''
+CODEC = f"""
 from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import ImageSpec
 import torch
@@ -37,7 +37,7 @@ class Hostile(Codec):
         return Encoded((signals.mean((1, 2, 3)) * 255).round().long()[:, None, None], [{{"n_positions": 1}} for _ in signals])
     def _decode(self, codes, meta):
         return (codes[:, :, :, None] / 255.0).float().expand(-1, 3, 16, 16)
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +52,26 @@ def hostile(tmp_path_factory, assets):
     folder = work / f"```\n<script>{RUN}<|script>\n```"
     folder.mkdir()
     picture = normalise_image(assets / "coffee.png", (32, 32))[0]
-    for name in (f"<img src=x onerror={RUN}>.png", "Ba$$in $\\frac$.png", "<span onmouseover=1>.png", "`![x](javascript:1)`.png"):
+    for name in (
+        f"<img src=x onerror={RUN}>.png",
+        "Ba$$in $\\frac$.png",
+        "<span onmouseover=1>.png",
+        "`![x](javascript:1)`.png",
+    ):
         write_png(folder / name, picture)
     (work / "uti.yaml").write_text("image: {codec: hostile}\n")
     name = f"<img src=x onerror={RUN}>"
-    result = process(work, "report", "--name", name, "--config", "uti.yaml", "--smoke-assets", folder, PYTHONPATH=os.pathsep.join([str(work / "package"), os.environ.get("PYTHONPATH", "")]))
+    result = process(
+        work,
+        "report",
+        "--name",
+        name,
+        "--config",
+        "uti.yaml",
+        "--smoke-assets",
+        folder,
+        PYTHONPATH=os.pathsep.join([str(work / "package"), os.environ.get("PYTHONPATH", "")]),
+    )
     return work / "reports" / name / "index.html", result
 
 
@@ -66,23 +81,65 @@ def test_a_hostile_report_is_whole(hostile):
     text = page.read_text()
     assert "Ba$$in" in text and "&lt;img src=x onerror=" in text
     main = text.split("<main>")[1]
-    assert "<script" not in main and "<img src=x" not in text and "<span onclick" not in text and 'href="javascript' not in text
+    assert (
+        "<script" not in main
+        and "<img src=x" not in text
+        and "<span onclick" not in text
+        and 'href="javascript' not in text
+    )
     assert "<img src=x" not in (page.parent.parent / "index.html").read_text()
 
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed, in which it would be seen whether a script runs")
+@pytest.mark.skipif(
+    not CHROMIUM, reason="no Chromium is installed, in which it would be seen whether a script runs"
+)
 @pytest.mark.parametrize("which", ["page", "list"])
 def test_nothing_hostile_runs_in_a_browser(which, hostile, tmp_path):
     page = hostile[0] if which == "page" else hostile[0].parent.parent / "index.html"
     shutil.copy(page, tmp_path / "page.html")
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    run = subprocess.run([*command, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'page.html'}"], capture_output=True, text=True, timeout=120)
+    command = [
+        CHROMIUM,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--no-first-run",
+    ]
+    run = subprocess.run(
+        [
+            *command,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            f"file://{tmp_path / 'page.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "<title>UTI" in run.stdout and "PWN" not in run.stdout.split("<body>")[0]
-    (tmp_path / "page.html").write_text(f"<title>before</title><img src=x onerror={RUN}>")  # the browser would have told
-    told = subprocess.run([*command, f"--user-data-dir={tmp_path / 'profile2'}", "--virtual-time-budget=3000", "--dump-dom", f"file://{tmp_path / 'page.html'}"], capture_output=True, text=True, timeout=120)
+    (tmp_path / "page.html").write_text(
+        f"<title>before</title><img src=x onerror={RUN}>"
+    )  # the browser would have told
+    told = subprocess.run(
+        [
+            *command,
+            f"--user-data-dir={tmp_path / 'profile2'}",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            f"file://{tmp_path / 'page.html'}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert "<title>PWN" in told.stdout
 
 
@@ -99,24 +156,49 @@ def reports(tmp_path, monkeypatch):
 
 def says_broken(reports, sentence):
     page = (reports / "r" / "index.html").read_text()
-    assert 'class="verdict bad"' in page and "This run broke: it has no result" in page and sentence in page and 'class="verdict ok"' not in page
+    assert (
+        'class="verdict bad"' in page
+        and "This run broke: it has no result" in page
+        and sentence in page
+        and 'class="verdict ok"' not in page
+    )
     assert "the run broke" in (reports / "index.html").read_text()
-    assert json.loads((reports / "r" / "report.json").read_text())["pass"] is True and "what an earlier run left" in page
+    assert (
+        json.loads((reports / "r" / "report.json").read_text())["pass"] is True
+        and "what an earlier run left" in page
+    )
 
 
 @pytest.mark.run
 def test_a_killed_kernel_leaves_a_page_a_list_and_an_exit_code(reports, tmp_path):
-    command = [sys.executable, "-c", "from uti.cli.main import main; main()", "report", "--name", "r", "--config", "uti.yaml"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    command = [
+        sys.executable,
+        "-c",
+        "from uti.cli.main import main; main()",
+        "report",
+        "--name",
+        "r",
+        "--config",
+        "uti.yaml",
+    ]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
         while "[1/7]" not in run.stderr.readline():
             assert run.poll() is None
-        kernel = next(child for child in psutil.Process(run.pid).children() if "ipykernel_launcher" in " ".join(child.cmdline()))
+        kernel = next(
+            child
+            for child in psutil.Process(run.pid).children()
+            if "ipykernel_launcher" in " ".join(child.cmdline())
+        )
         kernel.kill()
         _, said = run.communicate(timeout=60)
         assert run.returncode == 3 and "Traceback" not in said
     says_broken(reports, "the kernel, the process that ran the notebook, was killed or has crashed")
     run_audit(AuditPlan(parse_config({"text": "embedded-text"}), reports / "r"))
-    assert not (reports / "r" / "broken.json").exists() and not (reports / "r" / "index.html").exists()  # the page of the run that broke
+    assert (
+        not (reports / "r" / "broken.json").exists() and not (reports / "r" / "index.html").exists()
+    )  # the page of the run that broke
 
 
 @pytest.mark.run
@@ -128,7 +210,9 @@ def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_
         monkeypatch.setattr("uti.pages.publish.KERNEL", "no-such-kernel")
     before = {p: p.read_bytes() for p in reports.rglob("*") if p.is_file()}
     result = uti_in(tmp_path, "report", "--name", "r", "--config", "uti.yaml")
-    assert result.returncode == 2 and "no report can be made" in result.stderr and result.stderr.count("\n") == 1
+    assert (
+        result.returncode == 2 and "no report can be made" in result.stderr and result.stderr.count("\n") == 1
+    )
     assert {p: p.read_bytes() for p in reports.rglob("*") if p.is_file()} == before
 
 
@@ -136,15 +220,28 @@ def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_
 def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     code = "import uti.space; uti.space.save_space = lambda *_: 1 / 0; from uti.cli.main import main; main()"
-    result = subprocess.run([sys.executable, "-c", code, "space", "--config", "uti.yaml", "--out", "x.json"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 3 and "ZeroDivisionError" in result.stderr and "https://github.com/uti-project/uti/issues" in result.stderr
+    result = subprocess.run(
+        [sys.executable, "-c", code, "space", "--config", "uti.yaml", "--out", "x.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        result.returncode == 3
+        and "ZeroDivisionError" in result.stderr
+        and "https://github.com/uti-project/uti/issues" in result.stderr
+    )
 
 
 @pytest.mark.run
 def test_a_reader_who_leaves_changes_no_exit_code(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out"
-    result = subprocess.run(["bash", "-o", "pipefail", "-c", f"{program} | true"], cwd=tmp_path, capture_output=True, text=True)
+    program = (
+        f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out"
+    )
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{program} | true"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert result.returncode == 0 and "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
     assert json.loads((tmp_path / "out" / "report.json").read_text())["pass"] is True
 
@@ -155,6 +252,24 @@ def test_a_full_disk_is_a_sentence(tmp_path):
     (tmp_path / "vol").mkdir()
     if subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         pytest.skip("file systems cannot be mounted here")
-    program = f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir vol"
-    result = subprocess.run(["unshare", "-m", "sh", "-c", f"mount -t tmpfs -o size=8k none vol && {program}; r=$?; ls -A vol; exit $r"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 2 and "No space left on device" in result.stderr and "Traceback" not in result.stderr and result.stdout == "", (result.stdout, result.stderr)
+    program = (
+        f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir vol"
+    )
+    result = subprocess.run(
+        [
+            "unshare",
+            "-m",
+            "sh",
+            "-c",
+            f"mount -t tmpfs -o size=8k none vol && {program}; r=$?; ls -A vol; exit $r",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        result.returncode == 2
+        and "No space left on device" in result.stderr
+        and "Traceback" not in result.stderr
+        and result.stdout == ""
+    ), (result.stdout, result.stderr)

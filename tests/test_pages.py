@@ -28,13 +28,24 @@ def report():
 def test_every_check_of_the_record_is_on_the_page(report):
     page = sections.correctness(report)
     assert [c.name for c in report.checks if c.sentence.replace("’", "'") not in page.unescape()] == []
-    assert page.count("<tr>") == 2 + len({c.name for c in report.checks if c.modality}) + sum(not c.modality for c in report.checks)
+    assert page.count("<tr>") == 2 + len({c.name for c in report.checks if c.modality}) + sum(
+        not c.modality for c in report.checks
+    )
 
 
 @pytest.fixture
 def additions():
     "A metric that is better when lower and a check, each registered in one place."
-    register_metric(Metric(name="audio_peak", modality="audio", title="peak", better="lower", tolerance=0.1, function=lambda a, b, rate: float(b.abs().max())))
+    register_metric(
+        Metric(
+            name="audio_peak",
+            modality="audio",
+            title="peak",
+            better="lower",
+            tolerance=0.1,
+            function=lambda a, b, rate: float(b.abs().max()),
+        )
+    )
 
     @check("A sound is never silent", of="decoded item", modalities=("audio",))
     def never_silent(case):
@@ -58,30 +69,69 @@ def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additio
 
 def test_what_was_not_promised_is_no_failure(report):
     "A cross beside the word gate would say that a passed report failed."
-    row = re.search(r"<tr><td>The same ids when the decoded signal is encoded</td>.*?</tr>", sections.correctness(report))[0]
+    row = re.search(
+        r"<tr><td>The same ids when the decoded signal is encoded</td>.*?</tr>", sections.correctness(report)
+    )[0]
     assert "✓" in row and "✗" not in row and "0/2, not promised" in row and "gate where promised" in row
 
 
 def test_a_failed_gate_is_told_at_the_top_in_the_tables_and_at_the_end(report):
-    wrong = next(c for c in report.checks if c.name == "finite").model_copy(update={"passed": False, "found": False, "detail": "a <NaN>"})
-    failed = report.model_copy(update={"passed": False, "checks": [wrong if c.name == "finite" and c.item == wrong.item else c for c in report.checks]})
-    assert "a &lt;NaN&gt;" in sections.verdict_of(failed) and "✗" in sections.correctness(failed) and "a &lt;NaN&gt;" in sections.unexpected(failed)
+    wrong = next(c for c in report.checks if c.name == "finite").model_copy(
+        update={"passed": False, "found": False, "detail": "a <NaN>"}
+    )
+    failed = report.model_copy(
+        update={
+            "passed": False,
+            "checks": [wrong if c.name == "finite" and c.item == wrong.item else c for c in report.checks],
+        }
+    )
+    assert (
+        "a &lt;NaN&gt;" in sections.verdict_of(failed)
+        and "✗" in sections.correctness(failed)
+        and "a &lt;NaN&gt;" in sections.unexpected(failed)
+    )
     assert "Do not train on these ids yet" in sections.conclusion(failed) and not sections.unexpected(report)
 
 
 def test_the_page_begins_with_the_verdict_a_picture_and_a_sound(report):
     page = (FOLDER / "index.html").read_text().split("<main>")[1]
-    verdict, picture, sound, table = (page.index(what) for what in ('class="verdict ok"', "<img", "<audio", "<table"))
+    verdict, picture, sound, table = (
+        page.index(what) for what in ('class="verdict ok"', "<img", "<audio", "<table")
+    )
     assert verdict < picture < sound < table
 
 
-@pytest.mark.parametrize("change", [{"items": []}, {"token_lm": None}, {"warnings": ["w"]}, {"metrics": {"image_psnr": Measurement(value=None, reason="nothing")}, "metric_facts": {"image_psnr": METRICS["image_psnr"].facts}, "items": []}, {"codebook_use": {}}, {"checks": [Check(name="odd", passed=None, gates=True, detail="because")]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"items": []},
+        {"token_lm": None},
+        {"warnings": ["w"]},
+        {
+            "metrics": {"image_psnr": Measurement(value=None, reason="nothing")},
+            "metric_facts": {"image_psnr": METRICS["image_psnr"].facts},
+            "items": [],
+        },
+        {"codebook_use": {}},
+        {"checks": [Check(name="odd", passed=None, gates=True, detail="because")]},
+    ],
+)
 def test_every_section_bears_a_record_that_lacks_something(report, change):
     there = report.model_copy(update=change)
-    alone = [sections.verdict_of, sections.summary, sections.environment, sections.correctness, sections.unexpected, sections.metrics, sections.codebooks]
+    alone = [
+        sections.verdict_of,
+        sections.summary,
+        sections.environment,
+        sections.correctness,
+        sections.unexpected,
+        sections.metrics,
+        sections.codebooks,
+    ]
     alone += [sections.idempotence, sections.token_space, sections.caught, sections.gaps, sections.conclusion]
     with_folder = [sections.first_look, sections.commands, sections.artifacts, sections.token_lm]
-    assert all(isinstance(section(there), str) for section in alone) and all(isinstance(section(there, FOLDER), str) for section in with_folder)
+    assert all(isinstance(section(there), str) for section in alone) and all(
+        isinstance(section(there, FOLDER), str) for section in with_folder
+    )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "reports").glob("*.ipynb")), ids=lambda p: p.name)
@@ -95,5 +145,10 @@ def test_what_travels_shows_itself(report):
     tokenizer = UnifiedTokenizer.from_config()
     tokens = tokenizer.encode_text("Every id has one meaning.")
     wrong = Check(name="odd", question="<b>?", passed=False, gates=True)
-    for shown, words in ((report, ("Passed", "audio_snr_db")), (wrong, ("✗", "&lt;b&gt;?")), (tokens, ("embedded-text", str(tokens.ids[0].item()))), (tokenizer.space, ("AUDIO_CB7", f"{tokenizer.space.vocab_size_total:,} ids"))):
+    for shown, words in (
+        (report, ("Passed", "audio_snr_db")),
+        (wrong, ("✗", "&lt;b&gt;?")),
+        (tokens, ("embedded-text", str(tokens.ids[0].item()))),
+        (tokenizer.space, ("AUDIO_CB7", f"{tokenizer.space.vocab_size_total:,} ids")),
+    ):
         assert all(word in shown._repr_html_() for word in words)

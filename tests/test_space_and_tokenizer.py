@@ -11,8 +11,19 @@ from hypothesis import strategies as st
 
 from uti.modalities.audio import read_audio
 from uti.modalities.base import MediaError
+from uti.space import (
+    SpaceError,
+    TokenSpace,
+    from_dict,
+    load_space,
+    save_space,
+    space_hash,
+    to_codes,
+    to_dict,
+    to_ids,
+    token_hash,
+)
 from uti.tokens.sequences import SORT_KEYS, flatten, unflatten
-from uti.space import SpaceError, TokenSpace, from_dict, load_space, save_space, space_hash, to_codes, to_dict, to_ids, token_hash
 from uti.tokens.tokenizer import TokenizerError, UnifiedTokenizer
 
 spaces = st.builds(
@@ -44,7 +55,7 @@ def test_codes_come_back(space, seed, as_torch):
             codes = torch.from_numpy(codes) if as_torch else codes
             ids = to_ids(space, modality, codes)
             assert type(ids) is type(codes) and (to_codes(space, modality, ids) == codes).all()
-            with pytest.raises(SpaceError, match="is outside"):
+            with pytest.raises(SpaceError, match=r"is outside"):
                 to_codes(space, modality, ids + space.vocab_size_total)
 
 
@@ -55,11 +66,21 @@ def test_the_hash_is_over_canonical_json_and_little_endian_ids():
     assert token_hash([1, 256]) == hashlib.sha256(bytes([1, *[0] * 7, 0, 1, *[0] * 6])).hexdigest()
 
 
-@pytest.mark.parametrize("change", [lambda d: d["ranges"].reverse(), lambda d: d["ranges"].pop(0), lambda d: d["special_tokens"].popitem(), lambda d: d.update(vocab_size_total=1), lambda d: d.pop("ranges"), lambda d: d["ranges"][0].update(size="8")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["ranges"].reverse(),
+        lambda d: d["ranges"].pop(0),
+        lambda d: d["special_tokens"].popitem(),
+        lambda d: d.update(vocab_size_total=1),
+        lambda d: d.pop("ranges"),
+        lambda d: d["ranges"][0].update(size="8"),
+    ],
+)
 def test_an_altered_space_is_refused(change):
     data = to_dict(TokenSpace(10, (4,), (2, 2)))
     change(data)
-    with pytest.raises(SpaceError, match="not a token space"):
+    with pytest.raises(SpaceError, match=r"not a token space"):
         from_dict(data)
 
 
@@ -68,7 +89,7 @@ def test_a_file_and_its_hash_go_together(tmp_path):
     assert load_space(tmp_path / "token_space.json") == TokenSpace(10)
     save_space(TokenSpace(11), tmp_path / "other.json")
     (tmp_path / "token_space.json").write_text((tmp_path / "other.json").read_text())
-    with pytest.raises(SpaceError, match="one of the two files was changed"):
+    with pytest.raises(SpaceError, match=r"one of the two files was changed"):
         load_space(tmp_path / "token_space.json")
 
 
@@ -112,12 +133,16 @@ def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
 
 def test_files_sounds_and_waves_are_the_same(tokenizer, assets):
     sound = read_audio(assets / "speech.wav")
-    ways = [tokenizer.encode_audio(assets / "speech.wav"), tokenizer.encode_audio(sound), tokenizer.encode_audio(*sound)]
+    ways = [
+        tokenizer.encode_audio(assets / "speech.wav"),
+        tokenizer.encode_audio(sound),
+        tokenizer.encode_audio(*sound),
+    ]
     assert all(torch.equal(way.ids, ways[0].ids) and way.meta == ways[0].meta for way in ways)
     assert tokenizer.decode_audio(*ways[0]).rate == 24_000
-    with pytest.raises(MediaError, match="means nothing without its sample rate"):
+    with pytest.raises(MediaError, match=r"means nothing without its sample rate"):
         tokenizer.encode_audio(sound.wave)
-    with pytest.raises(MediaError, match="absent.wav: cannot be read as a sound"):
+    with pytest.raises(MediaError, match=r"absent.wav: cannot be read as a sound"):
         tokenizer.encode_audio(assets / "absent.wav")
 
 
@@ -127,20 +152,24 @@ def test_digital_silence_stays_silent(tokenizer):
 
 
 def test_meta_is_json(tokenizer):
-    for tokens in (tokenizer.encode_text("x"), tokenizer.encode_image(np.zeros((9, 9), np.uint8)), tokenizer.encode_audio(np.zeros(10, np.float32), 8000)):
+    for tokens in (
+        tokenizer.encode_text("x"),
+        tokenizer.encode_image(np.zeros((9, 9), np.uint8)),
+        tokenizer.encode_audio(np.zeros(10, np.float32), 8000),
+    ):
         assert json.loads(json.dumps(tokens.meta)) == tokens.meta
 
 
 def test_a_missing_modality_is_named(tokenizer):
     only_text = UnifiedTokenizer({"text": tokenizer.codecs["text"]})
-    with pytest.raises(TokenizerError, match="no codec for 'image'; it has text"):
+    with pytest.raises(TokenizerError, match=r"no codec for 'image'; it has text"):
         only_text.encode_image(np.zeros((9, 9), np.uint8))
-    with pytest.raises(TokenizerError, match="is for text, not for audio"):
+    with pytest.raises(TokenizerError, match=r"is for text, not for audio"):
         UnifiedTokenizer({"audio": tokenizer.codecs["text"]})
 
 
 def test_only_what_a_config_names_can_be_saved(tokenizer, tmp_path):
-    with pytest.raises(TokenizerError, match="register them"):
+    with pytest.raises(TokenizerError, match=r"register them"):
         UnifiedTokenizer(tokenizer.codecs).save_pretrained(tmp_path / "new")
     tokenizer.save_pretrained(tmp_path / "new")
     assert UnifiedTokenizer.from_pretrained(tmp_path / "new").space == tokenizer.space

@@ -17,7 +17,13 @@ TRAIN = Path(__file__).parent.parent / "nbs" / "train"
 
 
 def run(name, tmp_path, **parameters):
-    papermill.execute_notebook(str(TRAIN / name), str(tmp_path / "run.ipynb"), parameters=parameters, progress_bar=False, kernel_name="python3")
+    papermill.execute_notebook(
+        str(TRAIN / name),
+        str(tmp_path / "run.ipynb"),
+        parameters=parameters,
+        progress_bar=False,
+        kernel_name="python3",
+    )
     notebook = nbformat.read(tmp_path / "run.ipynb", as_version=4)
     return "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
 
@@ -43,7 +49,9 @@ def test_image_trains_and_resumes(tmp_path):
 
 
 @pytest.mark.run
-@pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng, which synthesises the speech, is not installed")
+@pytest.mark.skipif(
+    not shutil.which("espeak-ng"), reason="espeak-ng, which synthesises the speech, is not installed"
+)
 def test_audio_trains_and_resumes(tmp_path):
     settings = dict(out=str(tmp_path / "out"), clips=2, batch=2, frames=20)
     run("train_audio.ipynb", tmp_path, steps=2, **settings)
@@ -57,7 +65,7 @@ def test_audio_trains_and_resumes(tmp_path):
 def test_audio_is_not_trained_without_espeak(tmp_path, monkeypatch):
     folders = [p for p in __import__("os").environ["PATH"].split(":") if not (Path(p) / "espeak-ng").exists()]
     monkeypatch.setenv("PATH", ":".join(folders))
-    with pytest.raises(papermill.PapermillExecutionError, match="espeak-ng is not installed"):
+    with pytest.raises(papermill.PapermillExecutionError, match=r"espeak-ng is not installed"):
         run("train_audio.ipynb", tmp_path, out=str(tmp_path / "out"))
 
 
@@ -69,7 +77,9 @@ def test_shipped_weights_are_small_and_say_how_they_were_made(name):
     assert path.stat().st_size <= 8_000_000
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    assert int(metadata["steps"]) > 5000 and "synthesised" in metadata["trained_on"] or "procedural" in metadata["trained_on"]
+    assert (
+        int(metadata["steps"]) > 5000 and "synthesised" in metadata["trained_on"]
+    ) or "procedural" in metadata["trained_on"]
 
 
 @pytest.mark.parametrize("codec", [EmbeddedImage, EmbeddedAudio])
@@ -79,7 +89,11 @@ def test_wrong_weights_are_refused_in_one_sentence(codec, content, tmp_path):
     import uti
 
     path = tmp_path / "w.safetensors"
-    path.write_bytes(content if content is not None else (Path(uti.__file__).parent / "codecs" / "weights" / f"{other}.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="w.safetensors: not") as caught:
+    path.write_bytes(
+        content
+        if content is not None
+        else (Path(uti.__file__).parent / "codecs" / "weights" / f"{other}.safetensors").read_bytes()
+    )
+    with pytest.raises(ValueError, match=r"w.safetensors: not") as caught:
         codec(weights=path)
     assert "\n" not in str(caught.value)

@@ -31,28 +31,76 @@ def wav_bytes(tmp_path, samples, rate=8000) -> bytes:
 
 CASES = {
     "no such folder": lambda p: (["--smoke-assets", p / "absent"], "absent: no such folder"),
-    "an empty folder": lambda p: (["--smoke-assets", (p / "empty").mkdir() or p / "empty"], "empty: holds no picture"),
-    "a file for a folder": lambda p: (["--smoke-assets", folder_with(p, "a.png", b"") / "a.png"], "a.png: not a folder"),
-    "text named .png": lambda p: (["--smoke-assets", folder_with(p, "notes.png", b"not a picture")], "notes.png: not a picture"),
-    "a truncated png": lambda p: (["--smoke-assets", folder_with(p, "cut.png", png_bytes(p)[:3000])], "cut.png: cannot be read as a picture"),
-    "an empty png": lambda p: (["--smoke-assets", folder_with(p, "zero.png", b"")], "zero.png: not a picture"),
-    "a wav without samples": lambda p: (["--smoke-assets", folder_with(p, "mute.wav", wav_bytes(p, []))], "mute.wav: holds no samples"),
-    "nan samples": lambda p: (["--smoke-assets", folder_with(p, "nan.wav", wav_bytes(p, [0, np.nan]))], "nan.wav: holds samples that are not finite"),
-    "text named .wav": lambda p: (["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")], "notes.wav: cannot be read as a sound"),
-    "a rate that shares no factor": lambda p: (["--smoke-assets", folder_with(p, "prime.wav", wav_bytes(p, [0.1] * 100, 44_101))], "prime.wav: a sound at 44101 Hz cannot be resampled"),
+    "an empty folder": lambda p: (
+        ["--smoke-assets", (p / "empty").mkdir() or p / "empty"],
+        "empty: holds no picture",
+    ),
+    "a file for a folder": lambda p: (
+        ["--smoke-assets", folder_with(p, "a.png", b"") / "a.png"],
+        "a.png: not a folder",
+    ),
+    "text named .png": lambda p: (
+        ["--smoke-assets", folder_with(p, "notes.png", b"not a picture")],
+        "notes.png: not a picture",
+    ),
+    "a truncated png": lambda p: (
+        ["--smoke-assets", folder_with(p, "cut.png", png_bytes(p)[:3000])],
+        "cut.png: cannot be read as a picture",
+    ),
+    "an empty png": lambda p: (
+        ["--smoke-assets", folder_with(p, "zero.png", b"")],
+        "zero.png: not a picture",
+    ),
+    "a wav without samples": lambda p: (
+        ["--smoke-assets", folder_with(p, "mute.wav", wav_bytes(p, []))],
+        "mute.wav: holds no samples",
+    ),
+    "nan samples": lambda p: (
+        ["--smoke-assets", folder_with(p, "nan.wav", wav_bytes(p, [0, np.nan]))],
+        "nan.wav: holds samples that are not finite",
+    ),
+    "text named .wav": lambda p: (
+        ["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")],
+        "notes.wav: cannot be read as a sound",
+    ),
+    "a rate that shares no factor": lambda p: (
+        ["--smoke-assets", folder_with(p, "prime.wav", wav_bytes(p, [0.1] * 100, 44_101))],
+        "prime.wav: a sound at 44101 Hz cannot be resampled",
+    ),
     "text that is not utf-8": lambda p: (["--smoke-assets", both(p)], "odd.txt: not UTF-8"),
-    "a misspelt key": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embedded-image}\nserialization: delay")], "did you mean 'serialisation'"),
-    "an unknown codec": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embeded-image}")], "the nearest names are embedded-image"),
-    "a codec of another modality": lambda p: (["--config", write(p, "uti.yaml", "image: {codec: embedded-audio}")], "is for audio"),
-    "an impossible option": lambda p: (["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {n_codebooks: 9}}")], "n_codebooks must be 1 to 8"),
-    "an unknown option": lambda p: (["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {bitrate: 6}}")], "does not take these options: bitrate"),
+    "a misspelt key": lambda p: (
+        ["--config", write(p, "uti.yaml", "image: {codec: embedded-image}\nserialization: delay")],
+        "did you mean 'serialisation'",
+    ),
+    "an unknown codec": lambda p: (
+        ["--config", write(p, "uti.yaml", "image: {codec: embeded-image}")],
+        "the nearest names are embedded-image",
+    ),
+    "a codec of another modality": lambda p: (
+        ["--config", write(p, "uti.yaml", "image: {codec: embedded-audio}")],
+        "is for audio",
+    ),
+    "an impossible option": lambda p: (
+        ["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {n_codebooks: 9}}")],
+        "n_codebooks must be 1 to 8",
+    ),
+    "an unknown option": lambda p: (
+        ["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {bitrate: 6}}")],
+        "does not take these options: bitrate",
+    ),
     "no config file": lambda p: (["--config", p / "absent.yaml"], "absent.yaml: cannot be read"),
     "broken yaml": lambda p: (["--config", write(p, "uti.yaml", "image: [")], "uti.yaml: not YAML"),
-    "yaml that would make an object": lambda p: (["--config", write(p, "uti.yaml", "image: !!python/object/apply:os.system ['true']")], "uti.yaml: not YAML"),
+    "yaml that would make an object": lambda p: (
+        ["--config", write(p, "uti.yaml", "image: !!python/object/apply:os.system ['true']")],
+        "uti.yaml: not YAML",
+    ),
     "a mode that the codec lacks": lambda p: (["--decode-mode", "diffusion"], "has no diffusion decoder"),
     "an outdir inside a file": lambda p: (["--outdir", write(p, "file", "") / "out"], "cannot be written"),
     "an outdir that cannot be": lambda p: (["--outdir", "/proc/uti/out"], "cannot be written"),
-    "a baseline that is no report": lambda p: (["--baseline-report", write(p, "b.json", json.dumps({"pass": True}))], "b.json: not a report.json"),
+    "a baseline that is no report": lambda p: (
+        ["--baseline-report", write(p, "b.json", json.dumps({"pass": True}))],
+        "b.json: not a report.json",
+    ),
     "a baseline that is not there": lambda p: (["--baseline-report", p / "b.json"], "b.json: cannot be read"),
 }
 
@@ -86,7 +134,10 @@ def test_one_sentence_exit_2_and_nothing_written(name, command, tmp_path, monkey
 
 def test_a_token_space_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["audit", "--outdir", "out", "--token-space-out", str(write(tmp_path, "file", "") / "space.json")])
+    result = CliRunner().invoke(
+        app,
+        ["audit", "--outdir", "out", "--token-space-out", str(write(tmp_path, "file", "") / "space.json")],
+    )
     assert result.exit_code == 2 and "file" in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

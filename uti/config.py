@@ -37,7 +37,10 @@ class _Strict(BaseModel):
 class CodecConfig(_Strict):
     "One modality's codec."
 
-    codec: str = Field(min_length=1, description="name under which the codec is registered, or a checkpoint: a folder, or the id of a model on the Hugging Face hub")
+    codec: str = Field(
+        min_length=1,
+        description="name under which the codec is registered, or a checkpoint: a folder, or the id of a model on the Hugging Face hub",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the codec")
 
     @model_validator(mode="before")
@@ -53,16 +56,25 @@ class Smoke(_Strict):
     sequences: int = Field(256, ge=2, description="training sequences, all tasks in turn")
     text_tokens: int = Field(48, ge=1, description="ids of the longest text or caption")
     audio_positions: int = Field(6, ge=1, description="positions of the longest sound")
-    checkpoint: str | None = Field(None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights")
-    only_new_rows: bool = Field(False, description="train the rows of the ids that the checkpoint's text vocabulary does not have, and nothing else")
+    checkpoint: str | None = Field(
+        None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights"
+    )
+    only_new_rows: bool = Field(
+        False,
+        description="train the rows of the ids that the checkpoint's text vocabulary does not have, and nothing else",
+    )
     hidden_size: int = Field(96, ge=32, multiple_of=32, description="width of the small model")
     layers: int = Field(2, ge=1, description="layers of the small model")
     steps: int = Field(900, ge=1, description="optimiser steps of the overfit test")
     row_length: int = Field(512, ge=8, description="tokens of a packed row")
     rows_per_step: int = Field(1, ge=1, description="packed rows of a step, over all processes")
     learning_rate: float = Field(1e-2, gt=0)
-    loss_fraction: float = Field(0.5, gt=0, lt=1, description="of the first loss, which the last may not exceed")
-    generated: int = Field(60, ge=1, description="sequences that each model generates, with the grammar and without")
+    loss_fraction: float = Field(
+        0.5, gt=0, lt=1, description="of the first loss, which the last may not exceed"
+    )
+    generated: int = Field(
+        60, ge=1, description="sequences that each model generates, with the grammar and without"
+    )
 
 
 class Config(_Strict):
@@ -72,11 +84,15 @@ class Config(_Strict):
     image: CodecConfig | None = None
     audio: CodecConfig | None = None
     serialisation: Literal["interleaved", "delay", "coarse_first"] = "interleaved"
-    clip_seconds: float | None = Field(None, gt=0, description="trim or zero-pad every sound to this many seconds")
+    clip_seconds: float | None = Field(
+        None, gt=0, description="trim or zero-pad every sound to this many seconds"
+    )
     device: str = Field("cpu", description="a torch device")
     seed: int = Field(0, ge=0)
     tolerances: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default_factory=dict, validate_default=True, description="metric → how far it may fall behind the baseline's; lower is stricter"
+        default_factory=dict,
+        validate_default=True,
+        description="metric → how far it may fall behind the baseline's; lower is stricter",
     )
     smoke: Smoke = Smoke()
 
@@ -97,7 +113,9 @@ def _sentence(error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         model: Any = Config
         for part in where[:-1]:
-            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "smoke": Smoke}.get(part, model)
+            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "smoke": Smoke}.get(
+                part, model
+            )
         near = difflib.get_close_matches(where[-1], model.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(model.model_fields)}"
         return f"unknown key {'.'.join(where)!r}; {hint}"

@@ -5,10 +5,11 @@
 # %% ../nbs/00_html.ipynb #00-html-002
 from __future__ import annotations
 
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 from urllib.parse import quote
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 # %% auto #0
 __all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded', 'link', 'whole', 'soft', 'mark', 'table',
@@ -82,17 +83,29 @@ def _cell(value: Any) -> Any:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
     "A table; a column that holds a number, or a (number, decimals), is right-aligned."
-    numeric = [any(isinstance(row[i], (int, float, tuple)) and not isinstance(row[i], bool) for row in rows) for i in range(len(columns))]
+    numeric = [
+        any(isinstance(row[i], (int, float, tuple)) and not isinstance(row[i], bool) for row in rows)
+        for i in range(len(columns))
+    ]
     place = [Markup(' class="num"') if number else "" for number in numeric]
     head = joined(Markup("<th{}>{}</th>").format(p, c) for p, c in zip(place, columns))
-    body = joined(Markup("<tr>{}</tr>").format(joined(Markup("<td{}>{}</td>").format(p, _cell(value)) for p, value in zip(place, row))) for row in rows)
-    return Markup('<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(head, body)
+    body = joined(
+        Markup("<tr>{}</tr>").format(
+            joined(Markup("<td{}>{}</td>").format(p, _cell(value)) for p, value in zip(place, row))
+        )
+        for row in rows
+    )
+    return Markup(
+        '<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(head, body)
 
 
 def verdict(passed: bool, headline: str, sentences: Sequence[str]) -> Markup:
     "The first thing a reader sees."
     lines = joined(paragraph(sentence) for sentence in sentences)
-    return Markup('<div class="verdict {}"><b>{} {}</b>{}</div>').format("ok" if passed else "bad", "✓" if passed else "✗", headline, lines)
+    return Markup('<div class="verdict {}"><b>{} {}</b>{}</div>').format(
+        "ok" if passed else "bad", "✓" if passed else "✗", headline, lines
+    )
 
 
 def show(*parts: Any) -> None:

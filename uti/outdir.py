@@ -10,9 +10,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -26,7 +27,12 @@ __all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_fore
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
 MANIFEST = "uti_manifest.json"
-HEADS = ("report.json", "comparison.json", "smoke.json", "index.html")  # what readers open first: the first to go, from the last on, and the last to come
+HEADS = (
+    "report.json",
+    "comparison.json",
+    "smoke.json",
+    "index.html",
+)  # what readers open first: the first to go, from the last on, and the last to come
 
 
 class OutdirError(UTIError):
@@ -42,12 +48,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         files, folders = dict(found["files"]), list(found["folders"])
-        if not all(isinstance(p, str) and p and not PurePosixPath(p).is_absolute() and ".." not in PurePosixPath(p).parts for p in (*files, *folders)):
+        if not all(
+            isinstance(p, str)
+            and p
+            and not PurePosixPath(p).is_absolute()
+            and ".." not in PurePosixPath(p).parts
+            for p in (*files, *folders)
+        ):
             raise ValueError("a path leads out of the folder")
     except FileNotFoundError:
         return {"files": {}, "folders": []}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutdirError(f"{path}: not a manifest of UTI ({' '.join(str(error).split())[:100]}); move it away, or choose another folder") from error
+        raise OutdirError(
+            f"{path}: not a manifest of UTI ({' '.join(str(error).split())[:100]}); move it away, or choose another folder"
+        ) from error
     return {"files": files, "folders": folders}
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-006
@@ -69,7 +83,9 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
     known = {name: (sha,) for name, sha in read_manifest(folder)["files"].items()}
     for name in names:
         if is_foreign(folder, name, known):
-            raise OutdirError(f"{folder / name}: is there already, and is not as a run of UTI left it; move it away, or choose another folder")
+            raise OutdirError(
+                f"{folder / name}: is there already, and is not as a run of UTI left it; move it away, or choose another folder"
+            )
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-009
 def _journal(folder: Path) -> Path:
@@ -79,18 +95,27 @@ def _journal(folder: Path) -> Path:
 def _finish(folder: Path) -> None:
     "Do what the journal in `folder` says, whatever of it was done before. Raises `OutdirError` where somebody else's file has come in between."
     journal = json.loads(_journal(folder).read_text(encoding="utf-8"))
-    staged, files, stale, before = folder / OURS / journal["staged"], journal["files"], journal["stale"], journal["before"]
+    staged, files, stale, before = (
+        folder / OURS / journal["staged"],
+        journal["files"],
+        journal["stale"],
+        journal["before"],
+    )
     waiting = [name for name in files if (staged / name).exists()]
     known = {name: (before["files"].get(name), files.get(name)) for name in (*before["files"], *files)}
     for name in (*waiting, *stale):
         if is_foreign(folder, name, known):
-            raise OutdirError(f"{folder / name}: has come there while a run was bringing its results to their places; move it away")
+            raise OutdirError(
+                f"{folder / name}: has come there while a run was bringing its results to their places; move it away"
+            )
     for name in reversed(HEADS):  # the old result is withdrawn
         if name in waiting or name in stale:
             (folder / name).unlink(missing_ok=True)
     for name in stale:
         (folder / name).unlink(missing_ok=True)
-    for name in sorted(waiting, key=lambda name: (HEADS.index(name) + 2 if name in HEADS else name == MANIFEST, name)):
+    for name in sorted(
+        waiting, key=lambda name: (HEADS.index(name) + 2 if name in HEADS else name == MANIFEST, name)
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged / name, folder / name)
     for name in sorted(set(before["folders"]) - set(journal["folders"]), key=len, reverse=True):
@@ -100,10 +125,8 @@ def _finish(folder: Path) -> None:
 
 def remove_if_empty(folder: Path) -> None:
     "Remove `folder` unless it holds something, or is none."
-    try:
+    with suppress(OSError):
         folder.rmdir()
-    except OSError:
-        pass
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011
 class OutputFolder:
@@ -123,20 +146,45 @@ class OutputFolder:
 
         Raises `OutdirError`, and changes nothing, where a file that is not ours is in the way. Links and empty folders in `staged` are passed over.
         """
-        paths = sorted(p for p in self.staged.rglob("*") if p.is_file() and not p.is_symlink() and p.name != MANIFEST and OURS not in p.relative_to(self.staged).parts)
+        paths = sorted(
+            p
+            for p in self.staged.rglob("*")
+            if p.is_file()
+            and not p.is_symlink()
+            and p.name != MANIFEST
+            and OURS not in p.relative_to(self.staged).parts
+        )
         files = {p.relative_to(self.staged).as_posix(): digest(p) for p in paths}
         refuse_foreign(self.path, files)
         before = read_manifest(self.path)
         kept = before["files"] if beside_earlier else {}
-        parents = {parent.as_posix() for name in files for parent in PurePosixPath(name).parents if parent.name}
+        parents = {
+            parent.as_posix() for name in files for parent in PurePosixPath(name).parents if parent.name
+        }
         made = {name for name in parents if name in before["folders"] or not (self.path / name).exists()}
         folders = sorted(made | set(before["folders"] if beside_earlier else ()))
-        write_json(self.staged / MANIFEST, {"files": dict(sorted({**kept, **files}.items())), "folders": folders})
+        write_json(
+            self.staged / MANIFEST, {"files": dict(sorted({**kept, **files}.items())), "folders": folders}
+        )
         files[MANIFEST] = digest(self.staged / MANIFEST)
         if (self.path / MANIFEST).exists():
             before["files"][MANIFEST] = digest(self.path / MANIFEST)
-        stale = [] if beside_earlier else [name for name in before["files"] if name not in files and not is_foreign(self.path, name, {name: (before["files"][name],)})]
-        journal = {"staged": self.staged.name, "files": files, "folders": folders, "stale": stale, "before": before}
+        stale = (
+            []
+            if beside_earlier
+            else [
+                name
+                for name in before["files"]
+                if name not in files and not is_foreign(self.path, name, {name: (before["files"][name],)})
+            ]
+        )
+        journal = {
+            "staged": self.staged.name,
+            "files": files,
+            "folders": folders,
+            "stale": stale,
+            "before": before,
+        }
         write_json(_journal(self.path), journal)  # from here on the new result stands
         _finish(self.path)
         if not beside_earlier:
@@ -148,8 +196,14 @@ def _sweep(folder: Path) -> None:
     "Remove what runs have in `folder`'s one subfolder of ours, but for what is kept. Raises `OutdirError` where it holds anything else."
     ours = folder / OURS
     names = sorted(p.name for p in ours.iterdir())
-    if other := [name for name in names if name not in ("lock", "journal.json") and not name.startswith(("new-", "kept-", ".journal-"))]:
-        raise OutdirError(f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or choose another folder")
+    if other := [
+        name
+        for name in names
+        if name not in ("lock", "journal.json") and not name.startswith(("new-", "kept-", ".journal-"))
+    ]:
+        raise OutdirError(
+            f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or choose another folder"
+        )
     for name in names:
         if name.startswith("new-"):
             shutil.rmtree(ours / name)
@@ -187,7 +241,9 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise OutdirError(f"{path}: another run writes into this folder at the moment; wait for it, or choose another folder") from error
+        raise OutdirError(
+            f"{path}: another run writes into this folder at the moment; wait for it, or choose another folder"
+        ) from error
     except OSError as error:
         raise OutdirError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from error
     try:
@@ -201,7 +257,9 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
                 _finish(path)
             _sweep(path)
         finally:
-            (path / OURS / "lock").unlink(missing_ok=True)  # while it is held: nobody else has it, and who waits for it looks again
+            (path / OURS / "lock").unlink(
+                missing_ok=True
+            )  # while it is held: nobody else has it, and who waits for it looks again
             lock.release()
             remove_if_empty(path / OURS)
             for folder in made:

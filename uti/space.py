@@ -67,13 +67,24 @@ class TokenSpace:
         object.__setattr__(self, "audio", tuple(self.audio))
         sizes = [*self.image, *self.audio, *([self.text] if self.text else [])]
         if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
-            raise SpaceError(f"a token space needs positive sizes, got text={self.text}, image={self.image}, audio={self.audio}")
+            raise SpaceError(
+                f"a token space needs positive sizes, got text={self.text}, image={self.image}, audio={self.audio}"
+            )
 
     @cached_property
     def ranges(self) -> dict[str, range]:
         "Name → range of ids, in the fixed order, without gaps."
-        one_image = {"IMAGE": self.image[0]} if len(self.image) == 1 else {f"IMAGE_CB{k}": n for k, n in enumerate(self.image)}
-        sizes = {"TEXT": self.text, "SPECIAL": N_SPECIAL, **one_image, **{f"AUDIO_CB{k}": n for k, n in enumerate(self.audio)}}
+        one_image = (
+            {"IMAGE": self.image[0]}
+            if len(self.image) == 1
+            else {f"IMAGE_CB{k}": n for k, n in enumerate(self.image)}
+        )
+        sizes = {
+            "TEXT": self.text,
+            "SPECIAL": N_SPECIAL,
+            **one_image,
+            **{f"AUDIO_CB{k}": n for k, n in enumerate(self.audio)},
+        }
         ranges, start = {}, 0
         for name, size in sizes.items():
             if size:
@@ -103,14 +114,23 @@ class TokenSpace:
     def _repr_html_(self) -> str:
         "In Jupyter: the ranges, and how many ids they are."
         rows = [[name, r.start, r.stop - 1, len(r)] for name, r in self.ranges.items()]
-        return str(joined([table(["range", "first id", "last id", "ids"], rows), paragraph(f"{self.vocab_size_total:,} ids")]))
+        return str(
+            joined(
+                [
+                    table(["range", "first id", "last id", "ids"], rows),
+                    paragraph(f"{self.vocab_size_total:,} ids"),
+                ]
+            )
+        )
 
     def range_of(self, token_id: int) -> str:
         "The name of the range that holds `token_id`. Raises `SpaceError` for an id outside the space."
         for name, ids in self.ranges.items():
             if token_id in ids:
                 return name
-        raise SpaceError(f"id {token_id} is outside the token space, whose ids are 0 to {self.vocab_size_total - 1}")
+        raise SpaceError(
+            f"id {token_id} is outside the token space, whose ids are 0 to {self.vocab_size_total - 1}"
+        )
 
 # %% ../nbs/00_space.ipynb #00-space-015
 def _starts(ranges: list[range], like: Ids) -> Ids:
@@ -122,18 +142,33 @@ def _starts(ranges: list[range], like: Ids) -> Ids:
 def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: str) -> None:
     "Raise `SpaceError` naming the first of `values` [..., n_codebooks, n_positions] that is outside the range of its codebook."
     if values.ndim < 2 or values.shape[-2] != len(ranges):
-        raise SpaceError(f"{noun}s must be [..., {len(ranges)} codebooks, n_positions], got shape {list(values.shape)}")
-    if str(values.dtype).removeprefix("torch.") not in ("int64", "int32", "int16", "uint8", "uint16", "uint32"):
+        raise SpaceError(
+            f"{noun}s must be [..., {len(ranges)} codebooks, n_positions], got shape {list(values.shape)}"
+        )
+    if str(values.dtype).removeprefix("torch.") not in (
+        "int64",
+        "int32",
+        "int16",
+        "uint8",
+        "uint16",
+        "uint32",
+    ):
         raise SpaceError(f"{noun}s must be integers, got {values.dtype}")
     if 0 in values.shape:
         return
     others = (*range(values.ndim - 2), values.ndim - 1)  # all axes but that of the codebooks
-    lowest, highest = (values.min(others), values.max(others)) if isinstance(values, np.ndarray) else (values.amin(others), values.amax(others))
+    lowest, highest = (
+        (values.min(others), values.max(others))
+        if isinstance(values, np.ndarray)
+        else (values.amin(others), values.amax(others))
+    )
     for k, (r, low, high) in enumerate(zip(ranges, lowest.tolist(), highest.tolist())):
         if low < r.start or high >= r.stop:
             row = np.asarray(values[..., k, :])
             position = np.argwhere((row < r.start) | (row >= r.stop))[0]
-            raise SpaceError(f"{noun} {row[tuple(position)]} at position {position[-1]} of codebook {k} is outside {names[k]}, [{r.start}, {r.stop})")
+            raise SpaceError(
+                f"{noun} {row[tuple(position)]} at position {position[-1]} of codebook {k} is outside {names[k]}, [{r.start}, {r.stop})"
+            )
 
 # %% ../nbs/00_space.ipynb #00-space-016
 def to_ids(space: TokenSpace, modality: str, codes: Ids) -> Ids:
@@ -176,13 +211,19 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
     "The space that `to_dict` wrote. Raises `SpaceError` for anything that is not exactly such data."
     try:
         sizes = {r["name"]: r["size"] for r in data["ranges"]}
-        books = {m: tuple(n for name, n in sizes.items() if name.split("_CB")[0] == m) for m in ("IMAGE", "AUDIO")}
+        books = {
+            m: tuple(n for name, n in sizes.items() if name.split("_CB")[0] == m) for m in ("IMAGE", "AUDIO")
+        }
         space = TokenSpace(sizes.get("TEXT", 0), books["IMAGE"], books["AUDIO"])
     except (KeyError, TypeError, AttributeError, SpaceError) as error:
         raise SpaceError(f"not a token space: {type(error).__name__}: {error}") from error
     if (found := canonical_json(data)) != (expected := canonical_json(to_dict(space))):
-        at = next((i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected)))
-        raise SpaceError(f"not a token space: its ranges are not contiguous, in order and complete (near {found[max(0, at - 30) : at + 30]!r})")
+        at = next(
+            (i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected))
+        )
+        raise SpaceError(
+            f"not a token space: its ranges are not contiguous, in order and complete (near {found[max(0, at - 30) : at + 30]!r})"
+        )
     return space
 
 
@@ -207,7 +248,9 @@ def load_space(path: str | Path) -> TokenSpace:
         raise SpaceError(f"{path}: cannot be read as a token space ({error})") from error
     beside = path.with_suffix(".sha256")
     if beside.exists() and beside.read_text(encoding="utf-8").strip() != space_hash(space):
-        raise SpaceError(f"{path}: its hash is not the one in {beside.name}; one of the two files was changed")
+        raise SpaceError(
+            f"{path}: its hash is not the one in {beside.name}; one of the two files was changed"
+        )
     return space
 
 # %% ../nbs/00_space.ipynb #00-space-027

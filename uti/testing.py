@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 from .checks.base import CHECKS, Check, Question
 from .checks.case import Case, CodecCase, FreshProcess
-from .modalities.base import Sample
 from .checks.registry import encoding
 from .codecs.base import Codec
+from .modalities.base import Sample
 from .tokens.tokenizer import UnifiedTokenizer
 
 # %% auto #0
@@ -25,18 +26,36 @@ def probes(codec: Codec) -> list[Sample]:
     "Samples for a codec, made on the spot; the same every time."
     spec, generator = codec.spec, torch.Generator().manual_seed(0)
     if spec.modality == "text":
-        texts = {"words": "A few plain words.", "scripts": "naïve 漢字 עברית 🜁", "controls": "a\x00b\r\n\tc  d ", "one": "x"}
+        texts = {
+            "words": "A few plain words.",
+            "scripts": "naïve 漢字 עברית 🜁",
+            "controls": "a\x00b\r\n\tc  d ",
+            "one": "x",
+        }
         return [Sample(name, "text", text) for name, text in texts.items()]
     if spec.modality == "image":
         h, w = spec.input_size
         ramp = torch.linspace(0, 255, w).expand(3, h, w).contiguous()
         noise = torch.rand(3, h, w, generator=generator) * 255
-        return [Sample("ramp", "image", ramp.byte()), Sample("noise", "image", noise.byte()), Sample("black", "image", torch.zeros(3, h, w, dtype=torch.uint8))]
-    lengths = {"a second": spec.sample_rate, "a hop": spec.hop_length, "a hop and one": spec.hop_length + 1, "one sample": 1}
+        return [
+            Sample("ramp", "image", ramp.byte()),
+            Sample("noise", "image", noise.byte()),
+            Sample("black", "image", torch.zeros(3, h, w, dtype=torch.uint8)),
+        ]
+    lengths = {
+        "a second": spec.sample_rate,
+        "a hop": spec.hop_length,
+        "a hop and one": spec.hop_length + 1,
+        "one sample": 1,
+    }
     t = torch.arange(spec.sample_rate) / spec.sample_rate
-    sweep = 0.5 * torch.sin(2 * math.pi * (100 + 900 * t) * t) + 0.05 * torch.randn(len(t), generator=generator)
+    sweep = 0.5 * torch.sin(2 * math.pi * (100 + 900 * t) * t) + 0.05 * torch.randn(
+        len(t), generator=generator
+    )
     wave = sweep.clamp(-1, 1).expand(spec.channels, -1)
-    return [Sample(name, "audio", (wave[:, :n].contiguous(), spec.sample_rate)) for name, n in lengths.items()]
+    return [
+        Sample(name, "audio", (wave[:, :n].contiguous(), spec.sample_rate)) for name, n in lengths.items()
+    ]
 
 # %% ../nbs/08_testing.ipynb #10-testing-006
 Answers = Callable[[], list[Check]]
@@ -49,7 +68,11 @@ def codec_checks(codec: Codec) -> Iterator[tuple[str, Answers]]:
     items: list[Any] = [Case.of(tokenizer, sample, fresh) for sample in samples]
     alone: list[Any] = [CodecCase(tokenizer, codec.spec.modality)]
     asked = {"codec": alone, "encoded item": items}
-    asked |= {"decoder": alone, "decoded item": items} if codec.spec.decode_modes else {"codec without a decoder": alone}
+    asked |= (
+        {"decoder": alone, "decoded item": items}
+        if codec.spec.decode_modes
+        else {"codec without a decoder": alone}
+    )
     for question in CHECKS.values():
         cases = [case for case in asked.get(question.of, ()) if question.is_for(question.of, case)]
         if cases:
@@ -64,9 +87,15 @@ def _answers(question: Question, cases: list[Any]) -> Answers:
 def check_codec(codec: Codec) -> list[Check]:
     "Ask every question of `codec` and return all answers. Raises `AssertionError` that lists every broken promise."
     answers = [check for _, answers in codec_checks(codec) for check in answers()]
-    broken = [f"{c.name}{f' ({c.item})' if c.item else ''}: {c.detail or f'found {c.found}, promised {c.expected}'}" for c in answers if c.failed_gate]
+    broken = [
+        f"{c.name}{f' ({c.item})' if c.item else ''}: {c.detail or f'found {c.found}, promised {c.expected}'}"
+        for c in answers
+        if c.failed_gate
+    ]
     if broken:
-        raise AssertionError(f"codec {codec.spec.name!r} breaks {len(broken)} promises:\n" + "\n".join(broken))
+        raise AssertionError(
+            f"codec {codec.spec.name!r} breaks {len(broken)} promises:\n" + "\n".join(broken)
+        )
     return answers
 
 
@@ -74,10 +103,18 @@ def parametrize_with_checks(*codecs: Codec) -> Callable:
     "A pytest decorator: the test runs once for each (`codec_name`, `question`); `assert not failures(question)` is its whole body."
     import pytest
 
-    cases = [pytest.param(question, id=f"{codec.spec.name}-{name}") for codec in codecs for name, question in codec_checks(codec)]
+    cases = [
+        pytest.param(question, id=f"{codec.spec.name}-{name}")
+        for codec in codecs
+        for name, question in codec_checks(codec)
+    ]
     return pytest.mark.parametrize("question", cases)
 
 
 def failures(question: Answers) -> list[str]:
     "What is broken, a sentence each; empty where the promise is kept."
-    return [f"{c.item or c.modality}: {c.detail or f'found {c.found}, promised {c.expected}'}" for c in question() if c.failed_gate]
+    return [
+        f"{c.item or c.modality}: {c.detail or f'found {c.found}, promised {c.expected}'}"
+        for c in question()
+        if c.failed_gate
+    ]

@@ -6,6 +6,9 @@ from pathlib import Path
 
 worst = 0
 for bench in sorted(Path(__file__).parent.glob("bench_*.py")):
-    print(f"\n=== {bench.stem}: {bench.read_text(encoding='utf-8').splitlines()[0].strip(chr(34))}\n", flush=True)
+    print(
+        f"\n=== {bench.stem}: {bench.read_text(encoding='utf-8').splitlines()[0].strip(chr(34))}\n",
+        flush=True,
+    )
     worst = max(worst, subprocess.run([sys.executable, str(bench)]).returncode)
 sys.exit(worst)

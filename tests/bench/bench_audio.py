@@ -12,12 +12,16 @@ import soundfile as sf
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from sounds import RATE, sounds  # noqa: E402
+from sounds import RATE, sounds
 
-from uti.codecs.embedded.audio import EmbeddedAudio  # noqa: E402
-from uti.metrics.audio import aligned_snr_db, log_mel_l1, snr_db  # noqa: E402
+from uti.codecs.embedded.audio import EmbeddedAudio
+from uti.metrics.audio import aligned_snr_db, log_mel_l1, snr_db
 
-SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = 4.0, 0.55, 0.05  # dB above Opus, times Opus's, seconds of computing a second of sound
+SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = (
+    4.0,
+    0.55,
+    0.05,
+)  # dB above Opus, times Opus's, seconds of computing a second of sound
 KBPS = 6
 
 
@@ -27,12 +31,23 @@ def opus(wave: np.ndarray, frame_ms: int) -> torch.Tensor:
         source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
         sf.write(source, wave, RATE, subtype="PCM_16")
         quiet = ["ffmpeg", "-y", "-loglevel", "error"]
-        setting = ["-b:a", f"{KBPS}k", "-vbr", "off", "-application", "audio", "-frame_duration", str(frame_ms)]
+        setting = [
+            "-b:a",
+            f"{KBPS}k",
+            "-vbr",
+            "off",
+            "-application",
+            "audio",
+            "-frame_duration",
+            str(frame_ms),
+        ]
         subprocess.run([*quiet, "-i", source, "-c:a", "libopus", *setting, coded], check=True)
         subprocess.run([*quiet, "-i", coded, "-ar", str(RATE), "-ac", "1", decoded], check=True)
         back = torch.from_numpy(sf.read(decoded, dtype="float32")[0])[None]
     reference = torch.from_numpy(wave)[None]
-    back = torch.nn.functional.pad(back, (0, max(0, reference.shape[1] - back.shape[1])))[:, : reference.shape[1]]
+    back = torch.nn.functional.pad(back, (0, max(0, reference.shape[1] - back.shape[1])))[
+        :, : reference.shape[1]
+    ]
     _, delay = aligned_snr_db(reference, back, 240)
     return torch.roll(back, -delay, 1)
 
@@ -52,7 +67,10 @@ def scores(waves: dict, estimate) -> np.ndarray:
 
 def main() -> int:
     if not shutil.which("ffmpeg"):
-        print("error: ffmpeg with libopus is not installed; it is what the codec is compared with (Debian: apt-get install ffmpeg)", file=sys.stderr)
+        print(
+            "error: ffmpeg with libopus is not installed; it is what the codec is compared with (Debian: apt-get install ffmpeg)",
+            file=sys.stderr,
+        )
         return 2
     torch.set_num_threads(1)
     kinds = sounds()
@@ -63,9 +81,14 @@ def main() -> int:
     for n in (4, 2, 1):
         fewer = EmbeddedAudio(n_codebooks=n)
         contenders[f"embedded-audio, {n} codebook{'s' * (n > 1)}"] = lambda w, fewer=fewer: through(fewer, w)
-    table = {name: np.array([scores(waves, estimate) for waves in kinds.values()]) for name, estimate in contenders.items()}
+    table = {
+        name: np.array([scores(waves, estimate) for waves in kinds.values()])
+        for name, estimate in contenders.items()
+    }
 
-    print(f"{sum(map(len, kinds.values()))} held-out sounds, 24 kHz mono; SNR in dB / log-mel L1, mean of each kind\n")
+    print(
+        f"{sum(map(len, kinds.values()))} held-out sounds, 24 kHz mono; SNR in dB / log-mel L1, mean of each kind\n"
+    )
     print(f"{'':30}" + "".join(f"{kind:>20}" for kind in [*kinds, "mean"]))
     for name, rows in table.items():
         print(f"{name:30}" + "".join(f"{f'{snr:.2f} / {mel:.2f}':>20}" for snr, mel in [*rows, rows.mean(0)]))
@@ -81,7 +104,12 @@ def main() -> int:
         ("SNR above Opus, dB", ours[0] - theirs[0], ">=", SNR_FLOOR),
         ("log-mel L1 over Opus's", ours[1] / theirs[1], "<=", MEL_FLOOR),
         ("encode + decode, of real time, one core", factor, "<=", SPEED_FLOOR),
-        ("least gain in SNR of more codebooks, dB", min(np.diff([row[0] for row in by_codebooks])), ">=", 0.0),
+        (
+            "least gain in SNR of more codebooks, dB",
+            min(np.diff([row[0] for row in by_codebooks])),
+            ">=",
+            0.0,
+        ),
     ]
     print(f"\n{'floor':44}{'found':>9}{'wanted':>12}")
     missed = [found < wanted if sign == ">=" else found > wanted for _, found, sign, wanted in floors]

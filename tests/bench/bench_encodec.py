@@ -19,7 +19,9 @@ OVERHEAD_FLOOR, RATE, SECONDS, BANDWIDTH = 1.03, 48_000, 10, 24.0
 def checkpoint(folder: str) -> Path:
     "A checkpoint with the config of facebook/encodec_48khz; its weights are random, which costs the same time."
     torch.manual_seed(0)
-    config = transformers.EncodecConfig(**STEREO, sampling_rate=RATE, target_bandwidths=[3.0, 6.0, 12.0, 24.0])
+    config = transformers.EncodecConfig(
+        **STEREO, sampling_rate=RATE, target_bandwidths=[3.0, 6.0, 12.0, 24.0]
+    )
     liven(transformers.EncodecModel(config).eval()).save_pretrained(folder)
     return Path(folder)
 
@@ -36,11 +38,28 @@ def main() -> int:
             return model.encode(batch, bandwidth=BANDWIDTH).audio_codes
 
     n = sum(p.numel() for p in model.parameters())
-    print(f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; {SECONDS} s of sound\n")
+    print(
+        f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; {SECONDS} s of sound\n"
+    )
     rows = [
-        ("encode through the codec, over the bare model", ratio(lambda: codec.encode(waves[:1]), lambda: bare(waves[:1]), 9), "<=", OVERHEAD_FLOOR),
-        ("encode through UnifiedTokenizer, over the bare model", ratio(lambda: tokenizer.encode_audio(waves[0], RATE), lambda: bare(waves[:1]), 9), "<=", OVERHEAD_FLOOR),
-        ("throughput of a batch of 8, over a batch of 1", 8 / ratio(lambda: codec.encode(waves), lambda: codec.encode(waves[:1]), 3), ">=", 0.0),
+        (
+            "encode through the codec, over the bare model",
+            ratio(lambda: codec.encode(waves[:1]), lambda: bare(waves[:1]), 9),
+            "<=",
+            OVERHEAD_FLOOR,
+        ),
+        (
+            "encode through UnifiedTokenizer, over the bare model",
+            ratio(lambda: tokenizer.encode_audio(waves[0], RATE), lambda: bare(waves[:1]), 9),
+            "<=",
+            OVERHEAD_FLOOR,
+        ),
+        (
+            "throughput of a batch of 8, over a batch of 1",
+            8 / ratio(lambda: codec.encode(waves), lambda: codec.encode(waves[:1]), 3),
+            ">=",
+            0.0,
+        ),
     ]
     return report(rows)
 

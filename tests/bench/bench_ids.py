@@ -7,12 +7,12 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from photographs import photographs  # noqa: E402
-from sounds import RATE, sounds  # noqa: E402
-from timing import ratio, report  # noqa: E402
+from photographs import photographs
+from sounds import RATE, sounds
+from timing import ratio, report
 
-from uti.space import TokenSpace, to_codes, to_ids  # noqa: E402
-from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
+from uti.space import TokenSpace, to_codes, to_ids
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 LOOP_FLOOR, OVERHEAD_FLOOR = 100.0, 1.05  # times faster than the loop; times the bare codec's time
 
@@ -48,11 +48,27 @@ def id_rows() -> list[tuple[str, float, float]]:
     space = TokenSpace(4096, (65536,), (1024,) * 8)
     codes = np.random.default_rng(0).integers(0, 1024, (8, 75 * 600))
     ids = to_ids(space, "audio", codes)
-    assert (loop(space, codes, True) == ids).all() and (loop(space, ids, False) == codes).all() and (loop_over_lists(space, codes) == ids).all()
+    assert (
+        (loop(space, codes, True) == ids).all()
+        and (loop(space, ids, False) == codes).all()
+        and (loop_over_lists(space, codes) == ids).all()
+    )
     return [
-        ("codes → ids, times a plain loop", ratio(lambda: loop(space, codes, True), lambda: to_ids(space, "audio", codes), 7), LOOP_FLOOR),
-        ("ids → codes, times a plain loop", ratio(lambda: loop(space, ids, False), lambda: to_codes(space, "audio", ids), 7), LOOP_FLOOR),
-        ("codes → ids, times a loop over lists", ratio(lambda: loop_over_lists(space, codes), lambda: to_ids(space, "audio", codes), 7), 0),
+        (
+            "codes → ids, times a plain loop",
+            ratio(lambda: loop(space, codes, True), lambda: to_ids(space, "audio", codes), 7),
+            LOOP_FLOOR,
+        ),
+        (
+            "ids → codes, times a plain loop",
+            ratio(lambda: loop(space, ids, False), lambda: to_codes(space, "audio", ids), 7),
+            LOOP_FLOOR,
+        ),
+        (
+            "codes → ids, times a loop over lists",
+            ratio(lambda: loop_over_lists(space, codes), lambda: to_ids(space, "audio", codes), 7),
+            0,
+        ),
     ]
 
 
@@ -67,10 +83,22 @@ def overhead_rows() -> list[tuple[str, float]]:
     tokens_i, tokens_a = tokenizer.encode_image(picture), tokenizer.encode_audio(wave, RATE)
     bare_i, bare_a = image.encode(batch), audio.encode(wave[None])
     return [
-        ("encode a picture, over the bare codec", ratio(lambda: tokenizer.encode_image(picture), lambda: image.encode(batch), 31)),
-        ("decode a picture, over the bare codec", ratio(lambda: tokenizer.decode_image(*tokens_i), lambda: image.decode(*bare_i), 25)),
-        ("encode a minute of sound, over the bare codec", ratio(lambda: tokenizer.encode_audio(wave, RATE), lambda: audio.encode(wave[None]), 25)),
-        ("decode a minute of sound, over the bare codec", ratio(lambda: tokenizer.decode_audio(*tokens_a), lambda: audio.decode(*bare_a), 15)),
+        (
+            "encode a picture, over the bare codec",
+            ratio(lambda: tokenizer.encode_image(picture), lambda: image.encode(batch), 31),
+        ),
+        (
+            "decode a picture, over the bare codec",
+            ratio(lambda: tokenizer.decode_image(*tokens_i), lambda: image.decode(*bare_i), 25),
+        ),
+        (
+            "encode a minute of sound, over the bare codec",
+            ratio(lambda: tokenizer.encode_audio(wave, RATE), lambda: audio.encode(wave[None]), 25),
+        ),
+        (
+            "decode a minute of sound, over the bare codec",
+            ratio(lambda: tokenizer.decode_audio(*tokens_a), lambda: audio.decode(*bare_a), 15),
+        ),
     ]
 
 

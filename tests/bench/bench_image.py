@@ -12,12 +12,15 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 sys.path.insert(0, str(Path(__file__).parent))
-from photographs import photographs  # noqa: E402
+from photographs import photographs
 
-from uti.codecs.embedded.image import EmbeddedImage  # noqa: E402
+from uti.codecs.embedded.image import EmbeddedImage
 
 PSNR_FLOOR, SSIM_FLOOR, SPEED_FLOOR = 26.0, 0.70, 5.0  # dB, -, pictures/s on one core
-JPEG = {"format": "JPEG", "optimize": True}  # baseline with Huffman tables of its own: at this rate it beats progressive and the standard tables
+JPEG = {
+    "format": "JPEG",
+    "optimize": True,
+}  # baseline with Huffman tables of its own: at this rate it beats progressive and the standard tables
 WEBP = {"format": "WEBP", "method": 6}
 
 
@@ -88,7 +91,9 @@ def main() -> int:
         rows[title] = [opened(f) for f in files], [size(f) for f in files]
     means = {title: quality(pictures, estimate) for title, (estimate, _) in rows.items()}
 
-    print(f"{len(pictures)} pictures of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): {', '.join(names)}\n")
+    print(
+        f"{len(pictures)} pictures of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): {', '.join(names)}\n"
+    )
     print(f"{'':22}{'PSNR (dB)':>10}{'SSIM':>8}{'bytes':>8}{'lowest PSNR':>13}")
     for title, (estimate, sizes) in rows.items():
         lowest = min(quality([a], [b])[0] for a, b in zip(pictures, estimate))

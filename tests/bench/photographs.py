@@ -20,6 +20,8 @@ LOADERS = {
 def photographs(size: int = 256) -> dict[str, np.ndarray]:
     "Name → uint8 [size, size, 3]: centre-cropped to a square, resized with a bicubic filter."
     return {
-        name: np.asarray(ImageOps.fit(Image.fromarray(load()[..., :3]), (size, size), Image.Resampling.BICUBIC))
+        name: np.asarray(
+            ImageOps.fit(Image.fromarray(load()[..., :3]), (size, size), Image.Resampling.BICUBIC)
+        )
         for name, load in LOADERS.items()
     }

@@ -15,7 +15,10 @@ T = np.arange(4 * RATE) / RATE  # seconds
 def organ(f0: float, t: np.ndarray) -> np.ndarray:
     "Drawbars of an organ through a slow rotor."
     drawbars = {0.5: 0.6, 1: 1, 1.5: 0.5, 2: 0.7, 3: 0.4, 4: 0.3, 6: 0.15, 8: 0.1}
-    tone = sum(a * np.sin(2 * np.pi * f0 * h * t + 0.1 * h * np.sin(2 * np.pi * 6.3 * t)) for h, a in drawbars.items())
+    tone = sum(
+        a * np.sin(2 * np.pi * f0 * h * t + 0.1 * h * np.sin(2 * np.pi * 6.3 * t))
+        for h, a in drawbars.items()
+    )
     return tone * np.minimum(1, np.minimum(t / 0.02, (t[-1] - t) / 0.05))
 
 
@@ -28,7 +31,12 @@ def bell(f0: float, t: np.ndarray) -> np.ndarray:
 def sawtooth_pad(f0: float, t: np.ndarray) -> np.ndarray:
     "Three detuned sawtooths, their harmonics opened and closed by a sweep."
     cutoff = 6 + 5 * np.sin(2 * np.pi * 0.7 * t)
-    tone = sum(np.sin(2 * np.pi * f0 * d * h * t) / h / (1 + (h / cutoff) ** 4) for d in (0.995, 1, 1.006) for h in range(1, 20) if f0 * h < 11_000)
+    tone = sum(
+        np.sin(2 * np.pi * f0 * d * h * t) / h / (1 + (h / cutoff) ** 4)
+        for d in (0.995, 1, 1.006)
+        for h in range(1, 20)
+        if f0 * h < 11_000
+    )
     return tone * np.minimum(1, np.minimum(t / 0.1, (t[-1] - t) / 0.2))
 
 
@@ -57,9 +65,21 @@ def sounds() -> dict[str, dict[str, np.ndarray]]:
         "organ": tune(organ, [48, 55, 60, 64, 62, 59, 55, 60], 0.5),
         "bells": tune(bell, [72, 76, 79, 84], 1.0),
         "pad": tune(sawtooth_pad, [45, 52, 57, 50], 1.0),
-        "organ and bells": tune(organ, [48, 53, 55, 48], 1.0) + 2 * tune(bell, [79, 76, 84, 72, 81, 77, 76, 72], 0.5),
+        "organ and bells": tune(organ, [48, 53, 55, 48], 1.0)
+        + 2 * tune(bell, [79, 76, 84, 72, 81, 77, 76, 72], 0.5),
     }
-    noise = {"low rumble": filtered_noise(1, 40, 300), "broad": filtered_noise(2, 100, 9000), "hiss": filtered_noise(3, 3000, 11_000), "gated": filtered_noise(4, 200, 5000, gate=3)}
-    mixed = {f"{s} over {m}": speech[s] + 0.2 * music[m][: len(speech[s])] / np.abs(music[m]).max() for s, m in zip(speech, music)}
+    noise = {
+        "low rumble": filtered_noise(1, 40, 300),
+        "broad": filtered_noise(2, 100, 9000),
+        "hiss": filtered_noise(3, 3000, 11_000),
+        "gated": filtered_noise(4, 200, 5000, gate=3),
+    }
+    mixed = {
+        f"{s} over {m}": speech[s] + 0.2 * music[m][: len(speech[s])] / np.abs(music[m]).max()
+        for s, m in zip(speech, music)
+    }
     kinds = {"speech": speech, "music": music, "noise": noise, "speech over music": mixed}
-    return {kind: {name: (0.6 * w / np.abs(w).max()).astype(np.float32) for name, w in waves.items()} for kind, waves in kinds.items()}
+    return {
+        kind: {name: (0.6 * w / np.abs(w).max()).astype(np.float32) for name, w in waves.items()}
+        for kind, waves in kinds.items()
+    }

@@ -22,5 +22,8 @@ def report(rows: list[tuple[str, float, str, float]]) -> int:
     good = [found >= wanted if sign == ">=" else found <= wanted for _, found, sign, wanted in rows]
     print(f"{'median of pairs measured in turn, one core':52}{'found':>9}{'wanted':>12}")
     for (title, found, sign, wanted), passed in zip(rows, good):
-        print(f"{title:52}{found:9.3f}" + (f"{sign:>5}{wanted:7.2f}  {'pass' if passed else 'FAIL'}" if wanted else ""))
+        print(
+            f"{title:52}{found:9.3f}"
+            + (f"{sign:>5}{wanted:7.2f}  {'pass' if passed else 'FAIL'}" if wanted else "")
+        )
     return int(not all(good))

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from safetensors.torch import save_file
@@ -28,7 +28,10 @@ __all__ = ['token_hashes', 'write_artifacts']
 def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
     "Modality → sha256 over the ids of all its items, one after another."
     modalities = dict.fromkeys(case.modality for case in cases)
-    return {m: token_hash(torch.cat([case.tokens.ids for case in cases if case.modality == m])) for m in modalities}
+    return {
+        m: token_hash(torch.cat([case.tokens.ids for case in cases if case.modality == m]))
+        for m in modalities
+    }
 
 
 def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[Item], folder: Path) -> None:
@@ -43,7 +46,10 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
             shutil.copyfile(path, folder / "generated" / path.name)
     for modality, digest in token_hashes(cases).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
-    save_file({f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone() for i, case in zip(items, cases)}, folder / TOKENS)
+    save_file(
+        {f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone() for i, case in zip(items, cases)},
+        folder / TOKENS,
+    )
     for item, case in zip(items, cases):
         if case.reference is not None and prepared.decoder(case.modality):
             _write_pair(case, item, folder)
@@ -52,7 +58,10 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
 def _write_pair(case: Case, item: Item, folder: Path) -> None:
     "A picture or sound, normalised and decoded."
     modality = MODALITIES[item.modality]
-    item.original, item.recon = f"original/{item.name}{modality.suffix}", f"recon/{item.name}{modality.suffix}"
+    item.original, item.recon = (
+        f"original/{item.name}{modality.suffix}",
+        f"recon/{item.name}{modality.suffix}",
+    )
     for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
         (folder / name).parent.mkdir(exist_ok=True)
         modality.write(folder / name, content)

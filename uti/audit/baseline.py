@@ -5,11 +5,10 @@
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Sequence
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -19,10 +18,10 @@ from .record import AuditError, AuditRecord, HeldAgainst
 from .samples import source_hash
 from ..checks.base import Found, check, promised
 from ..checks.case import Case
-from ..modalities.base import Sample
+from ..codecs.spec import CodecSpec
 from ..metrics.base import Measurement
 from ..metrics.registry import baseline_gates
-from ..codecs.spec import CodecSpec
+from ..modalities.base import Sample
 from ..space import diff_spaces, from_dict, token_hash
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
@@ -30,7 +29,14 @@ from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 __all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
-REMARKS = ("licence", "notes", "decode_modes", "lossless", "invariant", "idempotent")  # what a spec says that changes neither an id nor a number
+REMARKS = (
+    "licence",
+    "notes",
+    "decode_modes",
+    "lossless",
+    "invariant",
+    "idempotent",
+)  # what a spec says that changes neither an id nor a number
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
 
 
@@ -48,15 +54,26 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
     "The baseline in the report.json `path`. Raises `AuditError` where it was made with another token space, another codec, or other files."
     record = read_record(path)
     if differences := diff_spaces(tokenizer.space, from_dict(record.token_space)):
-        raise AuditError(f"{path}: a baseline of another token space cannot be compared: {'; '.join(differences)}")
+        raise AuditError(
+            f"{path}: a baseline of another token space cannot be compared: {'; '.join(differences)}"
+        )
     for modality, codec in tokenizer.codecs.items():
         then, now = record.codecs.get(modality, {}), codec.spec.to_dict()
         if changed := [k for k in now if k not in REMARKS and then.get(k) != now[k]]:
-            raise AuditError(f"{path}: a baseline of another {modality} codec cannot be compared: " + ", ".join(f"{k} was {then.get(k)!r}, is {now[k]!r}" for k in changed))
+            raise AuditError(
+                f"{path}: a baseline of another {modality} codec cannot be compared: "
+                + ", ".join(f"{k} was {then.get(k)!r}, is {now[k]!r}" for k in changed)
+            )
     before = {(i.modality, i.name): i.source_sha256 for i in record.items}
     here = {(s.modality, s.name): source_hash(s) for s in samples}
-    if other := sorted(name for modality, name in before.keys() | here.keys() if before.get((modality, name)) != here.get((modality, name))):
-        raise AuditError(f"{path}: a baseline of other files cannot be compared; they differ in {', '.join(other[:5])}")
+    if other := sorted(
+        name
+        for modality, name in before.keys() | here.keys()
+        if before.get((modality, name)) != here.get((modality, name))
+    ):
+        raise AuditError(
+            f"{path}: a baseline of other files cannot be compared; they differ in {', '.join(other[:5])}"
+        )
     return Baseline(record, _tokens_beside(Path(path), record))
 
 
@@ -103,10 +120,17 @@ def baseline_ids(held: ThenAndNow) -> Found:
     return Found(False, count, 0, f"{other}: {detail}")
 
 
-def hold_against(baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]) -> HeldAgainst:
+def hold_against(
+    baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]
+) -> HeldAgainst:
     "What a run's `metrics` are beside the baseline's."
     before = {name: metric.value for name, metric in baseline.record.metrics.items()}
-    return HeldAgainst(created=baseline.record.created, passed=baseline.record.passed, metrics=before, gates=baseline_gates(metrics, before, tolerances))
+    return HeldAgainst(
+        created=baseline.record.created,
+        passed=baseline.record.passed,
+        metrics=before,
+        gates=baseline_gates(metrics, before, tolerances),
+    )
 
 
 @check("The baseline passed itself", of="baseline", gates=False)
@@ -114,4 +138,9 @@ def baseline_passed(baseline: Baseline) -> Found:
     "One that did not may still be compared with, and is named."
     record = baseline.record
     why = "; ".join(record.failed[:3]) or "a gate failed"
-    return Found(record.passed, record.passed, True, "" if record.passed else f"the baseline of {record.created} did not pass itself: {why}")
+    return Found(
+        record.passed,
+        record.passed,
+        True,
+        "" if record.passed else f"the baseline of {record.created} did not pass itself: {why}",
+    )

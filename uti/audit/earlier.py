@@ -20,7 +20,9 @@ __all__ = ['earlier_names', 'to_report', 'report_schema', 'read_record']
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-004
 def _answered(record: AuditRecord, name: str, modality: str) -> bool | None:
     "Are all answers to a question yes? None where it was not asked."
-    answers = [c.passed for c in record.checks if c.name == name and c.modality == modality and c.passed is not None]
+    answers = [
+        c.passed for c in record.checks if c.name == name and c.modality == modality and c.passed is not None
+    ]
     return all(answers) if answers else None
 
 
@@ -31,21 +33,44 @@ def _first(record: AuditRecord, name: str, modality: str, field: str) -> Any:
 
 def earlier_names(record: AuditRecord) -> dict[str, Any]:
     "The flat names of the earlier system, with its types: numbers, true or false, null where something was not asked."
+
     def asked(name: str, modality: str) -> bool | None:
         return _answered(record, name, modality)
 
-    numbers = ("audio_snr_db", "audio_mae", "audio_log_mel_l1", "image_psnr", "image_ssim", "audio_roundtrip_snr_db", "audio_roundtrip_mae")
-    flat: dict[str, Any] = {name: record.metrics[name].value if name in record.metrics else None for name in numbers}
+    numbers = (
+        "audio_snr_db",
+        "audio_mae",
+        "audio_log_mel_l1",
+        "image_psnr",
+        "image_ssim",
+        "audio_roundtrip_snr_db",
+        "audio_roundtrip_mae",
+    )
+    flat: dict[str, Any] = {
+        name: record.metrics[name].value if name in record.metrics else None for name in numbers
+    }
     flat |= {f"{m}_deterministic": asked("determinism", m) for m in SPECS}
     flat |= {f"{m}_token_range_ok": asked("token_range", m) for m in SPECS}
     flat |= {f"{m}_shape_ok": asked("shape", m) for m in ("image", "audio")}
     flat |= {f"{m}_idempotent": asked("idempotence", m) for m in ("image", "audio")}
     flat |= {f"{m}_decode_ok": asked("any_codes_decode", m) for m in ("image", "audio")}
-    flat |= {f"{m}_token_count": next((i.n_tokens for i in record.items if i.modality == m), None) for m in ("image", "audio")}
+    flat |= {
+        f"{m}_token_count": next((i.n_tokens for i in record.items if i.modality == m), None)
+        for m in ("image", "audio")
+    }
     flat |= {f"audio_{name}_ok": asked(name, "audio") for name in ("sample_rate", "length", "channels")}
-    flat |= {"audio_codebook_order_ok": asked("token_range", "audio"), "image_size_ok": asked("size", "image")}
-    flat |= {f"audio_length_{which}": _first(record, "length", "audio", field) for which, field in (("expected", "expected"), ("actual", "found"))}
-    flat |= {f"image_size_{which}": _size(_first(record, "size", "image", field)) for which, field in (("expected", "expected"), ("actual", "found"))}
+    flat |= {
+        "audio_codebook_order_ok": asked("token_range", "audio"),
+        "image_size_ok": asked("size", "image"),
+    }
+    flat |= {
+        f"audio_length_{which}": _first(record, "length", "audio", field)
+        for which, field in (("expected", "expected"), ("actual", "found"))
+    }
+    flat |= {
+        f"image_size_{which}": _size(_first(record, "size", "image", field))
+        for which, field in (("expected", "expected"), ("actual", "found"))
+    }
     flat["runtime_sizes"] = {m: _first(record, "runtime_size", m, "found") for m in record.codecs}
     return flat | {"runtime_size_match": {m: asked("runtime_size", m) for m in record.codecs}}
 
@@ -59,7 +84,11 @@ def to_report(record: AuditRecord) -> dict[str, Any]:
     "The content of report.json."
     data = record.model_dump(mode="json", by_alias=True)
     means = data.pop("metrics")
-    held = {"metrics_v2_checks": {gate.metric: gate.passed for gate in record.gates}, "metrics_v2_pass": record.metrics_v2_pass, "metrics_v2_baseline": record.baseline.metrics if record.baseline else None}
+    held = {
+        "metrics_v2_checks": {gate.metric: gate.passed for gate in record.gates},
+        "metrics_v2_pass": record.metrics_v2_pass,
+        "metrics_v2_baseline": record.baseline.metrics if record.baseline else None,
+    }
     return {
         "schema_version": data.pop("schema_version"), "pass": data.pop("pass"), "metrics_v2": {name: m["value"] for name, m in means.items()}, **held,
         **earlier_names(record), "metrics_v2_reasons": {name: m["reason"] for name, m in means.items() if m["reason"]}, **data,
@@ -69,9 +98,16 @@ def to_report(record: AuditRecord) -> dict[str, Any]:
 def report_schema() -> dict[str, Any]:
     "The JSON Schema of report.json: the record's, with the means of the metrics under their earlier names. The flat names, which are derived, are not in it."
     schema = AuditRecord.model_json_schema()
-    means = {"metrics_v2": {"type": "object", "additionalProperties": {"type": ["number", "null"]}}, "metrics_v2_reasons": {"type": "object", "additionalProperties": {"type": "string"}}}
+    means = {
+        "metrics_v2": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
+        "metrics_v2_reasons": {"type": "object", "additionalProperties": {"type": "string"}},
+    }
     properties = {name: value for name, value in schema["properties"].items() if name != "metrics"} | means
-    return {**schema, "properties": properties, "required": [name for name in schema["required"] if name != "metrics"] + list(means)}
+    return {
+        **schema,
+        "properties": properties,
+        "required": [name for name in schema["required"] if name != "metrics"] + list(means),
+    }
 
 
 def _no_number(word: str) -> NoReturn:
@@ -85,11 +121,23 @@ def read_record(path: str | Path) -> AuditRecord:
         if not isinstance(data, dict) or not isinstance(data.get("metrics_v2"), dict):
             raise ValueError("metrics_v2: missing")
         reasons = data.get("metrics_v2_reasons") or {}
-        return AuditRecord.model_validate({**data, "metrics": {name: {"value": value, "reason": reasons.get(name, "")} for name, value in data["metrics_v2"].items()}})
+        return AuditRecord.model_validate(
+            {
+                **data,
+                "metrics": {
+                    name: {"value": value, "reason": reasons.get(name, "")}
+                    for name, value in data["metrics_v2"].items()
+                },
+            }
+        )
     except OSError as error:
         raise AuditError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise AuditError(f"{path}: not a report.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})") from error
+        raise AuditError(
+            f"{path}: not a report.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+        ) from error
     except (ValueError, AttributeError, RecursionError) as error:
-        raise AuditError(f"{path}: not a report.json of this version ({' '.join(str(error).split())[:200]})") from error
+        raise AuditError(
+            f"{path}: not a report.json of this version ({' '.join(str(error).split())[:200]})"
+        ) from error

@@ -13,7 +13,20 @@ from pydantic import BaseModel
 
 from ..config import Config
 
-PACKAGES = ("uti", "torch", "torchaudio", "transformers", "accelerate", "diffusers", "tokenizers", "safetensors", "numpy", "scikit-image", "pillow", "soundfile")
+PACKAGES = (
+    "uti",
+    "torch",
+    "torchaudio",
+    "transformers",
+    "accelerate",
+    "diffusers",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "scikit-image",
+    "pillow",
+    "soundfile",
+)
 
 # %% auto #0
 __all__ = ['PACKAGES', 'Environment', 'environment_of']
@@ -38,4 +51,11 @@ def environment_of(config: Config) -> Environment:
             packages[name] = version(name)
         except PackageNotFoundError:
             continue
-    return Environment(python=platform.python_version(), platform=f"{platform.system()} {platform.machine()}", packages=packages, device=config.device, threads=torch.get_num_threads(), seed=config.seed)
+    return Environment(
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        packages=packages,
+        device=config.device,
+        threads=torch.get_num_threads(),
+        seed=config.seed,
+    )

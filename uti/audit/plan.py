@@ -5,23 +5,20 @@
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-002
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator
-
-import torch
 
 from .baseline import TOKENS, Baseline, load_baseline
 from .record import AuditError
 from .samples import load_samples
+from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..checks.case import Case, FreshProcess
-from ..modalities.base import Sample
 from ..config import Config, load_config
-from ..modalities.base import MediaError
+from ..modalities.base import MediaError, Sample
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder, refuse_foreign
-from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..space import diff_spaces, from_dict
 from ..tokens.tokenizer import UnifiedTokenizer
 
@@ -88,11 +85,19 @@ def prepare(plan: AuditPlan) -> Prepared:
     check_apart(outdir, assets)
     with output_folder(outdir):  # what a run will do is tried, and nothing of it stays
         pass
-    tokenizer = plan.codecs if isinstance(plan.codecs, UnifiedTokenizer) else UnifiedTokenizer.from_config(plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs))
+    tokenizer = (
+        plan.codecs
+        if isinstance(plan.codecs, UnifiedTokenizer)
+        else UnifiedTokenizer.from_config(
+            plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs)
+        )
+    )
     check_decoders(tokenizer, plan.decode_mode)
     samples = load_samples(assets, list(tokenizer.codecs))
     if not samples:
-        raise AuditError(f"{plan.assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}")
+        raise AuditError(
+            f"{plan.assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}"
+        )
     fresh = FreshProcess(tokenizer, samples)
     prepared = Prepared(
         tokenizer, outdir, [_case(tokenizer, sample, fresh) for sample in samples], plan.decode_mode,
@@ -116,9 +121,19 @@ FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's res
 
 def artifact_names(prepared: Prepared) -> list[str]:
     "The files that an audit writes, whatever it finds."
-    names = ["report.json", TOKENS, "token_space.json", "token_space.sha256", *(f"{modality}_tokens.sha256" for modality in prepared.tokenizer.codecs)]
+    names = [
+        "report.json",
+        TOKENS,
+        "token_space.json",
+        "token_space.sha256",
+        *(f"{modality}_tokens.sha256" for modality in prepared.tokenizer.codecs),
+    ]
     names += ["baseline_report.json"] if prepared.baseline else []
-    names += ["smoke.json", *(f"generated/{path.name}" for path in generated_files(prepared))] if prepared.smoke else []
+    names += (
+        ["smoke.json", *(f"generated/{path.name}" for path in generated_files(prepared))]
+        if prepared.smoke
+        else []
+    )
     written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.write}
     decoded = [s for s in prepared.samples if s.modality in written and prepared.decoder(s.modality)]
     names += [f"{folder}/{s.name}{written[s.modality]}" for s in decoded for folder in ("original", "recon")]
@@ -136,9 +151,13 @@ def check_apart(outdir: Path, assets: Path | None) -> None:
         return
     there, here = outdir.resolve(), assets.resolve()
     if here == there or here in there.parents:
-        raise AuditError(f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; choose an output folder outside it")
+        raise AuditError(
+            f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; choose an output folder outside it"
+        )
     if here in [there / name for name in FOLDERS]:
-        raise AuditError(f"{assets}: results go to this folder, as a part of {outdir}; choose another output folder")
+        raise AuditError(
+            f"{assets}: results go to this folder, as a part of {outdir}; choose another output folder"
+        )
 
 
 def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
@@ -150,7 +169,9 @@ def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
         return
     codec = codecs[0]
     hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
-    raise AuditError(f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}{hint}")
+    raise AuditError(
+        f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}{hint}"
+    )
 
 
 @contextmanager
@@ -173,5 +194,7 @@ def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
     except SmokeError as error:
         raise AuditError(str(error)) from error
     if differences := diff_spaces(tokenizer.space, from_dict(smoke.token_space)):
-        raise AuditError(f"{path}: smoke tests of another token space say nothing of this one: {'; '.join(differences)}")
+        raise AuditError(
+            f"{path}: smoke tests of another token space say nothing of this one: {'; '.join(differences)}"
+        )
     return smoke

@@ -9,14 +9,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..checks.base import Check
 from .environment import Environment
+from ..checks.base import Check
 from ..errors import UTIError
 from ..html import table, verdict
 from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate
 
-SCHEMA_VERSION = 3  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
+SCHEMA_VERSION = (
+    3  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
+)
 
 
 class AuditError(UTIError):
@@ -48,7 +50,9 @@ class HeldAgainst(BaseModel):
     created: str
     passed: bool
     metrics: dict[str, float | None]
-    gates: list[BaselineGate] = Field(description="one for each metric that has a tolerance and a value there")
+    gates: list[BaselineGate] = Field(
+        description="one for each metric that has a tolerance and a value there"
+    )
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-005
 class AuditRecord(BaseModel):
@@ -61,17 +65,24 @@ class AuditRecord(BaseModel):
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")
     decode_mode: Literal["deterministic", "diffusion", "none"]
-    decoders: dict[str, str | None] = Field(description="modality → the decoder that ran; null where none did")
+    decoders: dict[str, str | None] = Field(
+        description="modality → the decoder that ran; null where none did"
+    )
     environment: Environment
     config: dict[str, Any] | None = Field(description="null where the codecs were given as objects")
     codecs: dict[str, dict[str, Any]]
     token_space: dict[str, Any]
     token_space_sha256: str
-    token_hashes: dict[str, str] = Field(description="modality → sha256 over the ids of all its items, one after another")
+    token_hashes: dict[str, str] = Field(
+        description="modality → sha256 over the ids of all its items, one after another"
+    )
     metrics: dict[str, Measurement] = Field(description="means over the items")
     metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
     baseline: HeldAgainst | None = None
-    token_lm: dict[str, Any] | None = Field(None, description="what the smoke tests of a language model found on the same token space; null where none were given. Their checks are among `checks`")
+    token_lm: dict[str, Any] | None = Field(
+        None,
+        description="what the smoke tests of a language model found on the same token space; null where none were given. Their checks are among `checks`",
+    )
     checks: list[Check]
     items: list[Item]
     codebook_use: dict[str, list[dict[str, Any]]]
@@ -82,7 +93,10 @@ class AuditRecord(BaseModel):
         "In Jupyter: the verdict, what failed, and the metrics."
         headline = f"{'Passed' if self.passed else 'Failed'}: {self.n_gates - len(self.failed)} of {self.n_gates} gates"
         means = [[name, m.value, self.metric_facts[name].unit, m.reason] for name, m in self.metrics.items()]
-        return str(verdict(self.passed, headline, self.failed) + (table(["metric", "mean", "unit", ""], means) if means else ""))
+        return str(
+            verdict(self.passed, headline, self.failed)
+            + (table(["metric", "mean", "unit", ""], means) if means else "")
+        )
 
     @property
     def gates(self) -> list[BaselineGate]:
@@ -102,7 +116,9 @@ class AuditRecord(BaseModel):
     @property
     def failed(self) -> list[str]:
         "What failed the audit, a sentence each."
-        return [told(c) for c in self.checks if c.failed_gate] + [gate.detail for gate in self.gates if not gate.passed]
+        return [told(c) for c in self.checks if c.failed_gate] + [
+            gate.detail for gate in self.gates if not gate.passed
+        ]
 
 
 def told(check: Check) -> str:

@@ -8,30 +8,46 @@ from __future__ import annotations
 import datetime
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Callable, Iterator, Sequence
 
 import torch
 
 from .artifacts import token_hashes, write_artifacts
 from .baseline import hold_against
 from .earlier import to_report
+from .environment import environment_of
 from .plan import AuditPlan, Prepared, decoders, prepare
 from .record import AuditRecord, Item
 from .samples import source_hash
-from .steps import Measured, check_decoding, check_encoding, check_structure, decoded_of, measure_case, use_of
+from uti.audit.steps import (
+    Measured,
+    check_decoding,
+    check_encoding,
+    check_structure,
+    decoded_of,
+    measure_case,
+    use_of,
+)
 from ..checks.base import Check
 from ..checks.case import Case
-from .environment import environment_of
 from ..files import write_json
-from ..outdir import output_folder
 from ..metrics.base import mean_of
 from ..metrics.registry import METRICS
+from ..outdir import output_folder
 from ..space import space_hash, to_dict, token_hash
 
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
-STEPS = ("encoding", "checking the encoders", "checking the token space", "decoding", "checking the decoders", "measuring", "writing the report")
+STEPS = (
+    "encoding",
+    "checking the encoders",
+    "checking the token space",
+    "decoding",
+    "checking the decoders",
+    "measuring",
+    "writing the report",
+)
 
 # %% auto #0
 __all__ = ['Progress', 'STEPS', 'Clock', 'run_audit']
@@ -57,19 +73,34 @@ def _item(case: Case, numbers: Measured | None) -> Item:
     ids, meta = case.tokens
     found = vars(numbers) if numbers else {}
     return Item(
-        name=case.item, modality=case.modality, source_sha256=source_hash(case.source), n_tokens=len(ids), token_sha256=token_hash(ids), meta=meta, **found
+        name=case.item,
+        modality=case.modality,
+        source_sha256=source_hash(case.source),
+        n_tokens=len(ids),
+        token_sha256=token_hash(ids),
+        meta=meta,
+        **found,
     )
 
 
-def _record(prepared: Prepared, cases: Sequence[Case], items: list[Item], checks: list[Check], seconds: dict[str, float], caught: Sequence[warnings.WarningMessage]) -> AuditRecord:
+def _record(
+    prepared: Prepared,
+    cases: Sequence[Case],
+    items: list[Item],
+    checks: list[Check],
+    seconds: dict[str, float],
+    caught: Sequence[warnings.WarningMessage],
+) -> AuditRecord:
     "The record of a run whose every step is done."
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
-    metrics = {name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names}
+    metrics = {
+        name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names
+    }
     held = hold_against(baseline, metrics, prepared.config.tolerances) if baseline else None
     return AuditRecord(
         passed=not any(c.failed_gate for c in checks) and all(g.passed for g in (held.gates if held else ())),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=prepared.command,
         decode_mode=prepared.decode_mode,
         decoders={m: prepared.decoder(m) for m in tokenizer.codecs},
@@ -85,7 +116,9 @@ def _record(prepared: Prepared, cases: Sequence[Case], items: list[Item], checks
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,
         items=items,
-        codebook_use={m: use_of([c for c in cases if c.modality == m]) for m in dict.fromkeys(c.modality for c in cases)},
+        codebook_use={
+            m: use_of([c for c in cases if c.modality == m]) for m in dict.fromkeys(c.modality for c in cases)
+        },
         seconds=seconds,
         warnings=sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())[:300]}" for w in caught}),
     )
@@ -97,10 +130,16 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    cases = [replace(case) for case in prepared.cases]  # nothing of them is encoded yet, also where a plan runs twice
+    cases = [
+        replace(case) for case in prepared.cases
+    ]  # nothing of them is encoded yet, also where a plan runs twice
     clock, decoded, checks = Clock(progress), decoded_of(prepared, cases), []
     torch.manual_seed(prepared.config.seed)
-    with output_folder(prepared.outdir) as out, decoders(prepared), warnings.catch_warnings(record=True) as caught:
+    with (
+        output_folder(prepared.outdir) as out,
+        decoders(prepared),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         warnings.simplefilter("default")
         with clock("encoding"):
             for case in cases:

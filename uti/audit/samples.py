@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 from ..files import packaged
 from ..modalities.base import Sample
@@ -37,7 +37,12 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
     "The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read. Raises `MediaError`."
     files = find_media(folder or ASSETS)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
-    samples += [Sample(path.name, name, MODALITIES[name].read(path)) for name, paths in files.items() for path in paths if name in modalities]
+    samples += [
+        Sample(path.name, name, MODALITIES[name].read(path))
+        for name, paths in files.items()
+        for path in paths
+        if name in modalities
+    ]
     return [sample for sample in samples if sample.modality in modalities]
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-006

@@ -10,9 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..checks.base import Check
 from .environment import Environment
-
+from ..checks.base import Check
 from ..errors import UTIError
 
 # %% auto #0
@@ -102,7 +101,15 @@ QUESTIONS = {
 
 def gate(name: str, passed: bool | None, found: Any, expected: Any, detail: str = "") -> Check:
     "The answer to the question that is listed as `name`."
-    return Check(name=name, question=QUESTIONS[name], passed=passed, gates=True, found=found, expected=expected, detail=detail)
+    return Check(
+        name=name,
+        question=QUESTIONS[name],
+        passed=passed,
+        gates=True,
+        found=found,
+        expected=expected,
+        detail=detail,
+    )
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004
 class SmokeReport(BaseModel):
@@ -137,7 +144,11 @@ class SmokeReport(BaseModel):
 
     def findings(self) -> dict[str, Any]:
         "What an audit's report takes over: everything but what it says itself."
-        return self.model_dump(mode="json", by_alias=True, exclude={"environment", "codecs", "token_space", "checks", "schema_version"})
+        return self.model_dump(
+            mode="json",
+            by_alias=True,
+            exclude={"environment", "codecs", "token_space", "checks", "schema_version"},
+        )
 
 
 class SmokeError(UTIError):
@@ -152,4 +163,6 @@ def read_smoke(path: str | Path) -> SmokeReport:
         raise SmokeError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise SmokeError(f"{path}: not a smoke.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})") from error
+        raise SmokeError(
+            f"{path}: not a smoke.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+        ) from error

@@ -5,8 +5,9 @@
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 
@@ -35,12 +36,17 @@ def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
 
 
 def codec_cases(prepared: Prepared) -> list[CodecCase]:
-    return [CodecCase(prepared.tokenizer, modality, prepared.config.seed) for modality in prepared.tokenizer.codecs]
+    return [
+        CodecCase(prepared.tokenizer, modality, prepared.config.seed)
+        for modality in prepared.tokenizer.codecs
+    ]
 
 
 def check_structure(prepared: Prepared) -> list[Check]:
     "The token space, the codebooks, the smoke tests and the baseline that were given."
-    answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (prepared.smoke.checks if prepared.smoke else [])
+    answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (
+        prepared.smoke.checks if prepared.smoke else []
+    )
     answers += ask("baseline", prepared.baseline) if prepared.baseline else []
     return answers + [answer for case in codec_cases(prepared) for answer in ask("codec", case)]
 

@@ -5,8 +5,9 @@
 # %% ../../nbs/checks/01_base.ipynb #checks-01-002
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -31,7 +32,15 @@ class Check(BaseModel):
 
     def _repr_html_(self) -> str:
         about = " ".join(filter(None, (self.modality, self.item)))
-        row = [mark(self.passed), self.sentence, about, "gate" if self.gates else "", str(self.found), str(self.expected), self.detail]
+        row = [
+            mark(self.passed),
+            self.sentence,
+            about,
+            "gate" if self.gates else "",
+            str(self.found),
+            str(self.expected),
+            self.detail,
+        ]
         return str(table(["", "question", "of", "", "found", "expected", ""], [row]))
 
     @property
@@ -80,17 +89,27 @@ class Question:
         except Exception as error:  # whatever it is, it is what was asked for
             found = Found(False, detail=f"raised {type(error).__name__}: {error}")
         gates = self.gates(case) if callable(self.gates) else self.gates
-        return Check(name=self.name, question=self.sentence, modality=case.modality, item=case.item, gates=gates, **vars(found))
+        return Check(
+            name=self.name,
+            question=self.sentence,
+            modality=case.modality,
+            item=case.item,
+            gates=gates,
+            **vars(found),
+        )
 
 
 CHECKS: dict[str, Question] = {}
 
 
-def check(sentence: str, *, of: Of, gates: bool | Callable[[Any], bool] = True, modalities: tuple[str, ...] = ()) -> Callable:
+def check(
+    sentence: str, *, of: Of, gates: bool | Callable[[Any], bool] = True, modalities: tuple[str, ...] = ()
+) -> Callable:
     """Put the decorated function of (case) → `Found` on the list, under its name.
 
     The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another one has the name.
     """
+
     def listed(function: Callable[[Any], Found]) -> Callable[[Any], Found]:
         name = function.__name__
         if name in CHECKS and (CHECKS[name].sentence, CHECKS[name].of) != (sentence, of):

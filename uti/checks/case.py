@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,8 @@ from ..codecs.spec import CodecSpec
 from ..config import dump_config
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
-from ..tokens.sequences import unflatten
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
+from ..tokens.sequences import unflatten
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
@@ -50,7 +51,9 @@ def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Token
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
     "Codes int64 [n_codebooks, n_positions] of one item's ids. Raises `SpaceError` for an id that its position does not allow."
     modality = tokens.meta["modality"]
-    return to_codes(tokenizer.space, modality, unflatten(tokens.ids, tokenizer.serialisation, tokens.meta["n_codebooks"]))
+    return to_codes(
+        tokenizer.space, modality, unflatten(tokens.ids, tokenizer.serialisation, tokens.meta["n_codebooks"])
+    )
 
 
 def meta_hash(tokens: Tokens) -> str:
@@ -66,7 +69,9 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
     if len(differing):
         grid = torch.nonzero(codes_of(tokenizer, a) != codes_of(tokenizer, b))
         k, t = min(grid.tolist(), key=lambda cell: (cell[1], cell[0]))
-        return len(differing), f"{len(differing)} of {len(a.ids)} ids differ, first in codebook {k} at position {t}"
+        return len(
+            differing
+        ), f"{len(differing)} of {len(a.ids)} ids differ, first in codebook {k} at position {t}"
     if a.meta != b.meta:
         keys = [key for key in a.meta | b.meta if a.meta.get(key) != b.meta.get(key)]
         return 0, f"the metas differ in {', '.join(keys)}"
@@ -98,17 +103,26 @@ class FreshProcess:
         "(modality, name) → [token hash, meta hash]. Raises RuntimeError where the process fails, with the last line that it said."
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
-            plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]  # what weights_only reads
-            torch.save([(s.name, s.modality, signal) for s, signal in zip(self.samples, plain)], Path(folder) / "samples.pt")
+            plain = [
+                tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples
+            ]  # what weights_only reads
+            torch.save(
+                [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain)],
+                Path(folder) / "samples.pt",
+            )
             reading, writing = os.pipe()
             try:
-                run = subprocess.run([sys.executable, "-c", _FRESH, folder], stdin=reading, capture_output=True, text=True)
+                run = subprocess.run(
+                    [sys.executable, "-c", _FRESH, folder], stdin=reading, capture_output=True, text=True
+                )
             finally:
                 os.close(reading)
                 os.close(writing)
         if run.returncode:
             raise RuntimeError(run.stderr.strip().splitlines()[-1])
-        return dict(zip(((s.modality, s.name) for s in self.samples), json.loads(run.stdout.strip().splitlines()[-1])))
+        return dict(
+            zip(((s.modality, s.name) for s in self.samples), json.loads(run.stdout.strip().splitlines()[-1]))
+        )
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-014
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:

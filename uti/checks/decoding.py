@@ -68,18 +68,24 @@ def _deterministic(case: Case) -> bool:
 def decode_determinism(case: Case) -> Found:
     first, again = case.decoded, case.tokenizer.decode(case.modality, case.tokens)
     if isinstance(first, str):
-        return Found(first == again, detail="" if first == again else "the second decode differs from the first")
+        return Found(
+            first == again, detail="" if first == again else "the second decode differs from the first"
+        )
     first, again = values_of(first), values_of(again)
     if torch.equal(first, again):
         return Found(True)
-    return Found(False, detail=f"the second decode differs from the first by up to {(first - again).abs().max():.3g}")
+    return Found(
+        False, detail=f"the second decode differs from the first by up to {(first - again).abs().max():.3g}"
+    )
 
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))
 def idempotence(case: Case) -> Found:
     "As the fraction of the ids that encode(decode(ids)) keeps."
     kept = case.idempotence
-    return Found(kept == 1, kept, 1.0, "" if case.spec.idempotent else "not promised: expected false for a lossy codec")
+    return Found(
+        kept == 1, kept, 1.0, "" if case.spec.idempotent else "not promised: expected false for a lossy codec"
+    )
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-011
 def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[str, Any]:
@@ -119,7 +125,9 @@ def any_codes_decode(case: CodecCase) -> Found:
 def refuses_decode(case: CodecCase) -> Found:
     meta = case.codec.neutral_meta(case.spec.samples_of(1))
     try:
-        case.codec.decode(torch.zeros(1, case.spec.n_codebooks, meta["n_positions"], dtype=torch.int64), [meta])
+        case.codec.decode(
+            torch.zeros(1, case.spec.n_codebooks, meta["n_positions"], dtype=torch.int64), [meta]
+        )
     except CodecError as error:
         return Found(bool(str(error)), detail=str(error))
     return Found(False, detail="it promises no decoder, and decoded")

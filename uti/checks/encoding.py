@@ -5,9 +5,9 @@
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-002
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Iterator
 
 import torch
 
@@ -96,7 +96,8 @@ def invariance_threads(case: Case) -> Found:
 def batch_of(sample: Sample) -> list[Sample]:
     "A normalised sample between two others: a shorter one, or one upside down, and one of its own size."
     before, after = (
-        replace(sample, name=f"{sample.name}, {what}", signal=signal) for what, signal in MODALITIES[sample.modality].neighbours(sample.signal).items()
+        replace(sample, name=f"{sample.name}, {what}", signal=signal)
+        for what, signal in MODALITIES[sample.modality].neighbours(sample.signal).items()
     )
     return [before, sample, after]
 
@@ -148,7 +149,11 @@ def shape(case: Case) -> Found:
     positions = meta["n_positions"] if predicted is None else predicted
     expected = case.spec.n_codebooks * positions
     passed = len(ids) == expected == meta["n_tokens"] and meta["n_positions"] == positions
-    detail = "" if passed else f"{meta['n_positions']} positions and {len(ids)} ids, predicted {positions} and {expected}"
+    detail = (
+        ""
+        if passed
+        else f"{meta['n_positions']} positions and {len(ids)} ids, predicted {positions} and {expected}"
+    )
     return Found(passed, len(ids), expected, detail)
 
 
@@ -156,7 +161,11 @@ def shape(case: Case) -> Found:
 def runtime_size(case: CodecCase) -> Found:
     found, promises = list(case.codec.runtime_codebook_sizes()), list(case.spec.codebook_sizes)
     space = [len(r) for r in case.tokenizer.space.modality_ranges(case.modality)]
-    detail = "" if found == promises == space else f"at run time {found}, promised {promises}, in the token space {space}"
+    detail = (
+        ""
+        if found == promises == space
+        else f"at run time {found}, promised {promises}, in the token space {space}"
+    )
     return Found(not detail, found, promises, detail)
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-022
@@ -168,8 +177,17 @@ def own(case: Case) -> list[Check]:
         answers = case.codec.own_checks(signals, case.encoded)
     except Exception as error:
         detail = f"raised {type(error).__name__}: {error}"
-        return [Check(name="own", question="What the codec asks itself", **about, passed=False, detail=detail)]
+        return [
+            Check(name="own", question="What the codec asks itself", **about, passed=False, detail=detail)
+        ]
     return [
-        Check(name=name, question=f"Of its own: {name.replace('_', ' ')}", **about, passed=passed, found=found, expected=expected)
+        Check(
+            name=name,
+            question=f"Of its own: {name.replace('_', ' ')}",
+            **about,
+            passed=passed,
+            found=found,
+            expected=expected,
+        )
         for name, passed, found, expected in answers
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import decoding, encoding, rejection, space  # each puts its questions on the list
+from . import decoding, encoding, rejection, space  # noqa: F401, each puts its questions on the list
 from .base import CHECKS, Check, Of
 
 # %% auto #0

@@ -5,7 +5,7 @@
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-002
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from .base import Found, check
 from .case import Case
 from ..codecs.base import CodecError
 from ..space import SpaceError
-from ..tokens.tokenizer import Tokens, TokenizerError, UnifiedTokenizer
+from ..tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['rejection']
@@ -39,14 +39,31 @@ def _corrupted(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[st
     yield "one id too few", Tokens(ids[:-1], meta)
     if meta["n_codebooks"] > 1:
         yield "an id of another codebook", Tokens(first_id(int(ids[-1])), meta)
-    for key in ("modality", "codec", "codec_version", "serialisation", "n_codebooks", "n_positions", "n_tokens"):
+    for key in (
+        "modality",
+        "codec",
+        "codec_version",
+        "serialisation",
+        "n_codebooks",
+        "n_positions",
+        "n_tokens",
+    ):
         altered = meta[key] + 1 if isinstance(meta[key], int) else f"{meta[key]}-altered"
         yield f"meta with {key} altered", Tokens(ids, {**meta, key: altered})
         yield f"meta without {key}", Tokens(ids, {k: v for k, v in meta.items() if k != key})
     yield "meta without codec_meta", Tokens(ids, {k: v for k, v in meta.items() if k != "codec_meta"})
     if "n_samples" in spec.needs:
         hop = spec.samples_of(1)
-        yield "meta with another number of samples", Tokens(ids, {**meta, "codec_meta": {**meta["codec_meta"], "n_samples": meta["codec_meta"]["n_samples"] + hop}})
+        yield (
+            "meta with another number of samples",
+            Tokens(
+                ids,
+                {
+                    **meta,
+                    "codec_meta": {**meta["codec_meta"], "n_samples": meta["codec_meta"]["n_samples"] + hop},
+                },
+            ),
+        )
 
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-005
 @check("Wrong ids and altered metas are refused", of="decoded item")

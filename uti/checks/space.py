@@ -5,6 +5,7 @@
 # %% ../../nbs/checks/06_space.ipynb #checks-06-002
 from __future__ import annotations
 
+import itertools
 import json
 
 from .base import Found, check
@@ -28,14 +29,17 @@ def _again(space: TokenSpace) -> TokenSpace:
 @check("Each range starts where the one before ends", of="token space")
 def token_space_contiguous(case: SpaceCase) -> Found:
     ranges = list(case.space.ranges.values())
-    whole = ranges[0].start == 0 and all(a.stop == b.start for a, b in zip(ranges, ranges[1:]))
+    whole = ranges[0].start == 0 and all(a.stop == b.start for a, b in itertools.pairwise(ranges))
     return _so(whole, "each range starts where the one before ends")
 
 
 @check("The special tokens lie inside SPECIAL", of="token space")
 def token_space_specials(case: SpaceCase) -> Found:
     special = case.space.ranges["SPECIAL"]
-    return _so(len(special) == N_SPECIAL and all(i in special for i in case.space.special.values()), f"inside SPECIAL, a range of {N_SPECIAL}")
+    return _so(
+        len(special) == N_SPECIAL and all(i in special for i in case.space.special.values()),
+        f"inside SPECIAL, a range of {N_SPECIAL}",
+    )
 
 
 @check("vocab_size_total is the last id and one", of="token space")

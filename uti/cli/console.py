@@ -11,10 +11,11 @@ import shlex
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Iterator, NoReturn, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -45,7 +46,7 @@ out = _Console(soft_wrap=True, force_jupyter=False)
 err = _Console(stderr=True, soft_wrap=True, force_jupyter=False)
 
 
-class DecodeMode(str, Enum):
+class DecodeMode(StrEnum):
     deterministic = "deterministic"
     diffusion = "diffusion"
     none = "none"
@@ -92,7 +93,11 @@ def as_program(app: typer.Typer) -> NoReturn:
         app()
     except Exception:
         traceback.print_exc()
-        err.print(Text(f"error: this is a fault of UTI and not of yours; please report it, with the lines above: {REPORT_IT}"))
+        err.print(
+            Text(
+                f"error: this is a fault of UTI and not of yours; please report it, with the lines above: {REPORT_IT}"
+            )
+        )
         sys.exit(3)
     sys.exit(0)
 
@@ -103,24 +108,52 @@ def progress_bar() -> Iterator[Progress]:
     if not err.is_terminal:
         yield lambda step, steps, what: err.print(f"[{step}/{steps}] {what}", markup=False, highlight=False)
         return
-    from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     with Bar(TextColumn("{task.description:24}"), BarColumn(), TimeElapsedColumn(), console=err) as bar:
         task = bar.add_task("starting")
         yield lambda step, steps, what: bar.update(task, completed=step, total=steps, description=what)
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-010
-ConfigOption = Annotated[Optional[Path], typer.Option("--config", help="A uti.yaml. Default: the embedded codecs.")]
-TextOption = Annotated[Optional[str], typer.Option("--text", help="A text codec: a registered name, a checkpoint folder, or a hub id. Without --config, only modalities named so are audited.")]
-ImageOption = Annotated[Optional[str], typer.Option("--image", help="The same for images.")]
-AudioOption = Annotated[Optional[str], typer.Option("--audio", help="The same for audio.")]
-AssetsOption = Annotated[Optional[Path], typer.Option("--smoke-assets", help="A folder with pictures and sounds, all of which are audited. Default: the shipped ones.")]
-BaselineOption = Annotated[Optional[Path], typer.Option("--baseline-report", help="The report.json of an earlier run that this one may not fall behind.")]
-SmokeOption = Annotated[Optional[Path], typer.Option("--smoke-report", help="The smoke.json of a language model's smoke tests on the same token space: their section in the report, and their gates.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="A uti.yaml. Default: the embedded codecs.")
+]
+TextOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text",
+        help="A text codec: a registered name, a checkpoint folder, or a hub id. Without --config, only modalities named so are audited.",
+    ),
+]
+ImageOption = Annotated[str | None, typer.Option("--image", help="The same for images.")]
+AudioOption = Annotated[str | None, typer.Option("--audio", help="The same for audio.")]
+AssetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--smoke-assets",
+        help="A folder with pictures and sounds, all of which are audited. Default: the shipped ones.",
+    ),
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--baseline-report", help="The report.json of an earlier run that this one may not fall behind."
+    ),
+]
+SmokeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--smoke-report",
+        help="The smoke.json of a language model's smoke tests on the same token space: their section in the report, and their gates.",
+    ),
+]
 ModeOption = Annotated[DecodeMode, typer.Option("--decode-mode", help="How image ids become pixels.")]
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-011
-def wanted_config(config: Path | None, text: str | None, image: str | None, audio: str | None, default: Path | None = None) -> Config:
+def wanted_config(
+    config: Path | None, text: str | None, image: str | None, audio: str | None, default: Path | None = None
+) -> Config:
     "The config that the options make; `default`: the file that is read where they name nothing. Raises `ConfigError`."
     from uti.config import load_config, with_codecs
 
@@ -134,4 +167,6 @@ PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`
 
 def command_line() -> str:
     "The command line as it can be typed again, without the folder that the program lies in."
-    return " ".join([PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"), *map(shlex.quote, sys.argv[1:])])
+    return " ".join(
+        [PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"), *map(shlex.quote, sys.argv[1:])]
+    )

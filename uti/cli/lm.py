@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from .console import AssetsOption, AudioOption, ConfigOption, ImageOption, TextOption, command_line, err, exit_code, out, progress_bar, sentences, wanted_config
+from uti.cli.console import (
+    AssetsOption,
+    AudioOption,
+    ConfigOption,
+    ImageOption,
+    TextOption,
+    command_line,
+    err,
+    exit_code,
+    out,
+    progress_bar,
+    sentences,
+    wanted_config,
+)
 
 if TYPE_CHECKING:
     from uti.audit.smoke_report import SmokeReport
@@ -36,30 +49,59 @@ def dataset(
         from uti.lm.data import save_dataset
         from uti.lm.smoke import prepare_smoke
 
-        made = prepare_smoke(wanted_config(config, text, image, audio, SMOKE_CONFIG), output, assets=smoke_assets).dataset
+        made = prepare_smoke(
+            wanted_config(config, text, image, audio, SMOKE_CONFIG), output, assets=smoke_assets
+        ).dataset
         save_dataset(made, output)
-    out.print(f"{len(made.examples)} sequences, {sum(len(e.ids) for e in made.examples):,} ids: {output}", highlight=False)
+    out.print(
+        f"{len(made.examples)} sequences, {sum(len(e.ids) for e in made.examples):,} ids: {output}",
+        highlight=False,
+    )
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-004
 def train(
-    data: Annotated[Path, typer.Option(help="A folder that `uti dataset` wrote. Model, steps and rows are those of the smoke section of the uti.yaml in it.")],
-    outdir: Annotated[Path, typer.Option(help="Folder for checkpoints and TensorBoard logs. Where it holds a checkpoint, training goes on from it.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="A folder that `uti dataset` wrote. Model, steps and rows are those of the smoke section of the uti.yaml in it."
+        ),
+    ],
+    outdir: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for checkpoints and TensorBoard logs. Where it holds a checkpoint, training goes on from it."
+        ),
+    ],
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
-    allow_other_token_space: Annotated[bool, typer.Option("--allow-other-token-space", help="Load checkpoints that were trained on another token space.")] = False,
+    allow_other_token_space: Annotated[
+        bool,
+        typer.Option(
+            "--allow-other-token-space", help="Load checkpoints that were trained on another token space."
+        ),
+    ] = False,
 ) -> None:
     "Train a language model on a dataset; interrupted or killed, the same command goes on from the last whole checkpoint. Runs under torchrun and accelerate launch."
     with sentences():
         import torch
 
         from uti.lm.data import load_dataset
+        from uti.lm.training import last_checkpoint, losses
+        from uti.lm.training import train as run
         from uti.outdir import check_writable
-        from uti.lm.training import last_checkpoint, losses, train as run
 
         check_writable(outdir)
         with progress_bar() as progress:
-            trainer = run(load_dataset(data), outdir, save_every=save_every, allow_other_space=allow_other_token_space, progress=progress)
+            trainer = run(
+                load_dataset(data),
+                outdir,
+                save_every=save_every,
+                allow_other_space=allow_other_token_space,
+                progress=progress,
+            )
     found = losses(trainer)
-    if torch.distributed.is_initialized():  # a process that ends with its group open may abort while the others close theirs
+    if (
+        torch.distributed.is_initialized()
+    ):  # a process that ends with its group open may abort while the others close theirs
         # The group may not be freed with the model: it would wait for gloo's thread with the interpreter's
         # lock held, and that thread for the lock.
         del trainer
@@ -67,27 +109,57 @@ def train(
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     if os.environ.get("RANK", "0") == "0":
-        out.print(f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False)
+        out.print(
+            f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False
+        )
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005
 def print_smoke(report: SmokeReport) -> None:
     "The gates and the numbers, for a terminal."
     table = Table("test", "found", "", box=None)
     r = report.resume
-    table.add_row("overfit", f"loss {report.overfit.losses[0]:.3f} → {report.overfit.final_loss:.3f} nats a token", f"{report.overfit.accuracy:.1%} of targets right, teacher-forced")
-    table.add_row("resume", f"largest difference: loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}", f"interrupted after {r.interrupted_after} of {r.steps} steps")
+    table.add_row(
+        "overfit",
+        f"loss {report.overfit.losses[0]:.3f} → {report.overfit.final_loss:.3f} nats a token",
+        f"{report.overfit.accuracy:.1%} of targets right, teacher-forced",
+    )
+    table.add_row(
+        "resume",
+        f"largest difference: loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}",
+        f"interrupted after {r.interrupted_after} of {r.steps} steps",
+    )
     for k in report.kills:
-        table.add_row(f"kill {k.when}", f"{k.lost} steps lost", f"killed after step {k.killed_at}, went on with {k.resumed_at}, saved every {k.saved_every}")
+        table.add_row(
+            f"kill {k.when}",
+            f"{k.lost} steps lost",
+            f"killed after step {k.killed_at}, went on with {k.resumed_at}, saved every {k.saved_every}",
+        )
     for g in report.generated:
-        table.add_row(f"{g.model} model, {'grammar' if g.grammar else 'free'}", f"{g.well_formed} of {g.n} well-formed", f"{g.decoded} decoded{f', {g.without_decoder} have no decoder' if g.without_decoder else ''}" if g.decoded is not None else "")
+        table.add_row(
+            f"{g.model} model, {'grammar' if g.grammar else 'free'}",
+            f"{g.well_formed} of {g.n} well-formed",
+            f"{g.decoded} decoded{f', {g.without_decoder} have no decoder' if g.without_decoder else ''}"
+            if g.decoded is not None
+            else "",
+        )
     for c in report.conditioning:
-        table.add_row(f"prompt, {c.task}", f"right {c.right:.3f}, shuffled {c.shuffled:.3f}, none {c.none:.3f}", "nats a token")
+        table.add_row(
+            f"prompt, {c.task}",
+            f"right {c.right:.3f}, shuffled {c.shuffled:.3f}, none {c.none:.3f}",
+            "nats a token",
+        )
     out.print(table, highlight=False)
     for check in report.checks:
         if check.failed_gate:
-            out.print(f"✗ {check.name}: {check.detail or f'found {check.found}, expected {check.expected}'}", markup=False)
+            out.print(
+                f"✗ {check.name}: {check.detail or f'found {check.found}, expected {check.expected}'}",
+                markup=False,
+            )
     asked = sum(c.gates and c.passed is not None for c in report.checks)
-    out.print(f"{'PASSED' if report.passed else 'FAILED'}: {asked} gates asked, {sum(report.tasks.values())} sequences, token space {report.token_space_sha256[:12]}", style="bold green" if report.passed else "bold red")
+    out.print(
+        f"{'PASSED' if report.passed else 'FAILED'}: {asked} gates asked, {sum(report.tasks.values())} sequences, token space {report.token_space_sha256[:12]}",
+        style="bold green" if report.passed else "bold red",
+    )
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-006
 def smoke(
@@ -105,7 +177,14 @@ def smoke(
         from uti.pages.publish import publish_smoke
 
         with progress_bar() as progress:
-            result = publish_smoke(name, reports, config=wanted_config(config, text, image, audio, SMOKE_CONFIG), assets=smoke_assets, command=command_line(), progress=progress)
+            result = publish_smoke(
+                name,
+                reports,
+                config=wanted_config(config, text, image, audio, SMOKE_CONFIG),
+                assets=smoke_assets,
+                command=command_line(),
+                progress=progress,
+            )
     if result.report:
         print_smoke(result.report)
     else:
@@ -115,7 +194,9 @@ def smoke(
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-007
 def export(
-    output: Annotated[Path, typer.Option("--out", help="The folder to write. An earlier export is replaced.")],
+    output: Annotated[
+        Path, typer.Option("--out", help="The folder to write. An earlier export is replaced.")
+    ],
     config: ConfigOption = None,
     text: TextOption = None,
     image: ImageOption = None,
@@ -128,7 +209,9 @@ def export(
 
         wanted = wanted_config(config, text, image, audio)
         if not wanted.text:
-            raise ExportError(f"{config or 'the config'}: a tokenizer is exported around a text tokenizer, and there is no text codec in it")
+            raise ExportError(
+                f"{config or 'the config'}: a tokenizer is exported around a text tokenizer, and there is no text codec in it"
+            )
         tokenizer = UnifiedTokenizer.from_config(wanted)
         export_tokenizer(tokenizer, output)
     out.print(f"{tokenizer.space.vocab_size_total:,} tokens: {output}", highlight=False)

@@ -7,15 +7,30 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from . import lm
 from uti.cli.console import (
-    AssetsOption, AudioOption, BaselineOption, ConfigOption, DecodeMode, ImageOption, ModeOption, SmokeOption, TextOption,
-    as_program, command_line, err, exit_code, out, progress_bar, sentences, wanted_config,
+    AssetsOption,
+    AudioOption,
+    BaselineOption,
+    ConfigOption,
+    DecodeMode,
+    ImageOption,
+    ModeOption,
+    SmokeOption,
+    TextOption,
+    as_program,
+    command_line,
+    err,
+    exit_code,
+    out,
+    progress_bar,
+    sentences,
+    wanted_config,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -26,7 +41,10 @@ __all__ = ['app', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'c
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-004
 app = typer.Typer(
-    help="Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-005
@@ -37,13 +55,21 @@ def print_verdict(record: AuditRecord) -> None:
     for name, metric in record.metrics.items():
         gate = gates.get(name)
         value = f"{metric.value:.4f}" if metric.value is not None else f"none: {metric.reason}"
-        metrics.add_row(name, value, f"{gate.baseline:.4f}" if gate else "", f"{gate.direction} {gate.limit:.4f}" if gate else "")
+        metrics.add_row(
+            name,
+            value,
+            f"{gate.baseline:.4f}" if gate else "",
+            f"{gate.direction} {gate.limit:.4f}" if gate else "",
+        )
     out.print(metrics)
     for sentence in record.failed:
         out.print(f"✗ {sentence}", markup=False)
     if record.baseline and not record.baseline.passed:
         out.print(f"the baseline of {record.baseline.created} did not pass itself", markup=False)
-    out.print(f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} items, token space {record.token_space_sha256[:12]}", style="bold green" if record.passed else "bold red")
+    out.print(
+        f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} items, token space {record.token_space_sha256[:12]}",
+        style="bold green" if record.passed else "bold red",
+    )
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006
 @app.command()
@@ -52,9 +78,13 @@ def audit(
     text: TextOption = None,
     image: ImageOption = None,
     audio: AudioOption = None,
-    token_space_out: Annotated[Optional[Path], typer.Option(help="Also write the token space to this file, and its sha256 beside it.")] = None,
+    token_space_out: Annotated[
+        Path | None, typer.Option(help="Also write the token space to this file, and its sha256 beside it.")
+    ] = None,
     smoke_assets: AssetsOption = None,
-    outdir: Annotated[Path, typer.Option(help="Folder for report.json and the artifacts.")] = Path("outputs/uti_audit"),
+    outdir: Annotated[Path, typer.Option(help="Folder for report.json and the artifacts.")] = Path(
+        "outputs/uti_audit"
+    ),
     decode_mode: ModeOption = DecodeMode.deterministic,
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
@@ -65,7 +95,17 @@ def audit(
         from uti.audit.run import run_audit
         from uti.space import save_space
 
-        prepared = prepare(AuditPlan(wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value, baseline_report, smoke_report, command_line()))
+        prepared = prepare(
+            AuditPlan(
+                wanted_config(config, text, image, audio),
+                outdir,
+                smoke_assets,
+                decode_mode.value,
+                baseline_report,
+                smoke_report,
+                command_line(),
+            )
+        )
         if token_space_out:
             token_space_out.parent.mkdir(parents=True, exist_ok=True)
             save_space(prepared.tokenizer.space, token_space_out)
@@ -103,7 +143,15 @@ def report(
         from uti.pages.publish import publish_audit
 
         check_name(name, "the report")
-        plan = AuditPlan(wanted_config(config, text, image, audio), reports / name, smoke_assets, decode_mode.value, baseline_report, smoke_report, command_line())
+        plan = AuditPlan(
+            wanted_config(config, text, image, audio),
+            reports / name,
+            smoke_assets,
+            decode_mode.value,
+            baseline_report,
+            smoke_report,
+            command_line(),
+        )
         with progress_bar() as progress:
             result = publish_audit(plan, progress)
     if result.report:
@@ -126,8 +174,16 @@ def render(notebook: Annotated[Path, typer.Argument(help="An executed report not
 # %% ../../nbs/cli/03_main.ipynb #13-cli-012
 @app.command()
 def compare(
-    configs: Annotated[list[str], typer.Argument(help="A uti.yaml each, or one codec: a registered name, a checkpoint's folder, or a hub id.", show_default=False)],
-    name: Annotated[str, typer.Option(help="The report goes to REPORTS/NAME. Audits that lie there are kept.")] = "compare",
+    configs: Annotated[
+        list[str],
+        typer.Argument(
+            help="A uti.yaml each, or one codec: a registered name, a checkpoint's folder, or a hub id.",
+            show_default=False,
+        ),
+    ],
+    name: Annotated[
+        str, typer.Option(help="The report goes to REPORTS/NAME. Audits that lie there are kept.")
+    ] = "compare",
     reports: Annotated[Path, typer.Option(help="The folder of all reports.")] = Path("reports"),
     smoke_assets: AssetsOption = None,
     decode_mode: ModeOption = DecodeMode.deterministic,
@@ -137,12 +193,28 @@ def compare(
         from uti.pages.publish import publish_compare
 
         with progress_bar() as progress:
-            result = publish_compare(name, reports, configs=configs, assets=smoke_assets, decode_mode=decode_mode.value, command=command_line(), progress=progress)
+            result = publish_compare(
+                name,
+                reports,
+                configs=configs,
+                assets=smoke_assets,
+                decode_mode=decode_mode.value,
+                command=command_line(),
+                progress=progress,
+            )
     if result.report is None:
         err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
     for entry in result.report.entries if result.report else ():
-        rates = [f"{r.rate.own:.3g} {unit}" for m, unit in (("image", "bits/pixel"), ("audio", "kbps"), ("text", "bits/byte")) if (r := entry.results.get(m)) and r.rate.own is not None]
-        out.print(f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*rates, *entry.failed_gates])}", markup=False, highlight=False)
+        rates = [
+            f"{r.rate.own:.3g} {unit}"
+            for m, unit in (("image", "bits/pixel"), ("audio", "kbps"), ("text", "bits/byte"))
+            if (r := entry.results.get(m)) and r.rate.own is not None
+        ]
+        out.print(
+            f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*rates, *entry.failed_gates])}",
+            markup=False,
+            highlight=False,
+        )
     out.print(str(result.page), highlight=False)
     raise typer.Exit(exit_code(result))
 
@@ -159,8 +231,8 @@ def codecs() -> None:
     "List the registered codecs: what each is, what it needs, and whether it can be loaded here."
     with sentences():
         from uti.codecs.base import codec_targets, load_codec
-        from uti.codecs.spec import SPECS
         from uti.codecs.checkpoint import checkpoint_codecs
+        from uti.codecs.spec import SPECS
 
         readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
         table = Table("name", "modality", "codebooks", "form", "licence", "here", box=None)
@@ -168,24 +240,40 @@ def codecs() -> None:
             try:
                 spec = load_codec(name).spec
             except Exception as error:  # a codec of somebody else may fail in any way; the list goes on
-                table.add_row(name, "", "", "", "", f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}")
+                table.add_row(
+                    name, "", "", "", "", f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                )
                 continue
-            sizes = f"{spec.n_codebooks} × {spec.codebook_sizes[0]}" if len(set(spec.codebook_sizes)) == 1 else str(list(spec.codebook_sizes))
+            sizes = (
+                f"{spec.n_codebooks} × {spec.codebook_sizes[0]}"
+                if len(set(spec.codebook_sizes)) == 1
+                else str(list(spec.codebook_sizes))
+            )
             table.add_row(name, spec.modality, sizes, spec.form, spec.licence, "✓")
         out.print(table)
-        out.print("\nWith a checkpoint, a folder or a hub id: uti audit --audio facebook/encodec_24khz\n", highlight=False)
+        out.print(
+            "\nWith a checkpoint, a folder or a hub id: uti audit --audio facebook/encodec_24khz\n",
+            highlight=False,
+        )
         table = Table("name", "modality", "reads", "here", box=None)
         for name, reader in readers.items():
             absent = ", ".join(reader.absent())
-            table.add_row(name, reader.modality, reader.reads, _here(absent, len(reader.absent()) < len(reader.classes)))
+            table.add_row(
+                name, reader.modality, reader.reads, _here(absent, len(reader.absent()) < len(reader.classes))
+            )
         out.print(table)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-015
 @app.command()
 def space(
     config: ConfigOption = None,
-    output: Annotated[Optional[Path], typer.Option("--out", help="Also write the token space to this JSON file, and its sha256 beside it.")] = None,
-    compare: Annotated[Optional[Path], typer.Option(help="A token_space.json to compare with; exits 1 where the two differ.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--out", help="Also write the token space to this JSON file, and its sha256 beside it."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="A token_space.json to compare with; exits 1 where the two differ.")
+    ] = None,
 ) -> None:
     "Show the token space of a config: its ranges and its hash."
     with sentences():
@@ -213,5 +301,7 @@ for command in (lm.dataset, lm.train, lm.smoke, lm.export):
 
 def main() -> None:
     "The `uti` command."
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads and a forked process do not go together
+    os.environ.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # its threads and a forked process do not go together
     as_program(app)

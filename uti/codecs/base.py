@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .spec import CodecError, CodecSpec, Meta, shape_of
 
@@ -41,14 +42,18 @@ def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
     import torch
 
     if getattr(codes, "dtype", None) != torch.int64 or codes.ndim != 3 or codes.shape[1] != spec.n_codebooks:
-        raise CodecError(f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got {shape_of(codes)}")
+        raise CodecError(
+            f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got {shape_of(codes)}"
+        )
     if len(meta) != len(codes):
         raise CodecError(f"codec {spec.name!r}: {len(codes)} items of codes came with {len(meta)} of meta")
     for k, size in enumerate(spec.codebook_sizes):
         row = codes[:, k]
         if row.numel() and not (row.min() >= 0 and row.max() < size):
             bad = row[(row < 0) | (row >= size)][0].item()
-            raise CodecError(f"codec {spec.name!r}: code {bad} is outside codebook {k}, which has {size} entries")
+            raise CodecError(
+                f"codec {spec.name!r}: code {bad} is outside codebook {k}, which has {size} entries"
+            )
     for item in meta:
         _check_meta(spec, item, codes.shape[2])
 
@@ -59,7 +64,9 @@ def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
         if not isinstance(item.get(key), int) or item[key] < 0:
             raise CodecError(f"codec {spec.name!r}: meta must have {key}, a count, got {item.get(key)!r}")
     if item["n_positions"] > n_positions:
-        raise CodecError(f"codec {spec.name!r}: meta says {item['n_positions']} positions, the codes have {n_positions}")
+        raise CodecError(
+            f"codec {spec.name!r}: meta says {item['n_positions']} positions, the codes have {n_positions}"
+        )
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-016
 class Codec(ABC):
@@ -71,7 +78,9 @@ class Codec(ABC):
 
     spec: CodecSpec
     decode_mode: str = "deterministic"  # one of `spec.decode_modes`; whoever decodes in another sets it
-    decoder_hint: str = ""  # what a user can do about a decode mode that is not there, as the end of a sentence
+    decoder_hint: str = (
+        ""  # what a user can do about a decode mode that is not there, as the end of a sentence
+    )
 
     @abstractmethod
     def _encode(self, signals: Signals, lengths: Tensor | None) -> Encoded:
@@ -194,5 +203,7 @@ def load_codec(name: str, **options: Any) -> Codec:
     try:
         inspect.signature(target).bind(**options)
     except TypeError as error:
-        raise CodecError(f"codec {name!r} does not take these options: {', '.join(options) or 'none given'} ({error})") from error
+        raise CodecError(
+            f"codec {name!r} does not take these options: {', '.join(options) or 'none given'} ({error})"
+        ) from error
     return target(**options)

@@ -11,10 +11,11 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Iterable, Iterator
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -33,7 +34,19 @@ __all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'find_checkpoint', 'weight_files', 'read
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-005
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_NO_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.safetensors", "*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot")
+_NO_WEIGHTS = (
+    "*.bin",
+    "*.pt",
+    "*.pth",
+    "*.safetensors",
+    "*.onnx",
+    "*.msgpack",
+    "*.h5",
+    "*.gguf",
+    "*.ckpt",
+    "*.tflite",
+    "*.ot",
+)
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -44,9 +57,13 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
     which alone the files are fetched. Raises `CodecError`.
     """
     if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
-        raise CodecError(f"a checkpoint must be a folder or the id of a model on the Hugging Face hub, got {checkpoint!r}")
+        raise CodecError(
+            f"a checkpoint must be a folder or the id of a model on the Hugging Face hub, got {checkpoint!r}"
+        )
     if not isinstance(subfolder, str) or Path(subfolder).is_absolute() or ".." in Path(subfolder).parts:
-        raise CodecError(f"{checkpoint}: subfolder must be a folder inside it, such as vqvae, got {subfolder!r}")
+        raise CodecError(
+            f"{checkpoint}: subfolder must be a folder inside it, such as vqvae, got {subfolder!r}"
+        )
     path = Path(os.path.expanduser(checkpoint))
     folder = (path if path.exists() else _from_hub(str(checkpoint), weights, subfolder)) / subfolder
     if not folder.exists():
@@ -57,11 +74,17 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
 def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
     "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
-        raise CodecError(f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as facebook/encodec_24khz")
+        raise CodecError(
+            f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as facebook/encodec_24khz"
+        )
     try:
-        folder = _download(checkpoint, [p for p in _NO_WEIGHTS if not weights or p != "*.safetensors"], subfolder)
+        folder = _download(
+            checkpoint, [p for p in _NO_WEIGHTS if not weights or p != "*.safetensors"], subfolder
+        )
         if weights and (folder / subfolder).is_dir() and not weight_files(folder / subfolder):
-            folder = _download(checkpoint, [p for p in _NO_WEIGHTS if p not in ("*.bin", "*.pt", "*.pth")], subfolder)
+            folder = _download(
+                checkpoint, [p for p in _NO_WEIGHTS if p not in ("*.bin", "*.pt", "*.pth")], subfolder
+            )
     except Exception as error:  # the hub's library raises its own, those of requests, and OSError
         raise CodecError(_not_found(checkpoint, error)) from error
     return folder
@@ -70,7 +93,13 @@ def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
 def _download(checkpoint: str, without: list[str], subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(checkpoint, ignore_patterns=without, allow_patterns=[f"{subfolder}/*", "README.md"] if subfolder else None))
+    return Path(
+        snapshot_download(
+            checkpoint,
+            ignore_patterns=without,
+            allow_patterns=[f"{subfolder}/*", "README.md"] if subfolder else None,
+        )
+    )
 
 
 def _not_found(checkpoint: str, error: Exception) -> str:
@@ -145,7 +174,11 @@ def torch_dtype(name: str) -> torch.dtype:
 def licence(folder: Path) -> str:
     "The licence that the model card in `folder` states in its first lines (YAML between two lines of dashes), else that it is unknown."
     card = folder / "README.md"
-    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.S) if card.is_file() else None
+    front = (
+        re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.S)
+        if card.is_file()
+        else None
+    )
     try:
         stated = yaml.safe_load(front[1]).get("license") if front else None
     except (yaml.YAMLError, AttributeError):
@@ -173,7 +206,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise CodecError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError of a damaged archive
-        raise CodecError(f"{path}: refused, because it is damaged or holds more than tensors, such as code that would run when it is loaded ({_refused(error)})") from error
+        raise CodecError(
+            f"{path}: refused, because it is damaged or holds more than tensors, such as code that would run when it is loaded ({_refused(error)})"
+        ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CodecError(f"{path}: holds no dictionary of tensors")
@@ -197,7 +232,11 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
     wanted = module.state_dict()
     if missing := wanted.keys() - state.keys():
         raise CodecError(f"{where}: {len(missing)} of {len(wanted)} weights are missing: {_listed(missing)}")
-    if wrong := [f"{k} is {list(state[k].shape)}, not {list(v.shape)}" for k, v in wanted.items() if state[k].shape != v.shape]:
+    if wrong := [
+        f"{k} is {list(state[k].shape)}, not {list(v.shape)}"
+        for k, v in wanted.items()
+        if state[k].shape != v.shape
+    ]:
         raise CodecError(f"{where}: weights do not fit the config: {_listed(wrong)}")
     module.load_state_dict({k: state[k] for k in wanted})
     return sorted(state.keys() - wanted.keys())
@@ -206,7 +245,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
 def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
     "A sentence for the report that names every weight that `where` holds and nobody needs; nothing where there are none."
     keys = sorted(keys)
-    return (f"{where} holds {len(keys)} weights that the codec does not use: {', '.join(keys)}",) if keys else ()
+    return (
+        (f"{where} holds {len(keys)} weights that the codec does not use: {', '.join(keys)}",) if keys else ()
+    )
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-021
 @contextmanager
@@ -214,7 +255,11 @@ def quiet_libraries() -> Iterator[None]:
     "transformers, and diffusers where it is imported, without warnings and progress bars, and afterwards as they were before."
     import transformers  # noqa: F401  so that it is quiet even where it is imported only now
 
-    logs = [import_module(f"{name}.utils.logging") for name in ("transformers", "diffusers") if name in sys.modules]
+    logs = [
+        import_module(f"{name}.utils.logging")
+        for name in ("transformers", "diffusers")
+        if name in sys.modules
+    ]
     before = [(log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
     try:
         for log in logs:
@@ -238,17 +283,32 @@ def load_pretrained(model_class: type, folder: Path, **options: Any) -> tuple[nn
     """
     files = weight_files(folder)
     if not files:
-        raise CodecError(f"{folder}: holds a config.json, but no weights ({', '.join('*' + s for s in WEIGHT_SUFFIXES)})")
+        raise CodecError(
+            f"{folder}: holds a config.json, but no weights ({', '.join('*' + s for s in WEIGHT_SUFFIXES)})"
+        )
     for path in files:
         if path.suffix != ".safetensors":
             read_state(path)  # refused here, with a sentence, before any library opens it
     try:
-        with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
-            model, info = model_class.from_pretrained(str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # building draws initial weights, which nobody else should notice
+            model, info = model_class.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **options,
+            )
     except Exception as error:  # whatever a config or a file makes of a library
-        raise CodecError(f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
+        raise CodecError(
+            f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        ) from error
     if wrong := info["mismatched_keys"]:
-        sizes = [f"{k[0]} is {list(k[1])}, not {list(k[2])}" if isinstance(k, (tuple, list)) else str(k) for k in wrong]
+        sizes = [
+            f"{k[0]} is {list(k[1])}, not {list(k[2])}" if isinstance(k, (tuple, list)) else str(k)
+            for k in wrong
+        ]
         raise CodecError(f"{folder}: weights do not fit the config: {_listed(sizes)}")
     if missing := info["missing_keys"]:
         raise CodecError(f"{folder}: {len(missing)} weights are missing: {_listed(missing)}")
@@ -304,7 +364,9 @@ def recognise(modality: str, folder: Path) -> str:
     if modality == "text":
         raise CodecError(f"{folder}: holds no tokenizer; what can be read is {known}")
     kind = model_type(folder)
-    raise CodecError(f"{folder}: {f'its config.json names the model type {kind!r}' if kind else 'its config.json names no model type'}, which no {modality} codec here reads; they read: {known}")
+    raise CodecError(
+        f"{folder}: {f'its config.json names the model type {kind!r}' if kind else 'its config.json names no model type'}, which no {modality} codec here reads; they read: {known}"
+    )
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-027
 def _is_checkpoint(name: str) -> bool:
@@ -319,7 +381,9 @@ def _load_named(name: str, options: dict[str, Any]) -> Codec:
     except CodecError as error:
         if name in codec_targets():
             raise
-        raise CodecError(f"{error}; a model on the Hugging Face hub is named with its owner (openai-community/gpt2), a folder with a slash (./gpt2)") from error
+        raise CodecError(
+            f"{error}; a model on the Hugging Face hub is named with its owner (openai-community/gpt2), a folder with a slash (./gpt2)"
+        ) from error
 
 
 def modality_of(name: str) -> str:
@@ -331,7 +395,9 @@ def modality_of(name: str) -> str:
         for modality in reversed(SPECS):  # text last: whole models have a tokenizer too
             if any(reader.recognises(folder) for reader in checkpoint_codecs(modality).values()):
                 return modality
-    raise CodecError(f"{name}: none of the codecs here reads it; they read: {'; '.join(r.reads for m in SPECS for r in checkpoint_codecs(m).values())}")
+    raise CodecError(
+        f"{name}: none of the codecs here reads it; they read: {'; '.join(r.reads for m in SPECS for r in checkpoint_codecs(m).values())}"
+    )
 
 
 def open_codec(modality: str, name: str, options: dict[str, Any]) -> Codec:
@@ -340,10 +406,14 @@ def open_codec(modality: str, name: str, options: dict[str, Any]) -> Codec:
     Raises `CodecError` for a name that is neither, and whatever the codec raises while it loads.
     """
     if name in checkpoint_codecs(modality) and "checkpoint" not in options:
-        raise CodecError(f"codec {name!r} reads a checkpoint: give a folder (./{name} for one of that name) or a hub id in the place of its name")
+        raise CodecError(
+            f"codec {name!r} reads a checkpoint: give a folder (./{name} for one of that name) or a hub id in the place of its name"
+        )
     if not _is_checkpoint(name):
         return _load_named(name, options)
     if "checkpoint" in options:
-        raise CodecError(f"{name}: is the checkpoint already, so it cannot have an option checkpoint ({options['checkpoint']!r}) as well")
+        raise CodecError(
+            f"{name}: is the checkpoint already, so it cannot have an option checkpoint ({options['checkpoint']!r}) as well"
+        )
     folder = find_checkpoint(name, modality != "text", options.get("subfolder", ""))
     return load_codec(recognise(modality, folder), checkpoint=name, **options)

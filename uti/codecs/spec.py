@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UTIError
 from ..modalities.base import Sound
@@ -34,7 +35,9 @@ class CodecSpec(ABC):
     "What a codec of any modality promises. Raises `CodecError` where the fields contradict each other."
 
     modality: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = ("n_positions",)  # counts in the meta of an item, without which nothing decodes
+    needs: ClassVar[tuple[str, ...]] = (
+        "n_positions",
+    )  # counts in the meta of an item, without which nothing decodes
     meta_free: ClassVar[bool] = False  # ids decode without a meta
     value_range: ClassVar[tuple[float, float] | None] = None  # of a decoded signal's numbers
 
@@ -47,7 +50,9 @@ class CodecSpec(ABC):
     weights_sha256: str = ""  # of the weights' file, where `version` does not tell one from another
     invariant: bool = False  # same ids for any number of threads, alone or in a batch
     idempotent: bool = False  # encode(decode(codes)) = codes for codes that encode gave
-    decode_modes: tuple[str, ...] = ("deterministic",)  # of "deterministic" and "diffusion"; empty: encode only
+    decode_modes: tuple[str, ...] = (
+        "deterministic",
+    )  # of "deterministic" and "diffusion"; empty: encode only
     dtype: str = "float32"  # in which the encoder computes
     notes: tuple[str, ...] = ()  # what a reader of the report should know of the weights, a sentence each
 
@@ -104,7 +109,10 @@ class CodecSpec(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         "The modality and the fields, JSON-serialisable."
-        return {"modality": self.modality, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+        return {
+            "modality": self.modality,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()},
+        }
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-005
 def shape_of(tensor: Any) -> str:
@@ -131,7 +139,11 @@ def _check_batch(spec: CodecSpec, signals: Any, wanted: tuple[int | None, ...]) 
 
 def _positive(spec: CodecSpec, **fields: Any) -> None:
     "Raise `CodecError` naming those of `fields` that are no positive integers."
-    wrong = [name for name, value in fields.items() if not all(type(n) is int and n > 0 for n in (value if isinstance(value, tuple) else (value,)))]
+    wrong = [
+        name
+        for name, value in fields.items()
+        if not all(type(n) is int and n > 0 for n in (value if isinstance(value, tuple) else (value,)))
+    ]
     if wrong:
         raise spec.error(f"a codec for {spec.modality} must state {' and '.join(wrong)}")
 
@@ -195,11 +207,15 @@ class ImageSpec(CodecSpec):
             object.__setattr__(self, "output_size", self.input_size)
         if self.grid and not self.n_positions:
             object.__setattr__(self, "n_positions", math.prod(self.grid))
-        _positive(self, input_size=self.input_size, output_size=self.output_size, n_positions=self.n_positions)
+        _positive(
+            self, input_size=self.input_size, output_size=self.output_size, n_positions=self.n_positions
+        )
         if self.grid and math.prod(self.grid) != self.n_positions:
             raise self.error(f"a grid of {self.grid} has not the {self.n_positions} positions that it states")
         if self.resize not in ("crop", "squash") or self.resample not in ("bicubic", "bilinear"):
-            raise self.error(f"resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and {self.resample!r}")
+            raise self.error(
+                f"resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and {self.resample!r}"
+            )
 
     @property
     def form(self) -> str:
@@ -258,11 +274,19 @@ class AudioSpec(CodecSpec):
         super().__post_init__()
         if not self.output_rate:
             object.__setattr__(self, "output_rate", self.sample_rate)
-        _positive(self, sample_rate=self.sample_rate, output_rate=self.output_rate, channels=self.channels, hop_length=self.hop_length)
+        _positive(
+            self,
+            sample_rate=self.sample_rate,
+            output_rate=self.output_rate,
+            channels=self.channels,
+            hop_length=self.hop_length,
+        )
 
     @property
     def form(self) -> str:
-        rates = " as ".join(f"{rate / 1000:g} kHz" for rate in dict.fromkeys((self.sample_rate, self.output_rate)))
+        rates = " as ".join(
+            f"{rate / 1000:g} kHz" for rate in dict.fromkeys((self.sample_rate, self.output_rate))
+        )
         return f"{rates}, {self.output_rate / self.hop_length:g} positions/s"
 
     def positions(self, n_samples: int | None = None) -> int:
@@ -274,15 +298,21 @@ class AudioSpec(CodecSpec):
 
     def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
         _check_batch(self, signals, (self.channels, None))
-        if lengths is not None and not (len(lengths) == len(signals) and all(0 < n <= signals.shape[-1] for n in lengths.tolist())):
-            raise self.error(f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got {lengths.tolist()}")
+        if lengths is not None and not (
+            len(lengths) == len(signals) and all(0 < n <= signals.shape[-1] for n in lengths.tolist())
+        ):
+            raise self.error(
+                f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got {lengths.tolist()}"
+            )
 
     def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Sound, dict[str, Any]]:
         "A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was done. Raises `MediaError`."
         from uti.modalities.audio import load_audio, normalise_audio
 
         wave, rate = load_audio(signal)
-        wave, record = normalise_audio(wave, rate, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds)
+        wave, record = normalise_audio(
+            wave, rate, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds
+        )
         return Sound(wave, self.sample_rate), record
 
     def batch(self, signals: Sequence[Sound]) -> tuple[Tensor, Tensor]:
@@ -292,7 +322,10 @@ class AudioSpec(CodecSpec):
         waves = [wave for wave, _ in signals]
         lengths = torch.tensor([wave.shape[-1] for wave in waves])
         longest = int(lengths.max())
-        padded = [w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1])) for w in waves]
+        padded = [
+            w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1]))
+            for w in waves
+        ]
         return torch.stack(padded), lengths
 
     def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Sound]:
@@ -304,7 +337,9 @@ class AudioSpec(CodecSpec):
         if self.output_rate == self.sample_rate:
             return normal
         wave, rate = load_audio(source)
-        wave, _ = normalise_audio(wave, rate, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds)
+        wave, _ = normalise_audio(
+            wave, rate, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds
+        )
         return Sound(wave, self.output_rate)
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:

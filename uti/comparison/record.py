@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
 from torch import Tensor
 
 from ..audit.environment import Environment
+from .references import Reference
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import normalise_audio
 from ..modalities.image import normalise_image
-from .references import Reference
 
 # %% auto #0
 __all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'CodecResult', 'Entry', 'Comparison']
@@ -24,10 +23,16 @@ __all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'Codec
 class CommonForm(BaseModel):
     "The form in which all codecs and references are measured under `common`; null where no codec has the modality."
 
-    resize: str = Field("crop", description="how pictures of other proportions were brought to that size: crop or squash")
+    resize: str = Field(
+        "crop", description="how pictures of other proportions were brought to that size: crop or squash"
+    )
     image_size: tuple[int, int] | None = Field(description="(rows, columns): the smallest of the codecs'")
-    sample_rate: int | None = Field(description="Hz, the lowest of the codecs'; sounds are mixed down to mono")
-    clip_seconds: float | None = Field(description="length of every sound, the shortest that a config sets; null: whole")
+    sample_rate: int | None = Field(
+        description="Hz, the lowest of the codecs'; sounds are mixed down to mono"
+    )
+    clip_seconds: float | None = Field(
+        description="length of every sound, the shortest that a config sets; null: whole"
+    )
 
 
 class Asset(BaseModel):
@@ -37,21 +42,27 @@ class Asset(BaseModel):
     modality: str
     source_sha256: str
     n_bytes: int | None = Field(None, description="of a text, in UTF-8")
-    original: str | None = Field(None, description="file of the picture or sound in the common form, relative to comparison.json")
+    original: str | None = Field(
+        None, description="file of the picture or sound in the common form, relative to comparison.json"
+    )
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-form
 def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
     "A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples], rate in Hz) as float32 [1, samples]."
     if modality == "image":
         return normalise_image(signal, form.image_size, form.resize)[0]
-    return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[0]
+    return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[
+        0
+    ]
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-006
 class Rate(BaseModel):
     "Of the ids, over all items together: positions × Σ log2(entries of each codebook), without entropy coding."
 
     bits_per_pixel: float | None = Field(None, description="at the codec's own size")
-    common_bits_per_pixel: float | None = Field(None, description="the same bits, over the pixels of the common form")
+    common_bits_per_pixel: float | None = Field(
+        None, description="the same bits, over the pixels of the common form"
+    )
     tokens_per_item: float | None = Field(None, description="of a picture")
     kbps: float | None = None
     tokens_per_second: float | None = None
@@ -61,12 +72,21 @@ class Rate(BaseModel):
     @property
     def own(self) -> float | None:
         "The rate that the codec itself has: bits per pixel of its own size, kbps, or bits per byte."
-        return next((rate for rate in (self.bits_per_pixel, self.kbps, self.bits_per_byte) if rate is not None), None)
+        return next(
+            (rate for rate in (self.bits_per_pixel, self.kbps, self.bits_per_byte) if rate is not None), None
+        )
 
     @property
     def axis(self) -> float | None:
         "The rate at which its distortion in the common form was bought: bits per pixel of the common form, kbps, or bits per byte."
-        return next((rate for rate in (self.common_bits_per_pixel, self.kbps, self.bits_per_byte) if rate is not None), None)
+        return next(
+            (
+                rate
+                for rate in (self.common_bits_per_pixel, self.kbps, self.bits_per_byte)
+                if rate is not None
+            ),
+            None,
+        )
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-009
 class ItemResult(BaseModel):
@@ -77,8 +97,13 @@ class ItemResult(BaseModel):
     bits: float
     metrics: dict[str, Measurement] = Field(description="in the codec's own form, as its audit measured them")
     common: dict[str, Measurement] = Field(description="in the common form")
-    original: str | None = Field(None, description="file of the picture or sound as the codec got it, in its own form, relative to comparison.json; null where nothing was decoded")
-    recon: str | None = Field(description="file of the decoded signal in the codec's own form, relative to comparison.json")
+    original: str | None = Field(
+        None,
+        description="file of the picture or sound as the codec got it, in its own form, relative to comparison.json; null where nothing was decoded",
+    )
+    recon: str | None = Field(
+        description="file of the decoded signal in the codec's own form, relative to comparison.json"
+    )
 
 
 class CodecResult(BaseModel):
@@ -87,7 +112,9 @@ class CodecResult(BaseModel):
     codec: dict[str, Any] = Field(description="the codec's promises, `CodecSpec.to_dict`")
     bits_per_token: list[float] = Field(description="log2(entries), of each codebook")
     rate: Rate
-    lossless: bool | None = Field(None, description="of a text codec: every text came back as it was; null: not decoded")
+    lossless: bool | None = Field(
+        None, description="of a text codec: every text came back as it was; null: not decoded"
+    )
     metrics: dict[str, Measurement] = Field(description="means over the items, in the codec's own form")
     common: dict[str, Measurement] = Field(description="means over the items, in the common form")
     items: list[ItemResult]

@@ -10,8 +10,8 @@ import math
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, Sequence
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ..compat import torchaudio
-from ..modalities.audio import normalise_audio, read_audio, write_wav
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import measure
+from ..modalities.audio import normalise_audio, read_audio, write_wav
 
 # %% auto #0
 __all__ = ['PICTURES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through_pillow', 'picture_reference', 'through_mu_law',
@@ -47,12 +47,16 @@ class Reference(BaseModel):
     points: list[Point]
 
 
-def _reference(name: str, modality: str, how: str, ladder: dict[str, Sequence[tuple[float, dict[str, Measurement]]]]) -> Reference:
+def _reference(
+    name: str, modality: str, how: str, ladder: dict[str, Sequence[tuple[float, dict[str, Measurement]]]]
+) -> Reference:
     "`ladder`: setting → (rate, metrics) of each item."
     points = []
     for setting, items in ladder.items():
         metrics = {m: mean_of([found[m] for _, found in items]) for m in items[0][1]}
-        points.append(Point(setting=setting, rate=sum(rate for rate, _ in items) / len(items), metrics=metrics))
+        points.append(
+            Point(setting=setting, rate=sum(rate for rate, _ in items) / len(items), metrics=metrics)
+        )
     return Reference(name=name, modality=modality, how=how, points=sorted(points, key=lambda p: p.rate))
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-005
@@ -81,7 +85,12 @@ def picture_reference(name: str, pictures: Sequence[Tensor]) -> Reference:
         for picture in pictures:
             decoded, size = through_pillow(picture, quality, **options)
             items.append((8 * size / math.prod(picture.shape[-2:]), measure("image", picture, decoded)))
-    return _reference(name, "image", f"{name} by Pillow at qualities {', '.join(map(str, qualities))}; the whole file counts, headers included", ladder)
+    return _reference(
+        name,
+        "image",
+        f"{name} by Pillow at qualities {', '.join(map(str, qualities))}; the whole file counts, headers included",
+        ladder,
+    )
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-008
 MU_LAW_RATES = (1000, 2000, 4000, 8000, 16000)  # Hz, at 8 bits a sample
@@ -96,15 +105,31 @@ def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
     "The sound after 8-bit µ-law (µ = 255) at `low_rate`. Float [1, samples] in [-1, 1]; rates in Hz."
     low, _ = normalise_audio(wave, sample_rate, target_rate=low_rate, channels=1)
     companded = torchaudio.functional.mu_law_encoding(low, 256)
-    back, _ = normalise_audio(torchaudio.functional.mu_law_decoding(companded, 256), low_rate, target_rate=sample_rate, channels=1)
+    back, _ = normalise_audio(
+        torchaudio.functional.mu_law_decoding(companded, 256), low_rate, target_rate=sample_rate, channels=1
+    )
     return _fitted(back, wave.shape[-1])
 
 
 def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1, samples]; rates in kbps."
     rates = [rate for rate in MU_LAW_RATES if rate <= sample_rate]
-    ladder = {f"{rate / 1000:g} kHz": [(8 * rate / 1000, measure("audio", (w, sample_rate), (through_mu_law(w, sample_rate, rate), sample_rate))) for w in waves] for rate in rates}
-    return _reference("µ-law", "audio", f"8 bits a sample with the µ-law of ITU-T G.711, resampled to {', '.join(ladder)} and back", ladder)
+    ladder = {
+        f"{rate / 1000:g} kHz": [
+            (
+                8 * rate / 1000,
+                measure("audio", (w, sample_rate), (through_mu_law(w, sample_rate, rate), sample_rate)),
+            )
+            for w in waves
+        ]
+        for rate in rates
+    }
+    return _reference(
+        "µ-law",
+        "audio",
+        f"8 bits a sample with the µ-law of ITU-T G.711, resampled to {', '.join(ladder)} and back",
+        ladder,
+    )
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-011
 OPUS_KBPS = (6, 12, 24, 48)
@@ -116,7 +141,11 @@ def opus_missing() -> str:
     if not ffmpeg:
         return "Opus is left out: ffmpeg, which runs its encoder, was not installed."
     encoders = subprocess.run([ffmpeg, "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
-    return "" if "libopus" in encoders else "Opus is left out: the ffmpeg that was installed has no libopus encoder."
+    return (
+        ""
+        if "libopus" in encoders
+        else "Opus is left out: the ffmpeg that was installed has no libopus encoder."
+    )
 
 
 def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
@@ -135,7 +164,25 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
         source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
         write_wav(source, wave, sample_rate)
         quiet = ["ffmpeg", "-y", "-nostdin", "-loglevel", "error"]
-        subprocess.run([*quiet, "-i", source, "-c:a", "libopus", "-b:a", f"{kbps}k", "-vbr", "off", "-application", "audio", "-frame_duration", "60", coded], check=True)
+        subprocess.run(
+            [
+                *quiet,
+                "-i",
+                source,
+                "-c:a",
+                "libopus",
+                "-b:a",
+                f"{kbps}k",
+                "-vbr",
+                "off",
+                "-application",
+                "audio",
+                "-frame_duration",
+                "60",
+                coded,
+            ],
+            check=True,
+        )
         subprocess.run([*quiet, "-i", coded, "-ar", str(sample_rate), "-ac", "1", decoded], check=True)
         back, _ = read_audio(decoded)
     return _undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100)
@@ -143,11 +190,27 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
 
 def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
-    ladder = {f"{kbps} kbps": [(kbps, measure("audio", (w, sample_rate), (through_opus(w, sample_rate, kbps), sample_rate))) for w in waves] for kbps in OPUS_KBPS}
-    return _reference("Opus", "audio", "ffmpeg's libopus, hard constant rate, -application audio, frames of 60 ms, delay taken back; packets count, their Ogg container does not", ladder)
+    ladder = {
+        f"{kbps} kbps": [
+            (kbps, measure("audio", (w, sample_rate), (through_opus(w, sample_rate, kbps), sample_rate)))
+            for w in waves
+        ]
+        for kbps in OPUS_KBPS
+    }
+    return _reference(
+        "Opus",
+        "audio",
+        "ffmpeg's libopus, hard constant rate, -application audio, frames of 60 ms, delay taken back; packets count, their Ogg container does not",
+        ladder,
+    )
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-016
-def references_for(pictures: Sequence[Tensor], waves: Sequence[Tensor], sample_rate: int | None, progress: Callable[[str], None] = lambda name: None) -> tuple[list[Reference], list[str]]:
+def references_for(
+    pictures: Sequence[Tensor],
+    waves: Sequence[Tensor],
+    sample_rate: int | None,
+    progress: Callable[[str], None] = lambda name: None,
+) -> tuple[list[Reference], list[str]]:
     """(the reference curves of `pictures`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate` Hz; a sentence for each that cannot be run here).
 
     `progress`: called with the name of each before it is run.
@@ -169,7 +232,9 @@ def references_for(pictures: Sequence[Tensor], waves: Sequence[Tensor], sample_r
 
 def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
     "(rate, value) of each point of `reference` that has `metric`, sorted by rate."
-    return [(p.rate, p.metrics[metric].value) for p in reference.points if p.metrics[metric].value is not None]
+    return [
+        (p.rate, p.metrics[metric].value) for p in reference.points if p.metrics[metric].value is not None
+    ]
 
 
 def at_rate(reference: Reference, rate: float, metric: str) -> float | None:

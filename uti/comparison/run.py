@@ -10,34 +10,44 @@ import math
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from ..audit.earlier import read_record
+from ..audit.environment import environment_of
 from ..audit.plan import AuditPlan, Prepared, check_apart, decoders, prepare
 from ..audit.record import AuditError, AuditRecord, told
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
-from ..modalities.base import Sample
 from ..codecs.base import CodecError
-from ..codecs.spec import SPECS
 from ..codecs.checkpoint import checkpoint_codecs, modality_of
-from .record import Asset, CodecResult, CommonForm, Comparison, Entry, ItemResult, Rate, in_common_form
+from ..codecs.spec import SPECS
+from uti.comparison.record import (
+    Asset,
+    CodecResult,
+    CommonForm,
+    Comparison,
+    Entry,
+    ItemResult,
+    Rate,
+    in_common_form,
+)
+from .references import references_for
 from ..config import Config, load_config, with_codecs
-from ..audit.environment import environment_of
 from ..files import write_json
-from ..modalities.audio import normalise_audio, read_audio
+from ..metrics.base import Measurement, mean_of
+from ..metrics.registry import METRICS, measure
+from ..modalities.audio import read_audio
+from ..modalities.base import Sample
 from ..modalities.image import load_image, normalise_image
 from ..modalities.registry import MODALITIES
 from ..outdir import OutdirError, output_folder
-from ..metrics.base import Measurement, mean_of
-from ..metrics.registry import METRICS, measure
-from .references import references_for
 from ..space import canonical_json, space_hash, token_hash
 
 # %% auto #0
@@ -57,25 +67,33 @@ def read_comparison(path: str | Path) -> Comparison:
         raise CompareError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         first = error.errors()[0]
-        raise CompareError(f"{path}: not a comparison.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})") from error
+        raise CompareError(
+            f"{path}: not a comparison.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+        ) from error
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-006
 def names_of(sources: Sequence[str | Path]) -> list[str]:
     "A name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's name before it where two have one name; with a number behind it where even that is not enough."
     paths = [Path(os.path.abspath(source)) for source in sources]  # `.` has a name, too
-    own = [p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths]  # what follows the dot of Qwen3-0.6B is no suffix
+    own = [
+        p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths
+    ]  # what follows the dot of Qwen3-0.6B is no suffix
     wanted = [name if own.count(name) == 1 else f"{p.parent.name}-{name}" for p, name in zip(paths, own)]
     names: list[str] = []
     for name in wanted:
         again = (f"{name}-{n}" for n in range(2, len(paths) + 2))
-        names.append(name if name not in names else next(other for other in again if other not in [*names, *wanted]))
+        names.append(
+            name if name not in names else next(other for other in again if other not in [*names, *wanted])
+        )
     return names
 
 
 def check_name(name: str, what: str) -> None:
-    "Raise `CompareError` unless `name`, that of `what` (\"the report\"), can be the name of a folder within another."
+    'Raise `CompareError` unless `name`, that of `what` ("the report"), can be the name of a folder within another.'
     if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
-        raise CompareError(f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, . or .., nor hold / or \\")
+        raise CompareError(
+            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, . or .., nor hold / or \\"
+        )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-008
 def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
@@ -92,28 +110,52 @@ def _config_of(source: str) -> Config:
     if Path(source).suffix in (".yaml", ".yml"):
         return load_config(source)
     readers = {name: modality for modality in SPECS for name in checkpoint_codecs(modality)}
-    modality = readers.get(source) or modality_of(source)  # a reader cannot be asked without a checkpoint; whoever opens it says so
+    modality = readers.get(source) or modality_of(
+        source
+    )  # a reader cannot be asked without a checkpoint; whoever opens it says so
     return with_codecs(None, **{modality: source})
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     "The form that every codec's output can be brought into. Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show different parts of the same picture."
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
-    sizes = {name: tuple(t.codecs["image"].spec.output_size) for name, t in tokenizers.items() if "image" in t.codecs}
+    sizes = {
+        name: tuple(t.codecs["image"].spec.output_size)
+        for name, t in tokenizers.items()
+        if "image" in t.codecs
+    }
     rates = [t.codecs["audio"].spec.output_rate for t in tokenizers.values() if "audio" in t.codecs]
     clips = [t.clip_seconds for t in tokenizers.values() if "audio" in t.codecs and t.clip_seconds]
     smallest = min(sizes.values(), key=math.prod, default=None)
     for name, (rows, columns) in sizes.items():
         if abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
-            raise CompareError(f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of {smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio")
+            raise CompareError(
+                f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of {smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
+            )
     resizes = {name: t.codecs["image"].spec.resize for name, t in tokenizers.items() if "image" in t.codecs}
     if len(set(resizes.values())) > 1:
-        treated = ", ".join(f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items())
-        raise CompareError(f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size alike")
-    return CommonForm(resize=next(iter(resizes.values()), "crop"), image_size=smallest, sample_rate=min(rates, default=None), clip_seconds=min(clips, default=None))
+        treated = ", ".join(
+            f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items()
+        )
+        raise CompareError(
+            f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size alike"
+        )
+    return CommonForm(
+        resize=next(iter(resizes.values()), "crop"),
+        image_size=smallest,
+        sample_rate=min(rates, default=None),
+        clip_seconds=min(clips, default=None),
+    )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-011
-def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: str | Path | None = None, decode_mode: str = "deterministic", command: str = "uti compare") -> dict[str, Prepared]:
+def prepare_compare(
+    configs: dict[str, Config],
+    outdir: str | Path,
+    *,
+    assets: str | Path | None = None,
+    decode_mode: str = "deterministic",
+    command: str = "uti compare",
+) -> dict[str, Prepared]:
     """`audit.prepare` for each config, before anything is written: name → inputs of an audit into `outdir/audits/NAME`.
 
     Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
@@ -123,10 +165,14 @@ def prepare_compare(configs: dict[str, Config], outdir: str | Path, *, assets: s
     for name, config in configs.items():
         check_name(name, "a config")
         try:
-            inputs[name] = prepare(AuditPlan(config, Path(outdir) / "audits" / name, assets, decode_mode, command=command))
+            inputs[name] = prepare(
+                AuditPlan(config, Path(outdir) / "audits" / name, assets, decode_mode, command=command)
+            )
         except (AuditError, CodecError, OutdirError) as error:
             told = str(error)
-            raise CompareError(told if told.startswith((f"{name}:", f"./{name}:")) else f"{name}: {told}") from error
+            raise CompareError(
+                told if told.startswith((f"{name}:", f"./{name}:")) else f"{name}: {told}"
+            ) from error
     common_form(inputs)
     return inputs
 
@@ -144,36 +190,72 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
     bits, tokens = sum(bits_of(spec, i.meta["n_positions"]) for i in items), sum(i.n_tokens for i in items)
     if modality == "image":
         own, common = (len(items) * math.prod(size) for size in (spec["input_size"], form.image_size))
-        return Rate(bits_per_pixel=bits / own, common_bits_per_pixel=bits / common, tokens_per_item=tokens / len(items))
+        return Rate(
+            bits_per_pixel=bits / own,
+            common_bits_per_pixel=bits / common,
+            tokens_per_item=tokens / len(items),
+        )
     if modality == "audio":
         seconds = sum(i.meta["codec_meta"]["n_samples"] for i in items) / spec["output_rate"]
         return Rate(kbps=bits / seconds / 1000, tokens_per_second=tokens / seconds)
     return Rate(bits_per_byte=bits / n_bytes, tokens_per_byte=tokens / n_bytes)
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-017
-def _measure_common(form: CommonForm, modality: str, reference: Tensor, recon: Path) -> dict[str, Measurement]:
+def _measure_common(
+    form: CommonForm, modality: str, reference: Tensor, recon: Path
+) -> dict[str, Measurement]:
     "The metrics of the decoded signal in the file `recon`, brought into the common form, against `reference`, which is in it."
     if modality == "image":
         return measure(modality, reference, in_common_form(form, modality, load_image(recon)))
     wave = in_common_form(form, modality, read_audio(recon))
-    wave = torch.nn.functional.pad(wave, (0, reference.shape[-1] - wave.shape[-1]))  # resampled twice: a sample more or less
+    wave = torch.nn.functional.pad(
+        wave, (0, reference.shape[-1] - wave.shape[-1])
+    )  # resampled twice: a sample more or less
     return measure(modality, (reference, form.sample_rate), (wave, form.sample_rate))
 
 
 def _means(items: list[dict[str, Measurement]]) -> dict[str, Measurement]:
-    return {name: mean_of([found[name] for found in items if name in found]) for name in dict.fromkeys(name for found in items for name in found)}
+    return {
+        name: mean_of([found[name] for found in items if name in found])
+        for name in dict.fromkeys(name for found in items for name in found)
+    }
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-018
 Key = tuple[str, str]  # modality, name
 
 
-def _result(modality: str, report: AuditRecord, audit: Path, outdir: Path, form: CommonForm, references: dict[Key, Tensor], assets: Sequence[Asset]) -> CodecResult:
+def _result(
+    modality: str,
+    report: AuditRecord,
+    audit: Path,
+    outdir: Path,
+    form: CommonForm,
+    references: dict[Key, Tensor],
+    assets: Sequence[Asset],
+) -> CodecResult:
     "How the codec of `modality` did in the audit that lies in the folder `audit`."
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
-        common = _measure_common(form, modality, references[modality, item.name], audit / item.recon) if item.recon else {}
-        original, recon = ((audit / file).relative_to(outdir).as_posix() if file else None for file in (item.original, item.recon))
-        items.append(ItemResult(name=item.name, n_tokens=item.n_tokens, bits=bits_of(spec, item.meta["n_positions"]), metrics=item.metrics, common=common, original=original, recon=recon))
+        common = (
+            _measure_common(form, modality, references[modality, item.name], audit / item.recon)
+            if item.recon
+            else {}
+        )
+        original, recon = (
+            (audit / file).relative_to(outdir).as_posix() if file else None
+            for file in (item.original, item.recon)
+        )
+        items.append(
+            ItemResult(
+                name=item.name,
+                n_tokens=item.n_tokens,
+                bits=bits_of(spec, item.meta["n_positions"]),
+                metrics=item.metrics,
+                common=common,
+                original=original,
+                recon=recon,
+            )
+        )
     answers = [c.passed for c in report.checks if c.name == "lossless" and c.modality == modality]
     return CodecResult(
         codec=spec,
@@ -217,7 +299,9 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
     }
     same = canonical_json(here) == canonical_json(report.model_dump(mode="json", include=set(here)))
     same = same and environment_of(tokenizer.config).packages == report.environment.packages
-    same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [(i.modality, i.name, i.source_sha256) for i in report.items]
+    same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [
+        (i.modality, i.name, i.source_sha256) for i in report.items
+    ]
     files = [inputs.outdir / name for item in report.items for name in (item.original, item.recon) if name]
     if not same or not all(path.is_file() for path in files):
         return None
@@ -229,11 +313,15 @@ def _answers(inputs: Prepared, report: AuditRecord) -> bool:
     "Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that lies beside it?"
     asked = set()
     for case, item in zip((replace(case) for case in inputs.cases), report.items):
-        if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(case.tokens.meta) != canonical_json(item.meta):
+        if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
+            case.tokens.meta
+        ) != canonical_json(item.meta):
             return False
         if item.recon and case.modality not in asked:
             asked.add(case.modality)
-            if inputs.decoder(case.modality) == "diffusion" or not _is_in(inputs.outdir / item.recon, case.modality, case.decoded):
+            if inputs.decoder(case.modality) == "diffusion" or not _is_in(
+                inputs.outdir / item.recon, case.modality, case.decoded
+            ):
                 return False
     return True
 
@@ -254,8 +342,13 @@ def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> d
         done = i * len(STEPS)
         if kept := _kept(one):
             progress(done, steps, f"{name}: audited before, kept")
-        reports[name] = kept or run_audit(one, lambda step, _, what: progress(done + step, steps, f"{name}: {what}"))
+        reports[name] = kept or run_audit(one, _part(name, done, steps, progress))
     return reports
+
+
+def _part(name: str, done: int, steps: int, progress: Progress) -> Progress:
+    "The progress of one audit as a part of the whole run's."
+    return lambda step, _, what: progress(done + step, steps, f"{name}: {what}")
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-023
 def _asset(sample: Sample, form: CommonForm, signal: Tensor | None) -> Asset:
@@ -263,14 +356,18 @@ def _asset(sample: Sample, form: CommonForm, signal: Tensor | None) -> Asset:
     asset = Asset(name=sample.name, modality=sample.modality, source_sha256=source_hash(sample))
     if signal is None:
         return asset.model_copy(update={"n_bytes": len(sample.signal.encode("utf-8", "surrogatepass"))})
-    return asset.model_copy(update={"original": f"original/{sample.name}{MODALITIES[sample.modality].suffix}"})
+    return asset.model_copy(
+        update={"original": f"original/{sample.name}{MODALITIES[sample.modality].suffix}"}
+    )
 
 
 def _write_original(sample: Sample, form: CommonForm, signal: Tensor, folder: Path) -> None:
     "Write a picture or sound in the common form to `folder/original`."
     path = folder / "original" / f"{sample.name}{MODALITIES[sample.modality].suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    MODALITIES[sample.modality].write(path, signal if sample.modality == "image" else (signal, form.sample_rate))
+    MODALITIES[sample.modality].write(
+        path, signal if sample.modality == "image" else (signal, form.sample_rate)
+    )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-024
 def compare(
@@ -287,23 +384,45 @@ def compare(
     `assets`: a folder with pictures and sounds (default: the shipped ones). `progress`: called as (step, number of steps, what) before each step.
     Audits that an earlier call left in `outdir` are kept. Raises what `prepare_compare` raises, before anything is written.
     """
-    outdir, inputs = Path(outdir), prepare_compare(configs, outdir, assets=assets, decode_mode=decode_mode, command=command)
+    outdir, inputs = (
+        Path(outdir),
+        prepare_compare(configs, outdir, assets=assets, decode_mode=decode_mode, command=command),
+    )
     form, steps = common_form(inputs), len(inputs) * len(STEPS) + 2
     reports = _audit_all(inputs, steps, progress)
     progress(steps - 2, steps, "measuring in the common form")
     samples = {(s.modality, s.name): s for one in inputs.values() for s in one.samples}
-    signals = {key: in_common_form(form, s.modality, s.signal) for key, s in samples.items() if s.modality != "text"}
+    signals = {
+        key: in_common_form(form, s.modality, s.signal) for key, s in samples.items() if s.modality != "text"
+    }
     all_assets = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
-    entries = [_entry(name, r, {m: _result(m, r, inputs[name].outdir, outdir, form, signals, all_assets) for m in r.codecs}) for name, r in reports.items()]
-    pictures, waves = ([signal for (modality, _), signal in signals.items() if modality == wanted] for wanted in ("image", "audio"))
-    references, left_out = references_for(pictures, waves, form.sample_rate, lambda name: progress(steps - 1, steps, f"measuring {name}"))
+    entries = [
+        _entry(
+            name,
+            r,
+            {m: _result(m, r, inputs[name].outdir, outdir, form, signals, all_assets) for m in r.codecs},
+        )
+        for name, r in reports.items()
+    ]
+    pictures, waves = (
+        [signal for (modality, _), signal in signals.items() if modality == wanted]
+        for wanted in ("image", "audio")
+    )
+    references, left_out = references_for(
+        pictures, waves, form.sample_rate, lambda name: progress(steps - 1, steps, f"measuring {name}")
+    )
     comparison = Comparison(
         passed=all(entry.passed for entry in entries),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         decode_mode=decode_mode,
         common_form=form,
-        metric_facts={name: METRICS[name].facts for e in entries for r in e.results.values() for name in (r.metrics | r.common)},
+        metric_facts={
+            name: METRICS[name].facts
+            for e in entries
+            for r in e.results.values()
+            for name in (r.metrics | r.common)
+        },
         assets=all_assets,
         entries=entries,
         references=references,

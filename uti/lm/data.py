@@ -5,24 +5,26 @@
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-002
 from __future__ import annotations
 
+import itertools
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ..errors import UTIError
-from ..modalities.base import Sample
 from ..config import Config, dump_config, load_config
+from ..errors import UTIError
 from ..files import write_json, write_text
+from ..modalities.base import Sample
 from ..outdir import output_folder
+from ..space import TokenSpace, diff_spaces, load_space, save_space
 from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
 from ..tokens.sequences import IGNORED, TASKS, Example, build
-from ..space import SpaceError, TokenSpace, diff_spaces, load_space, save_space
 from ..tokens.tokenizer import UnifiedTokenizer
 
 # %% auto #0
@@ -68,7 +70,10 @@ def clip(sample: Sample, seconds: float, rng: random.Random) -> Piece:
     wave, rate = sample.signal
     n = min(wave.shape[-1], max(1, round(seconds * rate)))
     start = rng.randint(0, wave.shape[-1] - n)
-    return Piece(f"{Path(sample.name).stem}, {start / rate:.3f} seconds in", (wave[:, start : start + n].contiguous(), rate))
+    return Piece(
+        f"{Path(sample.name).stem}, {start / rate:.3f} seconds in",
+        (wave[:, start : start + n].contiguous(), rate),
+    )
 
 
 def passage(sample: Sample, n_characters: int, rng: random.Random) -> Piece:
@@ -93,22 +98,45 @@ class Dataset:
 def tasks_of(modalities: Sequence[str]) -> list[str]:
     "The tasks that these modalities allow: with text every pair and plain text, without it each modality alone."
     if "text" in modalities:
-        return [task for task, (prompt, target) in TASKS.items() if {prompt or "text", target} <= set(modalities) and (prompt or target == "text")]
+        return [
+            task
+            for task, (prompt, target) in TASKS.items()
+            if {prompt or "text", target} <= set(modalities) and (prompt or target == "text")
+        ]
     return list(modalities)
 
 
-def make_dataset(tokenizer: UnifiedTokenizer, samples: Sequence[Sample], n: int, *, text_tokens: int, audio_positions: int, seed: int = 0) -> Dataset:
+def make_dataset(
+    tokenizer: UnifiedTokenizer,
+    samples: Sequence[Sample],
+    n: int,
+    *,
+    text_tokens: int,
+    audio_positions: int,
+    seed: int = 0,
+) -> Dataset:
     "`n` sequences of all tasks in turn, of pieces of the `samples`. The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task."
     rng = random.Random(seed)
-    there = {m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())] for m in tokenizer.codecs}
+    there = {
+        m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
+        for m in tokenizer.codecs
+    }
     tasks = tasks_of([m for m in there if there[m]])
     if not tasks or n < 1:
-        raise DatasetError(f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of {', '.join(tokenizer.codecs)}")
+        raise DatasetError(
+            f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of {', '.join(tokenizer.codecs)}"
+        )
     wanted = [tasks[i % len(tasks)] for i in range(n)]
     pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
     ids = _encode_pieces(tokenizer, wanted, pieces)
-    examples = [_example(tokenizer, task, piece, own, text_tokens) for task, piece, own in zip(wanted, pieces, ids)]
-    return Dataset(examples, grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions), tokenizer.config)
+    examples = [
+        _example(tokenizer, task, piece, own, text_tokens) for task, piece, own in zip(wanted, pieces, ids)
+    ]
+    return Dataset(
+        examples,
+        grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions),
+        tokenizer.config,
+    )
 
 
 def _shown(task: str) -> str:
@@ -116,7 +144,14 @@ def _shown(task: str) -> str:
     return next((m for m in TASKS[task] if m not in (None, "text")), "text")
 
 
-def _piece(tokenizer: UnifiedTokenizer, there: dict[str, list[Sample]], task: str, rng: random.Random, text_tokens: int, audio_positions: int) -> Piece:
+def _piece(
+    tokenizer: UnifiedTokenizer,
+    there: dict[str, list[Sample]],
+    task: str,
+    rng: random.Random,
+    text_tokens: int,
+    audio_positions: int,
+) -> Piece:
     modality = _shown(task)
     sample = rng.choice(there[modality])
     if modality == "image":
@@ -127,10 +162,16 @@ def _piece(tokenizer: UnifiedTokenizer, there: dict[str, list[Sample]], task: st
     return clip(sample, list(codec.sound_lengths(audio_positions).values())[-1] / codec.spec.output_rate, rng)
 
 
-def _encode_pieces(tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]) -> list[np.ndarray]:
+def _encode_pieces(
+    tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]
+) -> list[np.ndarray]:
     "Global ids of each piece, encoded in batches."
     ids: list[Any] = [None] * len(pieces)
-    encoders = {"image": tokenizer.encode_images, "audio": tokenizer.encode_audios, "text": tokenizer.encode_texts}
+    encoders = {
+        "image": tokenizer.encode_images,
+        "audio": tokenizer.encode_audios,
+        "text": tokenizer.encode_texts,
+    }
     for modality, encode in encoders.items():
         group = [i for i, task in enumerate(tasks) if _shown(task) == modality]
         for at in range(0, len(group), 16):
@@ -140,19 +181,31 @@ def _encode_pieces(tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Se
     return ids
 
 
-def _example(tokenizer: UnifiedTokenizer, task: str, piece: Piece, ids: np.ndarray, text_tokens: int) -> Example:
+def _example(
+    tokenizer: UnifiedTokenizer, task: str, piece: Piece, ids: np.ndarray, text_tokens: int
+) -> Example:
     space = tokenizer.space
     if None in TASKS[task]:
         return build(space, task, ids[:text_tokens] if task == "text" else ids)
     caption = tokenizer.encode_text(piece.caption).ids.numpy()[:text_tokens]
-    return build(space, task, ids, prompt=caption) if TASKS[task][0] == "text" else build(space, task, caption, prompt=ids)
+    return (
+        build(space, task, ids, prompt=caption)
+        if TASKS[task][0] == "text"
+        else build(space, task, caption, prompt=ids)
+    )
+
 
 def task_of(grammar: Grammar, example: Example) -> str:
     "The task of a well-formed sequence. Raises `SequenceError` where it is ill-formed, and `DatasetError` where it is of no task."
     segments = parse(grammar, example.ids)
-    pair = (next((s.modality for s in segments if not s.marked), None), next((s.modality for s in segments if s.marked), None))
+    pair = (
+        next((s.modality for s in segments if not s.marked), None),
+        next((s.modality for s in segments if s.marked), None),
+    )
     if pair not in TASKS.values():
-        raise DatasetError(f"a sequence of {' and '.join(s.modality for s in segments) or 'nothing'} belongs to no task")
+        raise DatasetError(
+            f"a sequence of {' and '.join(s.modality for s in segments) or 'nothing'} belongs to no task"
+        )
     return next(task for task, wanted in TASKS.items() if wanted == pair)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
@@ -170,7 +223,13 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
     "Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts), `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written, nothing. Raises `OutdirError`."
     with output_folder(folder) as out:
         lengths = [len(e.ids) for e in dataset.examples]
-        save_file({"ids": np.concatenate([e.ids for e in dataset.examples]).astype(np.uint32), "starts": np.cumsum([0, *lengths])}, out.staged / "sequences.safetensors")
+        save_file(
+            {
+                "ids": np.concatenate([e.ids for e in dataset.examples]).astype(np.uint32),
+                "starts": np.cumsum([0, *lengths]),
+            },
+            out.staged / "sequences.safetensors",
+        )
         save_space(dataset.space, out.staged / "token_space.json")
         write_json(out.staged / "grammar.json", grammar_to_dict(dataset.grammar))
         write_text(out.staged / "uti.yaml", dump_config(dataset.config))
@@ -188,13 +247,30 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
         grammar = grammar_from_dict(own, json.loads((folder / "grammar.json").read_text(encoding="utf-8")))
         arrays = load_file(folder / "sequences.safetensors")
         ids, starts = arrays["ids"].astype(np.int64), arrays["starts"]
-        if ids.ndim != 1 or starts.ndim != 1 or len(starts) < 2 and len(ids) or (np.diff(starts) < 0).any() or starts[:1].any() or starts[-1:].sum() != len(ids):
-            raise DatasetError(f"{folder}/sequences.safetensors: its starts do not cut its {len(ids)} ids into sequences")
+        if (
+            ids.ndim != 1
+            or starts.ndim != 1
+            or (len(starts) < 2 and len(ids))
+            or (np.diff(starts) < 0).any()
+            or starts[:1].any()
+            or starts[-1:].sum() != len(ids)
+        ):
+            raise DatasetError(
+                f"{folder}/sequences.safetensors: its starts do not cut its {len(ids)} ids into sequences"
+            )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DatasetError(str(error) if isinstance(error, DatasetError) else f"{folder}: cannot be read as a dataset ({error})") from error
+        raise DatasetError(
+            str(error)
+            if isinstance(error, DatasetError)
+            else f"{folder}: cannot be read as a dataset ({error})"
+        ) from error
     if len(starts) < 2:
         raise DatasetError(f"{folder}: the dataset is empty, it holds no sequences")
-    return Dataset([_checked(folder, grammar, i, ids[a:b]) for i, (a, b) in enumerate(zip(starts, starts[1:]))], grammar, config)
+    return Dataset(
+        [_checked(folder, grammar, i, ids[a:b]) for i, (a, b) in enumerate(itertools.pairwise(starts))],
+        grammar,
+        config,
+    )
 
 
 def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:

@@ -12,17 +12,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from torch import Tensor
+from transformers import TrainerState
 
+from ..audit.smoke_report import Kill, Resume, gate
 from ..checks.base import Check
 from .data import Dataset, save_dataset
-from ..audit.smoke_report import Kill, Resume, gate
 from .training import STAGED, Progress, last_checkpoint, losses, train
-from transformers import TrainerState
 
 # %% auto #0
 __all__ = ['SHORT_STEPS', 'TRAIN', 'short_dataset', 'resume', 'resume_checks', 'first_step', 'train_until_killed', 'kill',
@@ -36,7 +37,17 @@ def short_dataset(dataset: Dataset) -> Dataset:
     "A few of the sequences and a few steps: interruptions are the same after eight steps as after eight thousand."
     wanted = dataset.config.smoke
     longest = max(len(e.ids) for e in dataset.examples)
-    return replace(dataset, examples=dataset.examples[:24], config=dataset.config.model_copy(update={"smoke": wanted.model_copy(update={"steps": SHORT_STEPS, "row_length": min(wanted.row_length, max(256, longest))})}))
+    return replace(
+        dataset,
+        examples=dataset.examples[:24],
+        config=dataset.config.model_copy(
+            update={
+                "smoke": wanted.model_copy(
+                    update={"steps": SHORT_STEPS, "row_length": min(wanted.row_length, max(256, longest))}
+                )
+            }
+        ),
+    )
 
 
 def _largest_difference(a: Any, b: Any) -> float:
@@ -63,7 +74,9 @@ def resume(short: Dataset, folder: Path, progress: Progress = lambda step, steps
         interrupted_after=half,
         loss_difference=_largest_difference(losses(whole), losses(resumed)),
         weight_difference=_largest_difference(whole.model.state_dict(), resumed.model.state_dict()),
-        optimiser_difference=_largest_difference(whole.optimizer.state_dict(), resumed.optimizer.state_dict()),
+        optimiser_difference=_largest_difference(
+            whole.optimizer.state_dict(), resumed.optimizer.state_dict()
+        ),
         losses=losses(whole),
         resumed_losses=losses(resumed),
     )
@@ -74,7 +87,11 @@ def resume_checks(found: Resume, exact: bool) -> list[Check]:
     why = "" if exact else "asked on a CPU, where every kernel gives the same bits twice"
     return [
         gate(f"resume_{what}", value == 0 if exact else None, value, 0.0, why)
-        for what, value in (("loss", found.loss_difference), ("weight", found.weight_difference), ("optimiser", found.optimiser_difference))
+        for what, value in (
+            ("loss", found.loss_difference),
+            ("weight", found.weight_difference),
+            ("optimiser", found.optimiser_difference),
+        )
     ]
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006
@@ -91,19 +108,31 @@ def first_step(log: Path) -> int:
     return int((re.findall(r"^\[(\d+)/", log.read_text(errors="replace"), flags=re.M) or ["0"])[0])
 
 
-def train_until_killed(data: Path, outdir: Path, log: Path, *, save_every: int, at_step: int | None = None, during_save: bool = False) -> int:
+def train_until_killed(
+    data: Path,
+    outdir: Path,
+    log: Path,
+    *,
+    save_every: int,
+    at_step: int | None = None,
+    during_save: bool = False,
+) -> int:
     """Run `uti train` in a process of its own, and kill it with SIGKILL when it has reported `at_step`, or while it saves. Returns the last step that it reported; a run that ends by itself is left to.
 
     Raises `RuntimeError` with the end of its log where it fails.
     """
-    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}  # a notebook's kernel sets them, and then a bar is drawn in place of lines
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")
+    }  # a notebook's kernel sets them, and then a bar is drawn in place of lines
     with log.open("w") as out:
         command = [*TRAIN, "--data", str(data), "--outdir", str(outdir), "--save-every", str(save_every)]
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         try:
             while process.poll() is None:
                 # what an earlier kill left of a save is cleared away before the first step, and must not be taken for this run's
-                if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (at_step and _last_step(log) >= at_step):
+                if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (
+                    at_step and _last_step(log) >= at_step
+                ):
                     process.send_signal(signal.SIGKILL)
                     process.wait()
                     return _last_step(log)
@@ -111,19 +140,44 @@ def train_until_killed(data: Path, outdir: Path, log: Path, *, save_every: int, 
         finally:
             process.kill()  # where it was this process that was interrupted
     if process.returncode:
-        raise RuntimeError(f"the training process failed: {' '.join(log.read_text(errors='replace').split())[-400:]}")
+        raise RuntimeError(
+            f"the training process failed: {' '.join(log.read_text(errors='replace').split())[-400:]}"
+        )
     return _last_step(log)
 
 
-def kill(short: Dataset, folder: Path, plans: Sequence[dict[str, Any]], progress: Progress = lambda step, steps, what: None, save_every: int = 2) -> tuple[list[Kill], list[float]]:
+def kill(
+    short: Dataset,
+    folder: Path,
+    plans: Sequence[dict[str, Any]],
+    progress: Progress = lambda step, steps, what: None,
+    save_every: int = 2,
+) -> tuple[list[Kill], list[float]]:
     "Kill one run in `folder` as each of `plans` says (`at_step`, or `during_save`), then let it end. Returns the kills, and the losses of all steps of the run that survived them."
     save_dataset(short, folder / "data")
     killed = []
     for i, plan in enumerate([*plans, {}]):
-        progress(i, len(plans) + 1, "kill during a save" if plan.get("during_save") else f"kill at step {plan['at_step']}" if plan else "go on to the end")
-        killed.append(train_until_killed(folder / "data", folder / "run", folder / f"{i}.log", save_every=save_every, **plan))
+        progress(
+            i,
+            len(plans) + 1,
+            "kill during a save"
+            if plan.get("during_save")
+            else f"kill at step {plan['at_step']}"
+            if plan
+            else "go on to the end",
+        )
+        killed.append(
+            train_until_killed(
+                folder / "data", folder / "run", folder / f"{i}.log", save_every=save_every, **plan
+            )
+        )
     found = [
-        Kill(when="during a save" if plan.get("during_save") else "at a random step", killed_at=killed[i], saved_every=save_every, resumed_at=first_step(folder / f"{i + 1}.log"))
+        Kill(
+            when="during a save" if plan.get("during_save") else "at a random step",
+            killed_at=killed[i],
+            saved_every=save_every,
+            resumed_at=first_step(folder / f"{i + 1}.log"),
+        )
         for i, plan in enumerate(plans)
     ]
     return found, _losses_of(last_checkpoint(folder / "run"))
@@ -134,10 +188,18 @@ def two_plans(seed: int) -> list[dict[str, Any]]:
     return [{"at_step": random.Random(seed).randint(3, SHORT_STEPS - 3)}, {"during_save": True}]
 
 
-def kill_checks(found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool) -> list[Check]:
+def kill_checks(
+    found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool
+) -> list[Check]:
     "Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run that nobody killed."
     checks = [
-        gate("kill", 0 < k.killed_at and 0 < k.resumed_at and k.lost <= k.saved_every, k.lost, f"at most {k.saved_every} steps lost", f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}")
+        gate(
+            "kill",
+            k.killed_at > 0 and k.resumed_at > 0 and k.lost <= k.saved_every,
+            k.lost,
+            f"at most {k.saved_every} steps lost",
+            f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}",
+        )
         for k in found
     ]
     difference = _largest_difference(list(ended), list(expected))
@@ -146,5 +208,7 @@ def kill_checks(found: Sequence[Kill], ended: Sequence[float], expected: Sequenc
 
 def _losses_of(checkpoint: Path | None) -> list[float]:
     "The losses in a checkpoint's trainer_state.json."
-    history = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
+    history = (
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
+    )
     return [entry["loss"] for entry in history if "loss" in entry]

@@ -5,17 +5,19 @@
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-002
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Sequence
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from ..compat import torchaudio  # before transformers, parts of which import it too
 from ..tokens.grammar import Grammar, Reader, Segment, SequenceError, parse
 from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 # %% auto #0
 __all__ = ['GrammarProcessor', 'prompt_of', 'longest_target', 'generate', 'Outcome', 'outcome', 'decode_segment']
@@ -68,19 +70,26 @@ def generate(
     """
     ends = [end.start for _, end, _ in grammar.tokens.values()]
     pad, out = grammar.pad.start, []
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i][-1]))  # alike beside alike: little padding, and rows that end together
+    order = sorted(
+        range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i][-1])
+    )  # alike beside alike: little padding, and rows that end together
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for at in range(0, len(order), batch_size):
             rows = [prompts[i] for i in order[at : at + batch_size]]
             longest = max(map(len, rows))
-            ids = torch.tensor(np.stack([np.concatenate([np.full(longest - len(r), pad), r]) for r in rows]), device=model.device)
+            ids = torch.tensor(
+                np.stack([np.concatenate([np.full(longest - len(r), pad), r]) for r in rows]),
+                device=model.device,
+            )
             found = model.generate(
                 ids, attention_mask=(torch.arange(longest) >= longest - torch.tensor([[len(r)] for r in rows])).long().to(model.device),
                 logits_processor=LogitsProcessorList([GrammarProcessor(grammar)] if constrained else []), max_new_tokens=longest_target(grammar),
                 do_sample=temperature > 0, temperature=temperature or None, top_k=0, top_p=1.0, eos_token_id=ends, pad_token_id=pad, use_cache=True,
             )  # fmt: skip
-            out += [_trimmed(row[longest - len(r) :], len(r), ends) for row, r in zip(found.cpu().numpy(), rows)]
+            out += [
+                _trimmed(row[longest - len(r) :], len(r), ends) for row, r in zip(found.cpu().numpy(), rows)
+            ]
             progress(min(at + batch_size, len(order)), len(order))
     return [ids for _, ids in sorted(zip(order, out), key=lambda pair: pair[0])]
 
@@ -110,4 +119,6 @@ def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
 def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:
     "The str, the picture float32 [3, H, W], or the (wave [channels, samples], sample rate) of a segment. Raises what the tokenizer raises where it cannot be decoded."
     ids = torch.from_numpy(segment.ids)
-    return tokenizer.decode(segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, len(ids))))
+    return tokenizer.decode(
+        segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, len(ids)))
+    )

@@ -5,22 +5,24 @@
 # %% ../../nbs/lm/02_model.ipynb #08-lm-002
 from __future__ import annotations
 
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from ..codecs.checkpoint import CodecError, find_checkpoint, load_pretrained
-from ..compat import torchaudio  # before transformers, parts of which import it too
+from ..codecs.checkpoint import find_checkpoint, load_pretrained
 from ..config import Smoke
 from ..errors import UTIError
-from ..tokens.sequences import IGNORED, Batch, Example, pack
 from ..space import TokenSpace, diff_spaces, load_space
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from ..tokens.sequences import IGNORED, Batch, Example, pack
 
 # %% auto #0
 __all__ = ['LMError', 'new_model', 'check_space', 'longest_sequence', 'check_length', 'load_model', 'train_only_new_rows',
@@ -45,8 +47,12 @@ def new_model(space: TokenSpace, *, hidden_size: int = 96, layers: int = 2, seed
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
 def check_space(folder: Path, space: TokenSpace) -> None:
     "Raise `LMError` where `folder` says that it belongs to another token space, with one line for each difference."
-    if (folder / "token_space.json").exists() and (differences := diff_spaces(space, load_space(folder / "token_space.json"))):
-        raise LMError(f"{folder}: a checkpoint of another token space: {'; '.join(differences)}; load it all the same with --allow-other-token-space")
+    if (folder / "token_space.json").exists() and (
+        differences := diff_spaces(space, load_space(folder / "token_space.json"))
+    ):
+        raise LMError(
+            f"{folder}: a checkpoint of another token space: {'; '.join(differences)}; load it all the same with --allow-other-token-space"
+        )
 
 
 def longest_sequence(model: PreTrainedModel) -> int:
@@ -57,10 +63,14 @@ def longest_sequence(model: PreTrainedModel) -> int:
 def check_length(model: PreTrainedModel, n: int) -> None:
     "Raise `LMError` where the model has no positions for a sequence of `n` tokens."
     if n > longest_sequence(model):
-        raise LMError(f"{model.config.name_or_path or type(model).__name__}: has positions for {longest_sequence(model)} tokens, and a sequence has {n}; smoke.text_tokens and smoke.audio_positions make them shorter")
+        raise LMError(
+            f"{model.config.name_or_path or type(model).__name__}: has positions for {longest_sequence(model)} tokens, and a sequence has {n}; smoke.text_tokens and smoke.audio_positions make them shorter"
+        )
 
 
-def load_model(checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False) -> PreTrainedModel:
+def load_model(
+    checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False
+) -> PreTrainedModel:
     """The causal LM in a folder or behind a hub id, its embeddings and head resized to `vocab_size_total`; new rows are drawn around the mean of the old ones.
 
     Raises `LMError` for a checkpoint of another token space (unless allowed), or with fewer rows than the text range; `CodecError` for one that cannot be loaded.
@@ -71,7 +81,9 @@ def load_model(checkpoint: str | Path, space: TokenSpace, *, allow_other_space: 
     model, _ = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
     rows = model.get_input_embeddings().num_embeddings
     if rows < space.text:
-        raise LMError(f"{folder}: its {rows} embeddings are fewer than the {space.text} ids of text: the text tokenizer of this token space is not that of the model")
+        raise LMError(
+            f"{folder}: its {rows} embeddings are fewer than the {space.text} ids of text: the text tokenizer of this token space is not that of the model"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model.resize_token_embeddings(space.vocab_size_total, mean_resizing=rows < space.vocab_size_total)
@@ -83,10 +95,14 @@ def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
     model.requires_grad_(False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         layer.weight.requires_grad_(True)
-        layer.weight.register_hook(lambda gradient: torch.cat([torch.zeros_like(gradient[:first_new]), gradient[first_new:]]))
+        layer.weight.register_hook(
+            lambda gradient: torch.cat([torch.zeros_like(gradient[:first_new]), gradient[first_new:]])
+        )
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-011
-def make_model(wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False) -> PreTrainedModel:
+def make_model(
+    wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
+) -> PreTrainedModel:
     "The model that a `smoke` section asks for, with only its new rows trainable where it says so. Raises `LMError` or `CodecError`."
     if not wanted.checkpoint:
         return new_model(space, hidden_size=wanted.hidden_size, layers=wanted.layers, seed=seed)
@@ -118,7 +134,9 @@ class TargetLoss(NamedTuple):
 
 
 @torch.inference_mode()
-def target_losses(model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int) -> list[TargetLoss]:
+def target_losses(
+    model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int
+) -> list[TargetLoss]:
     "Teacher-forced, one for each sequence, in eval mode, in packed rows of `row_length` tokens."
     batch, losses, rights = pack(space, examples, row_length), [], []
     training = model.training

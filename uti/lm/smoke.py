@@ -9,33 +9,34 @@ import datetime
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from ..audit.environment import environment_of
 from ..audit.plan import check_apart
 from ..audit.samples import load_samples
+from ..audit.smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport, gate
 from ..checks.base import Check
 from ..config import Config
+from ..files import write_json
 from .data import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
 from .endurance import kill, kill_checks, resume, resume_checks, short_dataset, two_plans
-from ..audit.environment import environment_of
-from ..files import write_json
 from .generation import Outcome, decode_segment, generate, longest_target, outcome, prompt_of
-from ..tokens.grammar import Grammar, Segment, parse
 from .model import check_length, longest_sequence, make_model, target_losses
+from .training import Progress, TokenTrainer, losses, train
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
-from ..tokens.sequences import IGNORED, Example
-from ..audit.smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport, gate
 from ..space import space_hash, to_dict, token_hash
+from ..tokens.grammar import Grammar, Segment, parse
+from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import UnifiedTokenizer
-from .training import Progress, TokenTrainer, losses, train
 
 # %% auto #0
 __all__ = ['TEMPERATURES', 'LISTEN_SECONDS', 'SmokeRun', 'overfit', 'generation', 'show', 'without_prompt', 'with_prompt_of',
@@ -81,30 +82,72 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
     "Train on all sequences; gates on the loss, on packing, and, where only new rows are trained, on the text rows."
     wanted, space = run.config.smoke, run.dataset.space
     model = make_model(wanted, space, seed=run.config.seed)
-    old_rows = [layer.weight[: space.text].detach().clone() for layer in (model.get_input_embeddings(), model.get_output_embeddings())] if wanted.only_new_rows else []
-    trainer = train(run.dataset, (run.work or run.outdir) / "training", model=model, save_every=max(1, wanted.steps // 3), progress=run.progress)
+    old_rows = (
+        [
+            layer.weight[: space.text].detach().clone()
+            for layer in (model.get_input_embeddings(), model.get_output_embeddings())
+        ]
+        if wanted.only_new_rows
+        else []
+    )
+    trainer = train(
+        run.dataset,
+        (run.work or run.outdir) / "training",
+        model=model,
+        save_every=max(1, wanted.steps // 3),
+        progress=run.progress,
+    )
     of_each = target_losses(model, space, run.dataset.examples, wanted.row_length)
     total = sum(t.n_tokens for t in of_each)
     final, first = sum(t.loss * t.n_tokens for t in of_each) / total, losses(trainer)[0]
-    run.ask("overfit_loss", final <= wanted.loss_fraction * first, final, f"at most {wanted.loss_fraction:g} × {first:.3f} = {wanted.loss_fraction * first:.3f}")
+    run.ask(
+        "overfit_loss",
+        final <= wanted.loss_fraction * first,
+        final,
+        f"at most {wanted.loss_fraction:g} × {first:.3f} = {wanted.loss_fraction * first:.3f}",
+    )
     some = list(range(0, len(of_each), max(1, len(of_each) // 8)))
-    apart = max(abs(target_losses(model, space, [run.dataset.examples[i]], wanted.row_length)[0].loss - of_each[i].loss) for i in some)
+    apart = max(
+        abs(
+            target_losses(model, space, [run.dataset.examples[i]], wanted.row_length)[0].loss
+            - of_each[i].loss
+        )
+        for i in some
+    )
     run.ask("packing", apart < 1e-4, apart, "the same loss alone and in a packed row, within 1e-4 nats")
     if old_rows:
-        same = all(torch.equal(layer.weight[: space.text].cpu(), old) for layer, old in zip((model.get_input_embeddings(), model.get_output_embeddings()), old_rows))
+        same = all(
+            torch.equal(layer.weight[: space.text].cpu(), old)
+            for layer, old in zip((model.get_input_embeddings(), model.get_output_embeddings()), old_rows)
+        )
         run.ask("text_rows_unchanged", same, same, True)
-    right = {task: [t for t, own in zip(of_each, run.tasks) if own == task] for task in dict.fromkeys(run.tasks)}
-    accuracy = {task: sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found) for task, found in right.items()}
-    return Overfit(losses=losses(trainer), final_loss=final, accuracy=sum(t.right * t.n_tokens for t in of_each) / total, accuracy_of=accuracy), trainer
+    right = {
+        task: [t for t, own in zip(of_each, run.tasks) if own == task] for task in dict.fromkeys(run.tasks)
+    }
+    accuracy = {
+        task: sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
+        for task, found in right.items()
+    }
+    return Overfit(
+        losses=losses(trainer),
+        final_loss=final,
+        accuracy=sum(t.right * t.n_tokens for t in of_each) / total,
+        accuracy_of=accuracy,
+    ), trainer
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006
 TEMPERATURES = (0.0, 0.5, 1.0, 2.0, 100.0)
 
 
-def _count(run: SmokeRun, name: str, constrained: bool, outcomes: Sequence[Outcome], temperatures: Sequence[float]) -> Generated:
+def _count(
+    run: SmokeRun, name: str, constrained: bool, outcomes: Sequence[Outcome], temperatures: Sequence[float]
+) -> Generated:
     "Counts of one model's sequences; what was made under the grammar is decoded as well."
     whole = [o for o in outcomes if not o.error]
-    errors, decodable = [o.error for o in outcomes if o.error], [o for o in whole if run.tokenizer.codec(o.target.modality).spec.decode_modes]
+    errors, decodable = (
+        [o.error for o in outcomes if o.error],
+        [o for o in whole if run.tokenizer.codec(o.target.modality).spec.decode_modes],
+    )
     if constrained:
         for one in decodable:
             try:
@@ -113,8 +156,23 @@ def _count(run: SmokeRun, name: str, constrained: bool, outcomes: Sequence[Outco
                 errors.append(f"{one.target.modality}: {type(error).__name__}: {error}")
     decoded = len(decodable) - (len(errors) - (len(outcomes) - len(whole))) if constrained else None
     if constrained:
-        run.ask(f"generation_{name}", len(whole) == len(outcomes) and decoded == len(decodable), decoded, len(decodable), errors[0] if errors else "")
-    return Generated(model=name, grammar=constrained, temperatures=list(temperatures), n=len(outcomes), well_formed=len(whole), decoded=decoded, without_decoder=len(whole) - len(decodable), first_error=errors[0] if errors else "")
+        run.ask(
+            f"generation_{name}",
+            len(whole) == len(outcomes) and decoded == len(decodable),
+            decoded,
+            len(decodable),
+            errors[0] if errors else "",
+        )
+    return Generated(
+        model=name,
+        grammar=constrained,
+        temperatures=list(temperatures),
+        n=len(outcomes),
+        well_formed=len(whole),
+        decoded=decoded,
+        without_decoder=len(whole) - len(decodable),
+        first_error=errors[0] if errors else "",
+    )
 
 
 def generation(run: SmokeRun, model: Any, name: str) -> list[Generated]:
@@ -125,10 +183,15 @@ def generation(run: SmokeRun, model: Any, name: str) -> list[Generated]:
     bound = []
     for i, temperature in enumerate(temperatures):
         run.progress(i, len(temperatures) + 1, f"{name} model writes at temperature {temperature:g}")
-        bound += generate(model, grammar, prompts[i :: len(temperatures)], temperature=temperature, seed=run.config.seed)
+        bound += generate(
+            model, grammar, prompts[i :: len(temperatures)], temperature=temperature, seed=run.config.seed
+        )
     run.progress(len(temperatures), len(temperatures) + 1, f"{name} model writes without the grammar")
     free = generate(model, grammar, prompts, constrained=False, seed=run.config.seed)
-    return [_count(run, name, True, [outcome(grammar, ids) for ids in bound], temperatures), _count(run, name, False, [outcome(grammar, ids) for ids in free], [1.0])]
+    return [
+        _count(run, name, True, [outcome(grammar, ids) for ids in bound], temperatures),
+        _count(run, name, False, [outcome(grammar, ids) for ids in free], [1.0]),
+    ]
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007
 LISTEN_SECONDS = 0.5
@@ -152,10 +215,18 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
     shown = []
     for task in dict.fromkeys(run.tasks):
         examples = run.of_task(task)[:each]
-        for i, (example, ids) in enumerate(zip(examples, generate(model, run.dataset.grammar, [prompt_of(e) for e in examples], temperature=0))):
+        for i, (example, ids) in enumerate(
+            zip(
+                examples,
+                generate(model, run.dataset.grammar, [prompt_of(e) for e in examples], temperature=0),
+            )
+        ):
             segments, taught = outcome(run.dataset.grammar, ids), outcome(run.dataset.grammar, example.ids)
             prompt = next((s for s in parse(run.dataset.grammar, ids) if not s.marked), None)
-            kept = [_keep(run, s, f"{task}_{i}_{what}") if s else "" for s, what in ((prompt, "prompt"), (segments.target, "written"), (taught.target, "taught"))]
+            kept = [
+                _keep(run, s, f"{task}_{i}_{what}") if s else ""
+                for s, what in ((prompt, "prompt"), (segments.target, "written"), (taught.target, "taught"))
+            ]
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
     return shown + _listen(run, model)
 
@@ -168,11 +239,15 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
     prompt = prompt_of(run.of_task(task)[0])
     room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
-    lengths = codec.sound_lengths(min(room, int(LISTEN_SECONDS * codec.spec.output_rate / codec.spec.hop_length) + 1))
+    lengths = codec.sound_lengths(
+        min(room, int(LISTEN_SECONDS * codec.spec.output_rate / codec.spec.hop_length) + 1)
+    )
     only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
     found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
     text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
-    return [Shown(task=task, prompt=text, written=_keep(run, found.target, f"{task}_long_written"), target="")]
+    return [
+        Shown(task=task, prompt=text, written=_keep(run, found.target, f"{task}_long_written"), target="")
+    ]
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-009
 def without_prompt(example: Example) -> Example:
@@ -189,8 +264,11 @@ def with_prompt_of(example: Example, other: Example) -> Example:
 
 def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning]:
     "Losses of up to `most` sequences a task with their own prompt, with that of the next, and with none."
+
     def mean(examples: list[Example]) -> float:
-        longest = max(len(e.ids) for e in examples)  # a target with the prompt of another may be longer than either sequence
+        longest = max(
+            len(e.ids) for e in examples
+        )  # a target with the prompt of another may be longer than either sequence
         found = target_losses(model, run.dataset.space, examples, max(longest, run.config.smoke.row_length))
         return sum(t.loss * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
 
@@ -199,11 +277,26 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
         examples = run.of_task(task)[:most]
         if len(examples) > 1 and len(prompt_of(examples[0])) > 1:
             shuffled = [with_prompt_of(a, b) for a, b in zip(examples, examples[1:] + examples[:1])]
-            answers.append(Conditioning(task=task, n=len(examples), right=mean(examples), shuffled=mean(shuffled), none=mean([without_prompt(e) for e in examples])))
+            answers.append(
+                Conditioning(
+                    task=task,
+                    n=len(examples),
+                    right=mean(examples),
+                    shuffled=mean(shuffled),
+                    none=mean([without_prompt(e) for e in examples]),
+                )
+            )
     return answers
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011
-def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | None = None, work: str | Path | None = None, command: str = "uti smoke") -> SmokeRun:
+def prepare_smoke(
+    config: Config,
+    outdir: str | Path,
+    *,
+    assets: str | Path | None = None,
+    work: str | Path | None = None,
+    command: str = "uti smoke",
+) -> SmokeRun:
     """Load the codecs and make the sequences. Raises `AuditError`, `CodecError`, `MediaError`, `DatasetError`, `LMError` or `OutdirError`, each one sentence, before anything is written.
 
     `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones. `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps for it.
@@ -214,11 +307,23 @@ def prepare_smoke(config: Config, outdir: str | Path, *, assets: str | Path | No
     tokenizer = UnifiedTokenizer.from_config(config)
     wanted = config.smoke
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
-    dataset = make_dataset(tokenizer, samples, wanted.sequences, text_tokens=wanted.text_tokens, audio_positions=wanted.audio_positions, seed=config.seed)
+    dataset = make_dataset(
+        tokenizer,
+        samples,
+        wanted.sequences,
+        text_tokens=wanted.text_tokens,
+        audio_positions=wanted.audio_positions,
+        seed=config.seed,
+    )
     if (longest := max(len(e.ids) for e in dataset.examples)) > wanted.row_length:
-        raise DatasetError(f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, which has {longest}")
+        raise DatasetError(
+            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, which has {longest}"
+        )
     if wanted.checkpoint:  # one that cannot be loaded, or is too short, is said to be now, not after a folder was made for its results
-        check_length(make_model(wanted, dataset.space), max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar))
+        check_length(
+            make_model(wanted, dataset.space),
+            max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
+        )
     return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
 
 
@@ -280,11 +385,20 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
     return _report(run, trained, model, resumed, kills, generated, shown, asked)
 
 
-def _report(run: SmokeRun, trained: Overfit, model: Any, resumed: Resume, kills: list[Kill], generated: list[Generated], shown: list[Shown], asked: list[Conditioning]) -> SmokeReport:
+def _report(
+    run: SmokeRun,
+    trained: Overfit,
+    model: Any,
+    resumed: Resume,
+    kills: list[Kill],
+    generated: list[Generated],
+    shown: list[Shown],
+    asked: list[Conditioning],
+) -> SmokeReport:
     examples = run.dataset.examples
     return SmokeReport(
         passed=not any(c.failed_gate for c in run.checks),
-        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=run.command,
         environment=environment_of(run.config),
         config=run.config.model_dump(mode="json"),

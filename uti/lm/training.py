@@ -5,27 +5,29 @@
 # %% ../../nbs/lm/03_training.ipynb #08-training-002
 from __future__ import annotations
 
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+
 import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset as Rows
-
-from ..compat import torchaudio  # before transformers, parts of which import it too
-from ..config import Smoke, dump_config
-from .data import Dataset
-from ..files import write_json, write_text
-from .model import LMError, check_length, check_space, make_model, row_inputs
-from ..tokens.sequences import Batch, pack
-from ..space import TokenSpace, save_space
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
+
+from ..config import Smoke, dump_config
+from ..files import write_json, write_text
+from .data import Dataset
+from .model import LMError, check_length, check_space, make_model, row_inputs
+from ..space import TokenSpace, save_space
+from ..tokens.sequences import Batch, pack
 
 # %% auto #0
 __all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'TokenTrainer', 'train',
@@ -49,7 +51,9 @@ def seal_checkpoint(folder: Path, dataset: Dataset) -> None:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     for path in files:
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # before the rename, or a power cut could leave the name without the bytes
+            os.fsync(
+                file.fileno()
+            )  # before the rename, or a power cut could leave the name without the bytes
     write_json(folder / MANIFEST, {"sha256": {p.name: _digest(p) for p in files}})
 
 
@@ -57,11 +61,19 @@ def check_checkpoint(folder: Path, space: TokenSpace, *, allow_other_space: bool
     "Raise `LMError` unless `folder` is a whole checkpoint, and of this token space unless another is allowed."
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
-        wrong = [name for name, digest in expected.items() if not (folder / name).is_file() or _digest(folder / name) != digest]
+        wrong = [
+            name
+            for name, digest in expected.items()
+            if not (folder / name).is_file() or _digest(folder / name) != digest
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LMError(f"{folder}: not a whole checkpoint ({MANIFEST} is missing or damaged: {error})") from error
+        raise LMError(
+            f"{folder}: not a whole checkpoint ({MANIFEST} is missing or damaged: {error})"
+        ) from error
     if wrong:
-        raise LMError(f"{folder}: not a whole checkpoint: {', '.join(wrong[:4])} {'is' if len(wrong) == 1 else 'are'} missing, cut short or changed")
+        raise LMError(
+            f"{folder}: not a whole checkpoint: {', '.join(wrong[:4])} {'is' if len(wrong) == 1 else 'are'} missing, cut short or changed"
+        )
     if not allow_other_space:
         check_space(folder, space)
 
@@ -71,10 +83,15 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
     stored = {}
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
-            stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}
-    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}  # tied weights once, as they are stored
+            stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
+    wanted = {
+        name: tuple(weight.shape) for name, weight in model.named_parameters()
+    }  # tied weights once, as they are stored
     known = model.state_dict()
-    wrong = sorted({name for name in stored if name not in known} | {name for name, shape in wanted.items() if stored.get(name) != shape})
+    wrong = sorted(
+        {name for name in stored if name not in known}
+        | {name for name, shape in wanted.items() if stored.get(name) != shape}
+    )
     if wrong:
         name = wrong[0]
         raise LMError(
@@ -85,7 +102,9 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
 
 def last_checkpoint(folder: Path) -> Path | None:
     "The checkpoint with the most steps in `folder`, or None."
-    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
+    found = [
+        p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
+    ]
     return max(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), default=None)
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-006
@@ -102,7 +121,9 @@ class _PackedRows(Rows):
         return row_inputs(self.batch, row)
 
 
-def _mean_over_targets(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+def _mean_over_targets(
+    outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
+) -> Tensor:
     "Cross entropy in nats, summed over this row's targets and divided by those of the whole step."
     loss = nn.functional.cross_entropy(outputs.logits[0].float(), labels[0], reduction="sum")
     return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
@@ -132,7 +153,9 @@ class TokenTrainer(Trainer):
             shutil.rmtree(out / name, ignore_errors=True)
             (out / STAGED / name).replace(out / name)
             (out / STAGED).rmdir()
-            for old in sorted(out.glob("checkpoint-*"), key=lambda p: int(p.name.removeprefix("checkpoint-")))[:-2]:
+            for old in sorted(
+                out.glob("checkpoint-*"), key=lambda p: int(p.name.removeprefix("checkpoint-"))
+            )[:-2]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
@@ -143,7 +166,14 @@ class _Report(TrainerCallback):
     def __init__(self, progress: Progress, stop_after: int | None):
         self.progress, self.stop_after = progress, stop_after
 
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
         if state.is_world_process_zero and logs and "loss" in logs:
             self.progress(state.global_step, state.max_steps, f"training, loss {logs['loss']:.3f}")
 
@@ -166,7 +196,9 @@ def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, devic
         save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1, report_to=["tensorboard"],
         remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
     )  # fmt: skip
-    if arguments.n_gpu > 1:  # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs join by torchrun
+    if (
+        arguments.n_gpu > 1
+    ):  # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs join by torchrun
         arguments._n_gpu = 1
     return arguments
 
@@ -196,7 +228,15 @@ def train(
     outdir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(outdir / STAGED, ignore_errors=True)
     options = _arguments(outdir, config.smoke, save_every=save_every, seed=config.seed, device=config.device)
-    trainer = TokenTrainer(tokens=dataset, model=model, args=options, train_dataset=rows, data_collator=lambda one: one[0], compute_loss_func=_mean_over_targets, callbacks=[_Report(progress, stop_after)])
+    trainer = TokenTrainer(
+        tokens=dataset,
+        model=model,
+        args=options,
+        train_dataset=rows,
+        data_collator=lambda one: one[0],
+        compute_loss_func=_mean_over_targets,
+        callbacks=[_Report(progress, stop_after)],
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer

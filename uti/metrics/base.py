@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Callable, Literal, Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,7 +36,9 @@ def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 
     reference, estimate = torch.as_tensor(reference).detach(), torch.as_tensor(estimate).detach()
     if reference.shape != estimate.shape:
-        raise MetricError(f"reference {list(reference.shape)} and estimate {list(estimate.shape)} differ in shape")
+        raise MetricError(
+            f"reference {list(reference.shape)} and estimate {list(estimate.shape)} differ in shape"
+        )
     if not reference.numel():
         raise MetricError("there is nothing to compare: both are empty")
     if reference.untyped_storage().data_ptr() == estimate.untyped_storage().data_ptr():
@@ -56,9 +59,12 @@ class MetricFacts(BaseModel):
     unit: str = Field("", description="empty: a number without one")
     better: Literal["higher", "lower"]
     compares: Literal["input", "round trip"] = Field(
-        "input", description="the decoded signal with the input as the codec got it, or with itself, encoded and decoded once more"
+        "input",
+        description="the decoded signal with the input as the codec got it, or with itself, encoded and decoded once more",
     )
-    tolerance: float | None = Field(None, description="how far it may fall behind a baseline's; null: it does not gate")
+    tolerance: float | None = Field(
+        None, description="how far it may fall behind a baseline's; null: it does not gate"
+    )
     relative: bool = Field(False, description="the tolerance is a fraction of the baseline's value")
     decimals: int = Field(2, description="that a table shows")
 
@@ -98,7 +104,10 @@ def measured(function: Callable[..., float], *signals: Any) -> Measurement:
         return Measurement(value=None, reason=str(error))
     if math.isfinite(value):
         return Measurement(value=value)
-    same, nothing = "the estimate equals its reference: the ratio is infinite", "the estimate holds nothing of its reference: the ratio is minus infinity"
+    same, nothing = (
+        "the estimate equals its reference: the ratio is infinite",
+        "the estimate holds nothing of its reference: the ratio is minus infinity",
+    )
     return Measurement(value=None, reason=same if value > 0 else nothing)
 
 
@@ -106,6 +115,11 @@ def mean_of(measurements: Sequence[Measurement]) -> Measurement:
     "The mean of the values that are there; null where none is, with the first reason."
     values = [m.value for m in measurements if m.value is not None]
     if not values:
-        return Measurement(value=None, reason=measurements[0].reason if measurements else "there was nothing to measure")
+        return Measurement(
+            value=None, reason=measurements[0].reason if measurements else "there was nothing to measure"
+        )
     missing = len(measurements) - len(values)
-    return Measurement(value=sum(values) / len(values), reason=f"{missing} of {len(measurements)} items have none" if missing else "")
+    return Measurement(
+        value=sum(values) / len(values),
+        reason=f"{missing} of {len(measurements)} items have none" if missing else "",
+    )

@@ -26,14 +26,27 @@ def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[st
     import torch
 
     if codes.ndim != 2 or not codes.numel() or len(codes) != len(codebook_sizes):
-        raise MetricError(f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be [n_codebooks, n_positions], and not empty")
+        raise MetricError(
+            f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be [n_codebooks, n_positions], and not empty"
+        )
     uses = []
     for k, (row, size) in enumerate(zip(codes, codebook_sizes)):
         if row.min() < 0 or row.max() >= size:
-            raise MetricError(f"codebook {k} has {size} entries, and its codes range from {row.min()} to {row.max()}")
+            raise MetricError(
+                f"codebook {k} has {size} entries, and its codes range from {row.min()} to {row.max()}"
+            )
         counts = torch.bincount(row, minlength=size).double()
         p = counts[counts > 0] / counts.sum()
         entropy = max(0.0, -(p * p.log2()).sum().item())
         used = int((counts > 0).sum())
-        uses.append({"size": size, "n_codes": row.numel(), "entropy_bits": entropy, "perplexity": 2**entropy, "used": used, "unused": size - used})
+        uses.append(
+            {
+                "size": size,
+                "n_codes": row.numel(),
+                "entropy_bits": entropy,
+                "perplexity": 2**entropy,
+                "used": used,
+                "unused": size - used,
+            }
+        )
     return uses

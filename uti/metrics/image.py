@@ -32,7 +32,9 @@ def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 def psnr(reference: Signal, estimate: Signal) -> float:
     "Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`. Float [3, H, W] in [0, 1]. Infinite where they are equal."
     import torch
-    from skimage.metrics import peak_signal_noise_ratio  # here, because it imports much of SciPy, and most commands measure no picture
+    from skimage.metrics import (
+        peak_signal_noise_ratio,  # here, because it imports much of SciPy, and most commands measure no picture
+    )
 
     reference, estimate = _pictures(reference, estimate)
     if torch.equal(reference, estimate):
@@ -46,7 +48,9 @@ def ssim(reference: Signal, estimate: Signal) -> float:
 
     reference, estimate = _pictures(reference, estimate)
     if min(reference.shape[-2:]) < 7:
-        raise MetricError(f"SSIM looks through a window of 7×7 pixels; the picture has {list(reference.shape[-2:])}")
+        raise MetricError(
+            f"SSIM looks through a window of 7×7 pixels; the picture has {list(reference.shape[-2:])}"
+        )
     return float(structural_similarity(reference.numpy(), estimate.numpy(), data_range=1.0, channel_axis=0))
 
 
@@ -57,9 +61,31 @@ def error_map(reference: Signal, estimate: Signal) -> Tensor:
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-009
 METRICS = [
-    Metric(name="image_psnr", modality="image", title="PSNR", unit="dB", better="higher", tolerance=0.5, function=psnr),
-    Metric(name="image_ssim", modality="image", title="SSIM", better="higher", tolerance=0.02, decimals=3, function=ssim),
     Metric(
-        name="image_roundtrip_psnr", modality="image", title="round trip, PSNR", unit="dB", better="higher", compares="round trip", function=psnr
+        name="image_psnr",
+        modality="image",
+        title="PSNR",
+        unit="dB",
+        better="higher",
+        tolerance=0.5,
+        function=psnr,
+    ),
+    Metric(
+        name="image_ssim",
+        modality="image",
+        title="SSIM",
+        better="higher",
+        tolerance=0.02,
+        decimals=3,
+        function=ssim,
+    ),
+    Metric(
+        name="image_roundtrip_psnr",
+        modality="image",
+        title="round trip, PSNR",
+        unit="dB",
+        better="higher",
+        compares="round trip",
+        function=psnr,
     ),
 ]

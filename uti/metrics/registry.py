@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, Field
 
@@ -28,7 +29,7 @@ def register_metric(metric: Metric) -> None:
 
 
 def metrics_of(modality: str, compares: str = "input") -> list[Metric]:
-    "The metrics that compare a decoded signal of `modality` with its \"input\", or with its \"round trip\"."
+    'The metrics that compare a decoded signal of `modality` with its "input", or with its "round trip".'
     return [m for m in METRICS.values() if m.modality == modality and m.compares == compares]
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-005
@@ -46,7 +47,10 @@ def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:
     for name in given:
         if name not in METRICS:
             near = difflib.get_close_matches(name, METRICS, n=1)
-            raise ValueError(f"no metric is named {name!r}; " + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METRICS)}"))
+            raise ValueError(
+                f"no metric is named {name!r}; "
+                + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METRICS)}")
+            )
     return {name: m.tolerance for name, m in METRICS.items() if m.tolerance is not None} | dict(given)
 
 
@@ -62,7 +66,9 @@ class BaselineGate(BaseModel):
     detail: str = ""
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-010
-def baseline_gates(values: Mapping[str, Measurement], baseline: Mapping[str, float | None], tolerances: Mapping[str, float]) -> list[BaselineGate]:
+def baseline_gates(
+    values: Mapping[str, Measurement], baseline: Mapping[str, float | None], tolerances: Mapping[str, float]
+) -> list[BaselineGate]:
     "One gate for each metric that has a tolerance and a value in `baseline`."
     gates = []
     for name, tolerance in tolerances.items():
@@ -75,7 +81,15 @@ def baseline_gates(values: Mapping[str, Measurement], baseline: Mapping[str, flo
         direction = "<=" if metric.better == "lower" else ">="
         detail = "" if passed else _fell(metric, found, before, limit)
         gates.append(
-            BaselineGate(metric=name, value=found.value, baseline=before, limit=limit, direction=direction, passed=passed, detail=detail)
+            BaselineGate(
+                metric=name,
+                value=found.value,
+                baseline=before,
+                limit=limit,
+                direction=direction,
+                passed=passed,
+                detail=detail,
+            )
         )
     return gates
 

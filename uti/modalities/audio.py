@@ -26,7 +26,12 @@ def read_audio(path: str | Path) -> Sound:
     "The sound, float32, in a WAV, FLAC, OGG or MP3 file. Raises `MediaError`."
     try:
         wave, rate = sf.read(str(path), dtype="float32", always_2d=True)
-    except (sf.SoundFileError, OSError, TypeError, MemoryError) as error:  # a damaged header may claim terabytes
+    except (
+        sf.SoundFileError,
+        OSError,
+        TypeError,
+        MemoryError,
+    ) as error:  # a damaged header may claim terabytes
         reason = "no such file" if not Path(path).exists() else getattr(error, "error_string", None) or error
         raise MediaError(f"{path}: cannot be read as a sound ({reason})") from error
     if not wave.size:
@@ -46,7 +51,12 @@ def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005
 def normalise_audio(
-    wave: Tensor | np.ndarray, sample_rate: int, *, target_rate: int, channels: int, clip_seconds: float | None = None
+    wave: Tensor | np.ndarray,
+    sample_rate: int,
+    *,
+    target_rate: int,
+    channels: int,
+    clip_seconds: float | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
     """The sound as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
 
@@ -72,7 +82,12 @@ def normalise_audio(
     low, high = (float(extreme) for extreme in wave.aminmax())  # one pass without a copy; NaN comes through
     if not (math.isfinite(low) and math.isfinite(high)):
         raise MediaError(f"{what}: holds samples that are not finite (NaN or infinity)")
-    record = {"source_rate": int(sample_rate), "source_channels": wave.shape[0], "source_samples": wave.shape[1], "rate": target_rate}
+    record = {
+        "source_rate": int(sample_rate),
+        "source_channels": wave.shape[0],
+        "source_samples": wave.shape[1],
+        "rate": target_rate,
+    }
     clipped = int((wave.abs() > 1).sum()) if max(-low, high) > 1 else 0
     wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
     if sample_rate != target_rate:
@@ -80,15 +95,24 @@ def normalise_audio(
     if clip_seconds is not None:
         n = max(1, round(clip_seconds * target_rate))
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))
-    return wave.contiguous(), {**record, "channels": channels, "samples": wave.shape[1], "clipped_samples": clipped}
+    return wave.contiguous(), {
+        **record,
+        "channels": channels,
+        "samples": wave.shape[1],
+        "clipped_samples": clipped,
+    }
 
 
 def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
     "torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter a phase, as many phases as the rates have no factor in common."
     common = math.gcd(rate, target_rate)
     if (rate // common) * (target_rate // common) > 10**8:
-        raise MediaError(f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in common; store it at a usual rate first")
-    return torchaudio.functional.resample(wave.double(), rate, target_rate).float()  # float64: the last bit must not depend on the machine
+        raise MediaError(
+            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in common; store it at a usual rate first"
+        )
+    return torchaudio.functional.resample(
+        wave.double(), rate, target_rate
+    ).float()  # float64: the last bit must not depend on the machine
 
 
 def _with_channels(wave: Tensor, channels: int) -> Tensor:
@@ -104,7 +128,9 @@ def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
     Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be written.
     """
     if wave.ndim != 2 or not wave.numel() or not torch.isfinite(wave).all():
-        raise MediaError(f"{path}: a sound to write must be finite, not empty and [channels, samples], got {list(wave.shape)}")
+        raise MediaError(
+            f"{path}: a sound to write must be finite, not empty and [channels, samples], got {list(wave.shape)}"
+        )
     samples = (wave.detach().cpu().double() * 32768).round().clamp(-32768, 32767).short().T.numpy()
     with atomic_path(path) as temporary:
         sf.write(str(temporary), samples, sample_rate, format="WAV", subtype="PCM_16")
@@ -122,4 +148,13 @@ def _neighbours(sound: Sound) -> dict[str, Sound]:
 
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-AUDIO = Modality("audio", "sound", SUFFIXES, read_audio, _fingerprint, _neighbours, suffix=".wav", write=lambda path, sound: write_wav(path, *sound))
+AUDIO = Modality(
+    "audio",
+    "sound",
+    SUFFIXES,
+    read_audio,
+    _fingerprint,
+    _neighbours,
+    suffix=".wav",
+    write=lambda path, sound: write_wav(path, *sound),
+)

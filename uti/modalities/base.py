@@ -5,9 +5,10 @@
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-002
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import UTIError
 

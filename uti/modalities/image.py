@@ -36,7 +36,9 @@ def read_image(path: str | Path) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: too many pixels ({error})") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise MediaError(f"{path}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})") from error
+        raise MediaError(
+            f"{path}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})"
+        ) from error
     return image
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-006
@@ -49,7 +51,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise MediaError(f"a picture of {image.width}×{image.height} holds no pixels")
     image = ImageOps.exif_transpose(image)
     if image.mode == "I":
-        raise MediaError("a picture of 32-bit integers does not say which value is white; save it with 8 or 16 bits")
+        raise MediaError(
+            "a picture of 32-bit integers does not say which value is white; save it with 8 or 16 bits"
+        )
     if image.mode == "F":
         image = image_from_array(np.asarray(image))
     if image.mode.startswith("I;16"):
@@ -78,8 +82,14 @@ def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     values = np.asarray(array)
     what = f"array {values.dtype} {list(values.shape)}"
-    if values.ndim not in (2, 3) or 0 in values.shape or (values.ndim == 3 and values.shape[-1] not in (1, 3, 4)):
-        raise MediaError(f"{what}: not a picture; give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]")
+    if (
+        values.ndim not in (2, 3)
+        or 0 in values.shape
+        or (values.ndim == 3 and values.shape[-1] not in (1, 3, 4))
+    ):
+        raise MediaError(
+            f"{what}: not a picture; give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
+        )
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise MediaError(f"{what}: float pictures must be finite and in [0, 1]")
@@ -101,7 +111,10 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-011
 def normalise_image(
-    source: str | Path | Image.Image | np.ndarray | Tensor, size: tuple[int, int], resize: str = "crop", resample: str = "bicubic"
+    source: str | Path | Image.Image | np.ndarray | Tensor,
+    size: tuple[int, int],
+    resize: str = "crop",
+    resample: str = "bicubic",
 ) -> tuple[Tensor, dict[str, Any]]:
     """The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
 
@@ -110,11 +123,22 @@ def normalise_image(
     if min(size) < 1:
         raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
     if resize not in ("crop", "squash") or resample not in ("bicubic", "bilinear"):
-        raise MediaError(f"resize must be crop or squash and resample bicubic or bilinear, got {resize!r} and {resample!r}")
+        raise MediaError(
+            f"resize must be crop or squash and resample bicubic or bilinear, got {resize!r} and {resample!r}"
+        )
     image, method = load_image(source), Image.Resampling[resample.upper()]
-    fitted = ImageOps.fit(image, (size[1], size[0]), method) if resize == "crop" else image.resize((size[1], size[0]), method)
+    fitted = (
+        ImageOps.fit(image, (size[1], size[0]), method)
+        if resize == "crop"
+        else image.resize((size[1], size[0]), method)
+    )
     pixels = torch.from_numpy(np.array(fitted)).movedim(-1, 0).float() / 255
-    return pixels.contiguous(), {"source_size": [image.height, image.width], "size": list(size), "crop": "centre" if resize == "crop" else "none", "resize": resample}
+    return pixels.contiguous(), {
+        "source_size": [image.height, image.width],
+        "size": list(size),
+        "crop": "centre" if resize == "crop" else "none",
+        "resize": resample,
+    }
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-017
 def write_png(path: str | Path, image: Tensor) -> None:
@@ -148,4 +172,6 @@ def _neighbours(picture: Tensor) -> dict[str, Tensor]:
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-IMAGE = Modality("image", "picture", SUFFIXES, _pixels, _fingerprint, _neighbours, _as_read, ".png", write_png)
+IMAGE = Modality(
+    "image", "picture", SUFFIXES, _pixels, _fingerprint, _neighbours, _as_read, ".png", write_png
+)

@@ -28,8 +28,14 @@ def find_media(folder: str | Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise MediaError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    found = {name: [p for p in files if p.suffix.lower() in modality.suffixes] for name, modality in MODALITIES.items()}
+    found = {
+        name: [p for p in files if p.suffix.lower() in modality.suffixes]
+        for name, modality in MODALITIES.items()
+    }
     seen = [modality for modality in MODALITIES.values() if modality.write]
     if not any(found[modality.name] for modality in seen):
-        raise MediaError(f"{folder}: holds " + " and ".join(f"no {modality.noun} ({', '.join(modality.suffixes)})" for modality in seen))
+        raise MediaError(
+            f"{folder}: holds "
+            + " and ".join(f"no {modality.noun} ({', '.join(modality.suffixes)})" for modality in seen)
+        )
     return found

@@ -27,4 +27,6 @@ def _neighbours(text: str) -> dict[str, str]:
     return {"its beginning": text[: int(len(text) * 0.61)], "backwards": text[::-1]}
 
 
-TEXT = Modality("text", "text", (".txt",), read_text, lambda text: text.encode("utf-8", "surrogatepass"), _neighbours)
+TEXT = Modality(
+    "text", "text", (".txt",), read_text, lambda text: text.encode("utf-8", "surrogatepass"), _neighbours
+)

@@ -10,11 +10,34 @@ from typing import Any
 
 from ..audit.record import AuditRecord, Item
 from ..checks.base import Check
-from ..html import Markup, block, bullets, code, folded, heading, joined, link, mark, paragraph, soft, table, verdict, whole
+from uti.html import (
+    Markup,
+    block,
+    bullets,
+    code,
+    folded,
+    heading,
+    joined,
+    link,
+    mark,
+    paragraph,
+    soft,
+    table,
+    verdict,
+    whole,
+)
 from ..modalities.audio import read_audio
 from ..modalities.image import load_image, normalise_image
 from .media import audio_player, card, cards, drawn, shown_table
-from .plots import codebook_bars, loss_curves, mel_panel, picture_row, prompt_bars, sound_rows, space_bar
+from uti.pages.plots import (
+    codebook_bars,
+    loss_curves,
+    mel_panel,
+    picture_row,
+    prompt_bars,
+    sound_rows,
+    space_bar,
+)
 
 MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
 LONGEST_PLAYED = 30  # seconds
@@ -27,7 +50,10 @@ __all__ = ['MOST_SHOWN', 'LONGEST_PLAYED', 'FILES', 'verdict_of', 'caption', 'de
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005
 def verdict_of(report: AuditRecord) -> Markup:
     "Passed or failed, what failed, and what was audited."
-    passed, failed = f"Passed: all {report.n_gates} gates", f"Failed: {len(report.failed)} of {report.n_gates} gates"
+    passed, failed = (
+        f"Passed: all {report.n_gates} gates",
+        f"Failed: {len(report.failed)} of {report.n_gates} gates",
+    )
     what = f"{len(report.items)} items of {', '.join(report.codecs)}; decode mode {report.decode_mode}"
     lines = [f"{what}; token space {report.token_space_sha256[:16]}; {report.created}", *report.failed]
     if not report.baseline:
@@ -40,7 +66,11 @@ def verdict_of(report: AuditRecord) -> Markup:
 def caption(report: AuditRecord, item: Item) -> str:
     "What gates, of one item."
     there = [(report.metric_facts[name], m.value) for name, m in item.metrics.items() if m.value is not None]
-    return ", ".join(f"{facts.title} {value:.{facts.decimals}f} {facts.unit}".strip() for facts, value in there if facts.tolerance is not None)
+    return ", ".join(
+        f"{facts.title} {value:.{facts.decimals}f} {facts.unit}".strip()
+        for facts, value in there
+        if facts.tolerance is not None
+    )
 
 
 def decoded_items(report: AuditRecord, modality: str) -> list[Item]:
@@ -51,12 +81,21 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
     "The first picture and the first sound, before and after."
     shown = []
     for item in decoded_items(report, "image")[:1]:
-        shown += [card(item.name, ["as the codec got it"], folder / item.original), card("decoded", [caption(report, item)], folder / item.recon)]
+        shown += [
+            card(item.name, ["as the codec got it"], folder / item.original),
+            card("decoded", [caption(report, item)], folder / item.recon),
+        ]
     for item in decoded_items(report, "audio")[:1]:
         sounds = [read_audio(folder / name) for name in (item.original, item.recon)]
         panels = [mel_panel(wave, rate) for wave, rate in sounds]
-        played = [folder / name if _short(sound) else None for name, sound in zip((item.original, item.recon), sounds)]
-        shown += [card(item.name, ["as the codec got it"], panels[0], played[0]), card("decoded", [caption(report, item)], panels[1], played[1])]
+        played = [
+            folder / name if _short(sound) else None
+            for name, sound in zip((item.original, item.recon), sounds)
+        ]
+        shown += [
+            card(item.name, ["as the codec got it"], panels[0], played[0]),
+            card("decoded", [caption(report, item)], panels[1], played[1]),
+        ]
     return cards(shown) if shown else Markup("")
 
 
@@ -71,8 +110,15 @@ def summary(report: AuditRecord) -> Markup:
         [f"{facts.modality}, {facts.title}", _value(report.metrics[name].value), facts.unit, f"{facts.better} is better"]
         for name, facts in report.metric_facts.items() if facts.tolerance is not None
     ]  # fmt: skip
-    codecs = [[c["name"], m, _books(c["codebook_sizes"]), c["version"], c["licence"], c["source"]] for m, c in report.codecs.items()]
-    notes = [[c["name"], note if len(note) <= 300 else folded(f"{note[:160]}…", note)] for c in report.codecs.values() for note in c["notes"]]
+    codecs = [
+        [c["name"], m, _books(c["codebook_sizes"]), c["version"], c["licence"], c["source"]]
+        for m, c in report.codecs.items()
+    ]
+    notes = [
+        [c["name"], note if len(note) <= 300 else folded(f"{note[:160]}…", note)]
+        for c in report.codecs.values()
+        for note in c["notes"]
+    ]
     return joined([
         table(["mean", "value", "unit", ""], means) if means else "",
         table(["codec", "modality", "codebooks × entries", "version", "licence", "weights"], codecs),
@@ -103,7 +149,13 @@ def commands(report: AuditRecord, folder: Path) -> Markup:
     if not report.command.startswith("uti ") or report.baseline:
         return block(report.command)
     again = f"{report.command} --baseline-report {(folder / 'report.json').as_posix()}"
-    return joined([block(report.command), paragraph("The same held against this run later, so that nothing falls behind unseen:"), block(again)])
+    return joined(
+        [
+            block(report.command),
+            paragraph("The same held against this run later, so that nothing falls behind unseen:"),
+            block(again),
+        ]
+    )
 
 
 FILES = {
@@ -127,7 +179,10 @@ FILES = {
 def artifacts(report: AuditRecord, folder: Path) -> Markup:
     "The files beside the page."
     what = FILES | {f"{modality}_tokens.sha256": f"hash of all {modality} ids" for modality in report.codecs}
-    return table(["file", "what"], [[link(name, name), what[name]] for name in sorted(p.name for p in folder.iterdir()) if name in what])
+    return table(
+        ["file", "what"],
+        [[link(name, name), what[name]] for name in sorted(p.name for p in folder.iterdir()) if name in what],
+    )
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-013
 def _cell(answers: list[Check]) -> Markup | str:
@@ -151,8 +206,18 @@ def correctness(report: AuditRecord) -> Markup:
     rows = []
     for name in dict.fromkeys(c.name for c in of_modality):
         answers = [c for c in of_modality if c.name == name]
-        rows.append([answers[0].sentence, *(_cell([c for c in answers if c.modality == m]) for m in report.codecs), _gates(answers)])
-    others = [[c.sentence, mark(c.passed), "gate" if c.gates else "", c.detail] for c in report.checks if not c.modality]
+        rows.append(
+            [
+                answers[0].sentence,
+                *(_cell([c for c in answers if c.modality == m]) for m in report.codecs),
+                _gates(answers),
+            ]
+        )
+    others = [
+        [c.sentence, mark(c.passed), "gate" if c.gates else "", c.detail]
+        for c in report.checks
+        if not c.modality
+    ]
     return joined([
         table(["question", *report.codecs, ""], rows),
         heading("Of the token space, the baseline and the language model"),
@@ -163,7 +228,10 @@ def correctness(report: AuditRecord) -> Markup:
 def unexpected(report: AuditRecord) -> Markup:
     "The answers that were not as expected, where they were promised."
     wrong = [c for c in report.checks if c.passed is False and c.name != "idempotence"]
-    rows = [[c.sentence, c.modality, c.item, mark(c.passed), str(c.found), str(c.expected), c.detail] for c in wrong]
+    rows = [
+        [c.sentence, c.modality, c.item, mark(c.passed), str(c.found), str(c.expected), c.detail]
+        for c in wrong
+    ]
     columns = ["question", "modality", "item", "", "found", "expected", "detail"]
     return joined([heading("What was not as expected"), table(columns, rows)]) if rows else Markup("")
 
@@ -173,9 +241,17 @@ def metrics(report: AuditRecord) -> Markup:
     gates, rows = {g.metric: g for g in report.gates}, []
     for name, mean in report.metrics.items():
         facts, gate = report.metric_facts[name], gates.get(name)
-        held = [gate.baseline, f"{gate.direction} {gate.limit:.4g}", mark(gate.passed)] if gate else ["", "", ""]
-        rows.append([code(name), facts.title, _value(mean.value), facts.unit, facts.better, *held, mean.reason])
-    each = [[i.name, report.metric_facts[name].title, _value(m.value), m.reason] for i in report.items for name, m in i.metrics.items()]
+        held = (
+            [gate.baseline, f"{gate.direction} {gate.limit:.4g}", mark(gate.passed)] if gate else ["", "", ""]
+        )
+        rows.append(
+            [code(name), facts.title, _value(mean.value), facts.unit, facts.better, *held, mean.reason]
+        )
+    each = [
+        [i.name, report.metric_facts[name].title, _value(m.value), m.reason]
+        for i in report.items
+        for name, m in i.metrics.items()
+    ]
     return joined([
         table(["metric", "", "value", "unit", "better", "baseline", "passes", "", ""], rows),
         folded("Every item", table(["item", "metric", "value", ""], each)) if each else "",
@@ -187,7 +263,9 @@ def pictures(report: AuditRecord, folder: Path) -> Markup:
     shown, items = [], decoded_items(report, "image")
     for item in items[:MOST_SHOWN]:
         size = tuple(report.codecs["image"]["output_size"])
-        original, recon = (normalise_image(load_image(folder / name), size)[0] for name in (item.original, item.recon))
+        original, recon = (
+            normalise_image(load_image(folder / name), size)[0] for name in (item.original, item.recon)
+        )
         shown.append(drawn(picture_row(original, recon, f"{item.name}: {caption(report, item)}"), item.name))
     return joined(shown) + _rest(items, "picture")
 
@@ -197,7 +275,12 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
     shown, items = [], decoded_items(report, "audio")
     for item in items[:MOST_SHOWN]:
         original, recon = (read_audio(folder / name) for name in (item.original, item.recon))
-        shown.append(drawn(sound_rows(original.wave, recon.wave, original.rate, f"{item.name}: {caption(report, item)}"), item.name))
+        shown.append(
+            drawn(
+                sound_rows(original.wave, recon.wave, original.rate, f"{item.name}: {caption(report, item)}"),
+                item.name,
+            )
+        )
         if _short(original):
             files = {"normalised input": item.original, "reconstruction": item.recon}
             players = [audio_player(folder / name, f"{item.name}, {what}") for what, name in files.items()]
@@ -212,24 +295,49 @@ def _rest(items: list[Item], noun: str) -> Markup:
     "How many are not shown."
     if not items:
         return paragraph(f"No {noun} was decoded in this run.")
-    return paragraph(f"{len(items) - MOST_SHOWN} more stand in report.json.") if len(items) > MOST_SHOWN else Markup("")
+    return (
+        paragraph(f"{len(items) - MOST_SHOWN} more stand in report.json.")
+        if len(items) > MOST_SHOWN
+        else Markup("")
+    )
 
 
 def codebooks(report: AuditRecord) -> Markup:
     "How much of each codebook is used."
     if not report.codebook_use:
         return paragraph("Nothing was encoded.")
-    columns = ["modality", "codebook", "entries", "codes seen", "used", "unused", "entropy (bits)", "perplexity"]
+    columns = [
+        "modality",
+        "codebook",
+        "entries",
+        "codes seen",
+        "used",
+        "unused",
+        "entropy (bits)",
+        "perplexity",
+    ]
     fields = ("size", "n_codes", "used", "unused", "entropy_bits", "perplexity")
-    rows = [[modality, k, *(book[f] for f in fields)] for modality, books in report.codebook_use.items() for k, book in enumerate(books)]
-    return joined([drawn(codebook_bars(report.codebook_use), "perplexity of each codebook"), table(columns, rows)])
+    rows = [
+        [modality, k, *(book[f] for f in fields)]
+        for modality, books in report.codebook_use.items()
+        for k, book in enumerate(books)
+    ]
+    return joined(
+        [drawn(codebook_bars(report.codebook_use), "perplexity of each codebook"), table(columns, rows)]
+    )
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-021
 def token_lm(report: AuditRecord, folder: Path) -> Markup:
     "What the smoke tests of a language model found on the same token space."
     lm = report.token_lm
     if not lm:
-        return paragraph("Not part of this run: ", code("uti smoke"), " makes a smoke.json, and ", code("--smoke-report"), " brings it in.")
+        return paragraph(
+            "Not part of this run: ",
+            code("uti smoke"),
+            " makes a smoke.json, and ",
+            code("--smoke-report"),
+            " brings it in.",
+        )
     o, r = lm["overfit"], lm["resume"]
     limit = lm["config"]["smoke"]["loss_fraction"] * o["losses"][0]
     curves = loss_curves(o["losses"], limit, r["losses"], r["resumed_losses"], r["interrupted_after"])
@@ -247,13 +355,29 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
     learned = f"loss {o['losses'][0]:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets right"
     differs = f"a loss {r['loss_difference']:g}, of a weight {r['weight_difference']:g}, of an optimiser state {r['optimiser_difference']:g}"
     rows: list[list[Any]] = [["overfit", mark(o["final_loss"] <= limit), learned]]
-    rows.append(["resume", mark(r["loss_difference"] == r["weight_difference"] == 0), f"largest difference of {differs}"])
+    rows.append(
+        [
+            "resume",
+            mark(r["loss_difference"] == r["weight_difference"] == 0),
+            f"largest difference of {differs}",
+        ]
+    )
     for kill in lm["kills"]:
         said = f"killed after step {kill['killed_at']}, went on with step {kill['resumed_at']}"
-        rows.append([f"kill {kill['when']}", mark(kill["resumed_at"] > kill["killed_at"] - kill["saved_every"]), said])
+        rows.append(
+            [f"kill {kill['when']}", mark(kill["resumed_at"] > kill["killed_at"] - kill["saved_every"]), said]
+        )
     for g in lm["generated"]:
-        said = f"{g['well_formed']} of {g['n']} well-formed" + (f", {g['decoded']} decoded" if g["grammar"] else "")
-        rows.append([f"{g['model']} model writes {'under' if g['grammar'] else 'without'} the grammar", mark(g["well_formed"] == g["n"]) if g["grammar"] else "", said])
+        said = f"{g['well_formed']} of {g['n']} well-formed" + (
+            f", {g['decoded']} decoded" if g["grammar"] else ""
+        )
+        rows.append(
+            [
+                f"{g['model']} model writes {'under' if g['grammar'] else 'without'} the grammar",
+                mark(g["well_formed"] == g["n"]) if g["grammar"] else "",
+                said,
+            ]
+        )
     return rows
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-024
@@ -263,12 +387,19 @@ def idempotence(report: AuditRecord) -> Markup:
         [i.name, i.modality, mark(i.idempotence == 1), f"{i.idempotence:.1%}", "promised" if report.codecs[i.modality]["idempotent"] else "not promised"]
         for i in report.items if i.idempotence is not None
     ]  # fmt: skip
-    return table(["item", "modality", "idempotent", "ids kept", ""], rows) if rows else paragraph("Nothing was decoded in this run.")
+    return (
+        table(["item", "modality", "idempotent", "ids kept", ""], rows)
+        if rows
+        else paragraph("Nothing was decoded in this run.")
+    )
 
 
 def token_space(report: AuditRecord) -> Markup:
     "The ranges and the hashes."
-    hashes = {"token space": report.token_space_sha256, **{f"{modality} ids": digest for modality, digest in report.token_hashes.items()}}
+    hashes = {
+        "token space": report.token_space_sha256,
+        **{f"{modality} ids": digest for modality, digest in report.token_hashes.items()},
+    }
     said = f" is {report.token_space['vocab_size_total']:,}. The hashes hold no time, no path and no machine: the same space and the same ids have the same hashes anywhere."
     return joined([
         drawn(space_bar(report.token_space), "the ranges of the token space"),
@@ -279,33 +410,71 @@ def token_space(report: AuditRecord) -> Markup:
 
 def caught(report: AuditRecord) -> Markup:
     "Warnings."
-    return table(["caught during the run"], [[w] for w in report.warnings]) if report.warnings else paragraph("None were caught during the run.")
+    return (
+        table(["caught during the run"], [[w] for w in report.warnings])
+        if report.warnings
+        else paragraph("None were caught during the run.")
+    )
 
 
 def gaps(report: AuditRecord) -> Markup:
     "What this run does not say."
     not_asked = {(c.modality, c.name): c for c in report.checks if c.passed is None}.values()
     said = [f"“{c.sentence}” was not asked of {c.modality or 'this run'}: {c.detail}." for c in not_asked]
-    said += [f"{report.metric_facts[name].title} has no value: {m.reason}." for name, m in report.metrics.items() if m.value is None]
-    said += [] if report.baseline else ["No baseline was given, so nothing says whether quality fell behind an earlier run."]
+    said += [
+        f"{report.metric_facts[name].title} has no value: {m.reason}."
+        for name, m in report.metrics.items()
+        if m.value is None
+    ]
+    said += (
+        []
+        if report.baseline
+        else ["No baseline was given, so nothing says whether quality fell behind an earlier run."]
+    )
     said += [] if report.token_lm else ["No language model was tried on these ids."]
-    said += [f"There is no codec for {m} in this configuration." for m in ("text", "image", "audio") if m not in report.codecs]
-    said += [f"{m} was not decoded: codec {c['name']} has no decoder." for m, c in report.codecs.items() if not c["decode_modes"]]
+    said += [
+        f"There is no codec for {m} in this configuration."
+        for m in ("text", "image", "audio")
+        if m not in report.codecs
+    ]
+    said += [
+        f"{m} was not decoded: codec {c['name']} has no decoder."
+        for m, c in report.codecs.items()
+        if not c["decode_modes"]
+    ]
     said += ["Nothing was decoded: decode mode none."] if report.decode_mode == "none" else []
     for modality in report.codecs:
         kept = [i.idempotence for i in report.items if i.modality == modality and i.idempotence is not None]
-        said += [f"{modality} ids are not idempotent: {sum(kept) / len(kept):.0%} are kept."] if kept and min(kept) < 1 else []
+        said += (
+            [f"{modality} ids are not idempotent: {sum(kept) / len(kept):.0%} are kept."]
+            if kept and min(kept) < 1
+            else []
+        )
     return bullets(said) if said else paragraph("None.")
 
 
 def conclusion(report: AuditRecord) -> Markup:
     "Whether to train on these ids."
     if not report.passed:
-        reasons = {f"{c.modality or 'token space'} {c.name.replace('_', ' ')}" for c in report.checks if c.failed_gate}
+        reasons = {
+            f"{c.modality or 'token space'} {c.name.replace('_', ' ')}"
+            for c in report.checks
+            if c.failed_gate
+        }
         reasons |= {g.metric for g in report.gates if not g.passed}
         failed = f"{len(report.failed)} of {report.n_gates} gates failed: {', '.join(sorted(reasons))}"
-        return paragraph(f"Do not train on these ids yet. {failed}. The sentences at the top of this page say what was found.")
-    counts = {m: sum(c.modality == m and c.gates and bool(c.passed) for c in report.checks) for m in report.codecs}
+        return paragraph(
+            f"Do not train on these ids yet. {failed}. The sentences at the top of this page say what was found."
+        )
+    counts = {
+        m: sum(c.modality == m and c.gates and bool(c.passed) for c in report.checks) for m in report.codecs
+    }
     kept = ", ".join(f"{n} gates for {m}" for m, n in counts.items())
-    quality = ", and quality has not fallen behind the baseline" if report.metrics_v2_pass else "; quality was measured, and this report can serve as the baseline of later ones"
-    return paragraph(f"Every promise that was asked about is kept: {kept}. Ids in this space are deterministic, in range and decodable{quality}.")
+    quality = (
+        ", and quality has not fallen behind the baseline"
+        if report.metrics_v2_pass
+        else "; quality was measured, and this report can serve as the baseline of later ones"
+    )
+    return paragraph(
+        f"Every promise that was asked about is kept: {kept}. Ids in this space are deterministic, in range and decodable{quality}."
+    )

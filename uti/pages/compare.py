@@ -11,13 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, in_common_form
-from ..html import Markup, block, bullets, folded, heading, joined, link, mark, paragraph, soft, table, verdict, whole
+from ..comparison.references import Reference, at_rate, out_of_reach
+from uti.html import (
+    Markup,
+    block,
+    bullets,
+    folded,
+    heading,
+    joined,
+    link,
+    mark,
+    paragraph,
+    soft,
+    table,
+    verdict,
+    whole,
+)
 from ..metrics.audio import log_mel
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
 from .media import card, cards, drawn
 from .plots import mel_panel, rate_distortion
-from ..comparison.references import Reference, at_rate, out_of_reach
 
 NOTHING = soft("–")
 NOUNS = {"image": "picture", "audio": "sound", "text": "text"}
@@ -109,18 +123,29 @@ def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
 def verdict_of(page: Page) -> Markup:
     "Whether all configurations keep their promises, and who does not."
     failed, n = [e for e in page.entries if not e.passed], len(page.entries)
-    whose = "the configuration keeps what its codecs promise" if n == 1 else f"all {n} configurations keep what their codecs promise"
+    whose = (
+        "the configuration keeps what its codecs promise"
+        if n == 1
+        else f"all {n} configurations keep what their codecs promise"
+    )
     headline = f"Failed: {len(failed)} of {n} configuration{'s' * (n != 1)}" if failed else f"Passed: {whose}"
     counts = {NOUNS[m]: sum(a.modality == m for a in page.comparison.assets) for m in page.results}
     items = ", ".join(f"{k} {noun}{'s' * (k != 1)}" for noun, k in counts.items())
     sentences = [f"{e.name}: {gate}" for e in failed for gate in e.failed_gates]
-    lines = [f"{items}; decode mode {page.comparison.decode_mode}; {page.comparison.created}", *sentences[:MOST_SENTENCES]]
+    lines = [
+        f"{items}; decode mode {page.comparison.decode_mode}; {page.comparison.created}",
+        *sentences[:MOST_SENTENCES],
+    ]
     more = len(sentences) - MOST_SENTENCES
-    return verdict(page.comparison.passed, headline, [*lines, f"{more} more below, under Audits."] if more > 0 else lines)
+    return verdict(
+        page.comparison.passed, headline, [*lines, f"{more} more below, under Audits."] if more > 0 else lines
+    )
 
 
 def _columns(page: Page, modality: str) -> list[str]:
-    quality = [f"{label(facts)} {'↓' if facts.better == 'lower' else '↑'}" for facts in page.facts[modality].values()]
+    quality = [
+        f"{label(facts)} {'↓' if facts.better == 'lower' else '↑'}" for facts in page.facts[modality].values()
+    ]
     return [*page.rate_columns(modality), *(["lossless"] if modality == "text" else quality)]
 
 
@@ -135,7 +160,10 @@ def _short(page: Page, name: str, modality: str) -> list[Any]:
 
 def summary(page: Page) -> Markup:
     "One row a configuration: rate and distortion of each modality."
-    rows = [[e.name, mark(e.passed), *(cell for m in page.results for cell in _short(page, e.name, m))] for e in page.entries]
+    rows = [
+        [e.name, mark(e.passed), *(cell for m in page.results for cell in _short(page, e.name, m))]
+        for e in page.entries
+    ]
     return table(["configuration", "passed", *(c for m in page.results for c in _columns(page, m))], rows)
 
 
@@ -175,7 +203,11 @@ def _beside_references(page: Page, modality: str) -> Markup:
     for name, result in page.results[modality].items():
         rate = result.rate.axis
         if rate is not None:
-            cells = [cell for facts in every for cell in (value(result.common, facts), *(_reached(c, rate, facts) for c in curves))]
+            cells = [
+                cell
+                for facts in every
+                for cell in (value(result.common, facts), *(_reached(c, rate, facts) for c in curves))
+            ]
             rows.append([name, fixed(rate, RATE_DECIMALS[modality]), *cells])
     columns = [c for facts in every for c in (label(facts), *(f"{curve.name}’s" for curve in curves))]
     return table(["configuration", page.rate_columns(modality)[-1], *columns], rows)
@@ -183,20 +215,36 @@ def _beside_references(page: Page, modality: str) -> Markup:
 
 def _plane(page: Page, modality: str, axis: str) -> Markup:
     "Codecs as points, references as curves."
-    points = {name: (r.rate.axis, _numbers(r.common)) for name, r in page.results[modality].items() if r.rate.axis is not None}
+    points = {
+        name: (r.rate.axis, _numbers(r.common))
+        for name, r in page.results[modality].items()
+        if r.rate.axis is not None
+    }
     lines = {c.name: [(p.rate, _numbers(p.metrics)) for p in c.points] for c in page.curves(modality)}
-    labels = {facts.name: f"{label(facts)}, {facts.better} is better" for facts in page.facts[modality].values()}
-    return drawn(rate_distortion(points, lines, labels, axis), f"{NOUNS[modality]}s: rate against distortion", dpi=110)
+    labels = {
+        facts.name: f"{label(facts)}, {facts.better} is better" for facts in page.facts[modality].values()
+    }
+    return drawn(
+        rate_distortion(points, lines, labels, axis), f"{NOUNS[modality]}s: rate against distortion", dpi=110
+    )
 
 
 def rate_against_distortion(page: Page) -> Markup:
     "A plane and a table for pictures, and for sounds."
-    axes, parts = {"image": f"bits per pixel of {page.size}" if page.resized else "bits per pixel", "audio": "kbps"}, []
+    axes, parts = (
+        {"image": f"bits per pixel of {page.size}" if page.resized else "bits per pixel", "audio": "kbps"},
+        [],
+    )
     for modality, axis in axes.items():
         if any(r.common for r in page.results.get(modality, {}).values()):
             read_off = "What the references reach with as many bits, read off their curves. Where a curve does not go so far, the rate"
             said = paragraph(f"{read_off} ({UNITS[modality]}) that it starts from, or goes up to:")
-            parts += [heading(f"{NOUNS[modality].capitalize()}s"), _plane(page, modality, axis), said, _beside_references(page, modality)]
+            parts += [
+                heading(f"{NOUNS[modality].capitalize()}s"),
+                _plane(page, modality, axis),
+                said,
+                _beside_references(page, modality),
+            ]
     return joined([*parts, *map(paragraph, page.comparison.left_out)])
 
 
@@ -206,20 +254,54 @@ def tokens(page: Page) -> Markup:
     for modality, those in page.results.items():
         for name, r in those.items():
             sizes, rate = r.codec["codebook_sizes"], r.rate
-            books = f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
-            spent = {"image": rate.tokens_per_item, "audio": rate.tokens_per_second, "text": rate.tokens_per_byte}[modality]
+            books = (
+                f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
+            )
+            spent = {
+                "image": rate.tokens_per_item,
+                "audio": rate.tokens_per_second,
+                "text": rate.tokens_per_byte,
+            }[modality]
             bits, own = (sum(r.bits_per_token) / len(sizes), 1), fixed(rate.own, RATE_DECIMALS[modality])
             spent = fixed(spent, 2 if modality == "text" else 0)
-            rows.append([name, r.codec["name"], whole(own_form(r)), books, bits, spent, whole(PER[modality]), own, UNITS[modality]])
-    columns = ["configuration", "codec", "own form", "codebooks × entries", "bits a token", "tokens", "", "own rate", ""]
+            rows.append(
+                [
+                    name,
+                    r.codec["name"],
+                    whole(own_form(r)),
+                    books,
+                    bits,
+                    spent,
+                    whole(PER[modality]),
+                    own,
+                    UNITS[modality],
+                ]
+            )
+    columns = [
+        "configuration",
+        "codec",
+        "own form",
+        "codebooks × entries",
+        "bits a token",
+        "tokens",
+        "",
+        "own rate",
+        "",
+    ]
     said = "A rate in bits a byte of text says how many bits the ids could hold, not how well a language model would predict them."
     return joined([table(columns, rows), paragraph(said) if "text" in page.results else ""])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-015
 def _caption(page: Page, item: ItemResult, modality: str) -> str:
     "The item's distortion in the common form."
-    there = [(facts, m.value) for facts in page.facts[modality].values() if (m := item.common.get(facts.name)) and m.value is not None]
-    return ", ".join(f"{facts.title} {number:.{facts.decimals}f} {facts.unit}".strip() for facts, number in there)
+    there = [
+        (facts, m.value)
+        for facts in page.facts[modality].values()
+        if (m := item.common.get(facts.name)) and m.value is not None
+    ]
+    return ", ".join(
+        f"{facts.title} {number:.{facts.decimals}f} {facts.unit}".strip() for facts, number in there
+    )
 
 
 def _spent(item: ItemResult, result: CodecResult, modality: str) -> str:
@@ -251,7 +333,11 @@ def _original_of(page: Page, asset: Asset, own: str, those: Row) -> tuple[Path, 
 def _rest(assets: list[Asset], noun: str) -> Markup:
     if not assets:
         return paragraph(f"No configuration has a codec for {noun}s, or there was no {noun}.")
-    return paragraph(f"{len(assets) - MOST_SHOWN} more stand in comparison.json.") if len(assets) > MOST_SHOWN else Markup("")
+    return (
+        paragraph(f"{len(assets) - MOST_SHOWN} more stand in comparison.json.")
+        if len(assets) > MOST_SHOWN
+        else Markup("")
+    )
 
 
 def pictures(page: Page) -> Markup:
@@ -263,7 +349,10 @@ def pictures(page: Page) -> Markup:
             path, lines = _original_of(page, asset, own, those)
             row = [card("original", lines, path)]
             for name, result, item in those:
-                said = [_spent(item, result, "image"), _caption(page, item, "image") if item.recon else "not decoded"]
+                said = [
+                    _spent(item, result, "image"),
+                    _caption(page, item, "image") if item.recon else "not decoded",
+                ]
                 row.append(card(name, said, page.folder / item.recon if item.recon else None))
             parts.append(cards(row))
     return joined(parts) + _rest(assets, "picture")
@@ -273,8 +362,17 @@ def _sound_card(page: Page, title: str, lines: list[str], path: Path, limits: tu
     "A spectrogram in the common form, and a player of what the codec got or gave."
     form, sound = page.comparison.common_form, read_audio(path)
     played = sound.wave.shape[1] <= LONGEST_PLAYED * sound.rate
-    said = lines if played else [*lines, f"longer than {LONGEST_PLAYED} s: listen to {path.relative_to(page.folder).as_posix()}"]
-    return card(title, said, mel_panel(in_common_form(form, "audio", sound), form.sample_rate, limits), path if played else None)
+    said = (
+        lines
+        if played
+        else [*lines, f"longer than {LONGEST_PLAYED} s: listen to {path.relative_to(page.folder).as_posix()}"]
+    )
+    return card(
+        title,
+        said,
+        mel_panel(in_common_form(form, "audio", sound), form.sample_rate, limits),
+        path if played else None,
+    )
 
 
 def sounds(page: Page) -> Markup:
@@ -287,10 +385,22 @@ def sounds(page: Page) -> Markup:
         parts.append(heading(asset.name))
         for own, those in _by_form(page, asset).items():
             path, (what, how) = _original_of(page, asset, own, those)
-            row = [_sound_card(page, "original", [what, f"{how}, {original.wave.shape[1] / original.rate:.3g} s"], path, limits)]
+            row = [
+                _sound_card(
+                    page,
+                    "original",
+                    [what, f"{how}, {original.wave.shape[1] / original.rate:.3g} s"],
+                    path,
+                    limits,
+                )
+            ]
             for name, result, item in those:
                 spent, said = _spent(item, result, "audio"), _caption(page, item, "audio")
-                row.append(_sound_card(page, name, [spent, said], page.folder / item.recon, limits) if item.recon else card(name, [spent, "not decoded"]))
+                row.append(
+                    _sound_card(page, name, [spent, said], page.folder / item.recon, limits)
+                    if item.recon
+                    else card(name, [spent, "not decoded"])
+                )
             parts.append(cards(row))
     return joined(parts) + _rest(assets, "sound")
 
@@ -301,7 +411,16 @@ def every_number(page: Page) -> Markup:
     for modality in ("image", "audio"):
         those = page.results.get(modality, {})
         for facts in page.facts[modality].values() if those else ():
-            rows = [[name, own_form(r), value(r.metrics, facts), value(r.common, facts), *(value(i.common, facts) for i in r.items)] for name, r in those.items()]
+            rows = [
+                [
+                    name,
+                    own_form(r),
+                    value(r.metrics, facts),
+                    value(r.common, facts),
+                    *(value(i.common, facts) for i in r.items),
+                ]
+                for name, r in those.items()
+            ]
             names = [a.name for a in page.comparison.assets if a.modality == modality]
             columns = ["configuration", "own form is", "own form, mean", "common form, mean", *names]
             parts += [heading(f"{label(facts)}, {facts.better} is better"), table(columns, rows)]
@@ -317,7 +436,14 @@ def every_number(page: Page) -> Markup:
 def _ladder(page: Page, curve: Reference) -> Markup:
     "A reference at each of its settings."
     every = page.facts[curve.modality].values()
-    rows = [[p.setting, fixed(p.rate, RATE_DECIMALS[curve.modality]), *(value(p.metrics, facts) for facts in every)] for p in curve.points]
+    rows = [
+        [
+            p.setting,
+            fixed(p.rate, RATE_DECIMALS[curve.modality]),
+            *(value(p.metrics, facts) for facts in every),
+        ]
+        for p in curve.points
+    ]
     columns = ["setting", page.rate_columns(curve.modality)[-1], *map(label, every)]
     return folded(curve.name, paragraph(f"{curve.how}."), table(columns, rows))
 
@@ -333,7 +459,9 @@ def audits(page: Page) -> Markup:
     uses: dict[tuple[str, ...], list[str]] = {}
     for modality, those in page.results.items():
         for name, r in those.items():
-            uses.setdefault((r.codec["name"], modality, r.codec["version"], r.codec["licence"], r.codec["source"]), []).append(name)
+            uses.setdefault(
+                (r.codec["name"], modality, r.codec["version"], r.codec["licence"], r.codec["source"]), []
+            ).append(name)
     return joined([
         table(columns, rows),
         table(["configuration", "failed gate"], failed) if failed else "",
@@ -357,11 +485,23 @@ def artifacts(page: Page) -> Markup:
 
 def gaps(page: Page) -> Markup:
     "What a comparison does not say."
-    counts = {m: sum(a.modality == m for a in page.comparison.assets) for m in ("image", "audio") if m in page.results}
-    said = [f"{n} {NOUNS[m]}s are few: means over other ones will differ." for m, n in counts.items() if n < 20]
-    said += [f"{e.name} has no codec for {m}." for e in page.entries for m in page.results if m not in e.results]
+    counts = {
+        m: sum(a.modality == m for a in page.comparison.assets)
+        for m in ("image", "audio")
+        if m in page.results
+    }
+    said = [
+        f"{n} {NOUNS[m]}s are few: means over other ones will differ." for m, n in counts.items() if n < 20
+    ]
+    said += [
+        f"{e.name} has no codec for {m}." for e in page.entries for m in page.results if m not in e.results
+    ]
     said += page.comparison.left_out
     said += ["Nothing was decoded: decode mode none."] if page.comparison.decode_mode == "none" else []
-    said.append("PSNR, SSIM, SNR and log-mel L1 compare signals. A codec that invents plausible detail scores lower than it looks or sounds.")
-    said.append("The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits on them than their rate.")
+    said.append(
+        "PSNR, SSIM, SNR and log-mel L1 compare signals. A codec that invents plausible detail scores lower than it looks or sounds."
+    )
+    said.append(
+        "The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits on them than their rate."
+    )
     return bullets(said)

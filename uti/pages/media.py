@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..html import Markup, joined, table
 
@@ -26,7 +27,9 @@ def _inside(mime: str, data: bytes) -> str:
 
 def player(path: Path, style: str = "") -> Markup:
     "A player with the WAV file inside the page."
-    return Markup('<audio controls preload="none" style="{}" src="{}"></audio>').format(style, _inside("audio/wav", path.read_bytes()))
+    return Markup('<audio controls preload="none" style="{}" src="{}"></audio>').format(
+        style, _inside("audio/wav", path.read_bytes())
+    )
 
 
 def audio_player(path: Path, label: str) -> Markup:
@@ -49,12 +52,22 @@ def drawn(figure: Figure, what: str, dpi: int = 90) -> Markup:
     return Markup('<p><img alt="{}" src="{}"></p>').format(what, _inside("image/png", _png_of(figure, dpi)))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-007
-def card(title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None) -> Markup:
+def card(
+    title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None
+) -> Markup:
     "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player. Cards stand side by side inside `cards`."
-    png = b"" if picture is None else picture.read_bytes() if isinstance(picture, Path) else _png_of(picture, 180)
+    png = (
+        b""
+        if picture is None
+        else picture.read_bytes()
+        if isinstance(picture, Path)
+        else _png_of(picture, 180)
+    )
     image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
     text = joined(Markup("<br>{}").format(line) for line in lines)
-    return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(image, title, text, player(sound) if sound else "")
+    return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(
+        image, title, text, player(sound) if sound else ""
+    )
 
 
 def cards(those: Sequence[Markup]) -> Markup:
@@ -64,12 +77,18 @@ def cards(those: Sequence[Markup]) -> Markup:
 # %% ../../nbs/pages/02_media.ipynb #pages-02-011
 def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
     "What a language model wrote beside its prompt and what it was taught: pictures and players inside the page. `shown`: as in smoke.json, files in `folder`."
+
     def media(value: str) -> Markup | str:
         path = folder / value
         if value.endswith(".png") and path.is_file():
-            return Markup('<img alt="{}" style="width:9rem;image-rendering:pixelated" src="{}">').format(value, _inside("image/png", path.read_bytes()))
+            return Markup('<img alt="{}" style="width:9rem;image-rendering:pixelated" src="{}">').format(
+                value, _inside("image/png", path.read_bytes())
+            )
         if value.endswith(".wav") and path.is_file():
             return player(path, "width:14rem")
         return value  # a model may write anything, markup too
 
-    return table(["task", "prompt", "written", "taught"], [[s["task"], media(s["prompt"]), media(s["written"]), media(s["target"])] for s in shown])
+    return table(
+        ["task", "prompt", "written", "taught"],
+        [[s["task"], media(s["prompt"]), media(s["written"]), media(s["target"])] for s in shown],
+    )

@@ -5,6 +5,7 @@
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-002
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -49,7 +50,14 @@ def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "
     axes[0].set(ylabel="amplitude", ylim=(-1, 1))
     axes[0].legend(loc="upper right")
     for ax, mel, label in zip(axes[1:], mels, ("input", "reconstruction")):
-        image = ax.imshow(mel, origin="lower", aspect="auto", extent=(0, seconds[-1], 0, 80), vmin=float(mels[0].min()), vmax=float(mels[0].max()))
+        image = ax.imshow(
+            mel,
+            origin="lower",
+            aspect="auto",
+            extent=(0, seconds[-1], 0, 80),
+            vmin=float(mels[0].min()),
+            vmax=float(mels[0].max()),
+        )
         ax.set(ylabel=f"{label}\nmel band")
     axes[2].set_xlabel("seconds")
     fig.colorbar(image, ax=axes[1:], label="ln power")
@@ -59,12 +67,25 @@ def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-010
 def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
     "Perplexity of each codebook beside the most that as many codes could reach. `use`: modality → what `metrics.codebook_use` gave."
-    fig, axes = plt.subplots(1, len(use), figsize=(9.6, 2.8), squeeze=False, layout="constrained", width_ratios=[2 + len(books) for books in use.values()])
+    fig, axes = plt.subplots(
+        1,
+        len(use),
+        figsize=(9.6, 2.8),
+        squeeze=False,
+        layout="constrained",
+        width_ratios=[2 + len(books) for books in use.values()],
+    )
     for ax, (modality, books) in zip(axes[0], use.items()):
         reachable = [min(book["size"], book["n_codes"]) for book in books]
         ax.bar(range(len(books)), reachable, color="0.85", label="reachable")
         ax.bar(range(len(books)), [book["perplexity"] for book in books], color="C0", label="perplexity")
-        ax.set(title=modality, xlabel="codebook", xticks=range(len(books)), yscale="log", ylim=(1, 2 * max(reachable)))
+        ax.set(
+            title=modality,
+            xlabel="codebook",
+            xticks=range(len(books)),
+            yscale="log",
+            ylim=(1, 2 * max(reachable)),
+        )
     axes[0, 0].set_ylabel("entries")
     axes[0, -1].legend(loc="lower right")
     return fig
@@ -74,7 +95,11 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
     "The ranges of a token space, as `space.to_dict` gives it, one bar each, on a logarithmic axis of their sizes."
     ranges = token_space["ranges"]
     fig, ax = plt.subplots(figsize=(9.6, 0.3 * len(ranges) + 0.8), layout="constrained")
-    ax.barh([r["name"] for r in ranges], [r["size"] for r in ranges], color=[f"C{i % 10}" for i in range(len(ranges))])
+    ax.barh(
+        [r["name"] for r in ranges],
+        [r["size"] for r in ranges],
+        color=[f"C{i % 10}" for i in range(len(ranges))],
+    )
     for i, r in enumerate(ranges):
         ax.text(r["size"], i, f" [{r['start']}, {r['start'] + r['size']})", va="center", fontsize=9)
     ax.set(xscale="log", xlabel="ids", xlim=(1, 20 * max(r["size"] for r in ranges)))
@@ -87,14 +112,34 @@ def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None
     mel = log_mel(wave[:1], sample_rate)[0].numpy()
     low, high = limits or (float(mel.min()), float(mel.max()))
     fig, ax = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
-    ax.imshow(mel, origin="lower", aspect="auto", extent=(0, wave.shape[-1] / sample_rate, 0, 80), vmin=low, vmax=high)
+    ax.imshow(
+        mel,
+        origin="lower",
+        aspect="auto",
+        extent=(0, wave.shape[-1] / sample_rate, 0, 80),
+        vmin=low,
+        vmax=high,
+    )
     ax.set(xlabel="seconds", ylabel="mel band")
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-019
 Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
 COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
-OFFSETS = ((9, 0), (-9, 0), (0, 13), (0, -13), (9, 12), (9, -12), (-9, 12), (-9, -12), (9, 25), (9, -25), (-9, 25), (-9, -25))  # of a label from its point
+OFFSETS = (
+    (9, 0),
+    (-9, 0),
+    (0, 13),
+    (0, -13),
+    (9, 12),
+    (9, -12),
+    (-9, 12),
+    (-9, -12),
+    (9, 25),
+    (9, -25),
+    (-9, 25),
+    (-9, -25),
+)  # of a label from its point
 
 
 def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
@@ -103,23 +148,46 @@ def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None
     frame, taken = ax.get_window_extent(), [(*ax.transData.transform(point), 7, 1.0) for point in labels]
     for line in (line for line in ax.lines if len(line.get_xdata()) > 1):
         way = ax.transData.transform(line.get_xydata())
-        taken += [(x, y, 1, 0.1) for a, b in zip(way, way[1:]) for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)]
+        taken += [
+            (x, y, 1, 0.1)
+            for a, b in itertools.pairwise(way)
+            for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)
+        ]
     for point, (text, colour) in labels.items():
-        note = ax.annotate(text, point, (0, 0), textcoords="offset points", parse_math=False, va="center", color=colour, fontsize=9, fontweight="bold", zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")])
+        note = ax.annotate(
+            text,
+            point,
+            (0, 0),
+            textcoords="offset points",
+            parse_math=False,
+            va="center",
+            color=colour,
+            fontsize=9,
+            fontweight="bold",
+            zorder=5,
+            path_effects=[withStroke(linewidth=3, foreground="white")],
+        )
         note.set_in_layout(False)
 
-        def covered(offset: tuple[int, int]) -> float:
+        def covered(offset: tuple[int, int], note: Any = note, taken: list[Any] = taken) -> float:
             note.set(position=offset, ha=("center", "left", "right")[int(np.sign(offset[0]))])
             box = note.get_window_extent()
             inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-            return sum(w for px, py, r, w in taken if box.x0 - r < px < box.x1 + r and box.y0 - r < py < box.y1 + r) + 5 * (not inside)
+            return sum(
+                w for px, py, r, w in taken if box.x0 - r < px < box.x1 + r and box.y0 - r < py < box.y1 + r
+            ) + 5 * (not inside)
 
         covered(min(OFFSETS, key=covered))
         box = note.get_window_extent()
         taken += [(px, (box.y0 + box.y1) / 2, 7, 1.0) for px in np.arange(box.x0, box.x1, 7)]
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020
-def rate_distortion(codecs: dict[str, Measured], references: dict[str, list[Measured]], metrics: dict[str, str], rate_label: str) -> Figure:
+def rate_distortion(
+    codecs: dict[str, Measured],
+    references: dict[str, list[Measured]],
+    metrics: dict[str, str],
+    rate_label: str,
+) -> Figure:
     """One panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs` a labelled point, each of `references` a curve.
 
     Codecs at the same point share a label. What has no value is left out.
@@ -128,7 +196,14 @@ def rate_distortion(codecs: dict[str, Measured], references: dict[str, list[Meas
     for i, (name, points) in enumerate(references.items()):
         for ax, metric in zip(axes[0], metrics):
             there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
-            ax.plot(*np.array(there).reshape(-1, 2).T, color=("0.3", "0.6")[i % 2], ls=("-", "--", ":")[i % 3], marker="o", ms=3.5, label=name)
+            ax.plot(
+                *np.array(there).reshape(-1, 2).T,
+                color=("0.3", "0.6")[i % 2],
+                ls=("-", "--", ":")[i % 3],
+                marker="o",
+                ms=3.5,
+                label=name,
+            )
     labels: list[dict[tuple[float, float], tuple[str, str]]] = [{} for _ in metrics]
     for ax, (metric, label), there in zip(axes[0], metrics.items(), labels):
         for i, (name, (rate, values)) in enumerate(codecs.items()):
@@ -145,13 +220,20 @@ def rate_distortion(codecs: dict[str, Measured], references: dict[str, list[Meas
         ax.margins(0.1)
         ax.spines[["top", "right"]].set_visible(False)
     if references:
-        fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=len(references), frameon=False)
+        fig.legend(
+            *axes[0, 0].get_legend_handles_labels(),
+            loc="outside upper center",
+            ncols=len(references),
+            frameon=False,
+        )
     for ax, there in zip(axes[0], labels):
         _label(ax, there)
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-023
-def loss_curves(losses: list[float], limit: float, whole: list[float], resumed: list[float], interrupted_after: int) -> Figure:
+def loss_curves(
+    losses: list[float], limit: float, whole: list[float], resumed: list[float], interrupted_after: int
+) -> Figure:
     "Losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and of a short run in one go and interrupted."
     fig, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained", width_ratios=[3, 2])
     axes[0].plot(range(1, len(losses) + 1), losses, lw=1)
@@ -160,7 +242,9 @@ def loss_curves(losses: list[float], limit: float, whole: list[float], resumed: 
     axes[0].legend()
     axes[1].plot(range(1, len(whole) + 1), whole, "o-", ms=8, mfc="none", label="in one go")
     after = range(interrupted_after + 1, len(resumed) + 1)
-    axes[1].plot(after, [resumed[step - 1] for step in after], "x--", label=f"resumed after step {interrupted_after}")
+    axes[1].plot(
+        after, [resumed[step - 1] for step in after], "x--", label=f"resumed after step {interrupted_after}"
+    )
     axes[1].set(xlabel="step", title="interrupted and resumed")
     axes[1].legend()
     return fig

@@ -10,20 +10,21 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..audit.earlier import read_record
 from ..audit.plan import AuditPlan, prepare
 from ..audit.record import AuditError, AuditRecord
 from ..audit.run import Progress
+from ..audit.smoke_report import SmokeReport, read_smoke
 from ..comparison.run import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from ..config import Config, dump_config, load_config
 from ..files import packaged, write_json, write_text
-from ..html import Markup, link, mark, table, verdict
+from ..html import link, mark, table, verdict
 from ..outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
-from ..audit.smoke_report import SmokeReport, read_smoke
 
 if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
     from nbconvert import HTMLExporter
@@ -40,7 +41,13 @@ KERNEL = "python3"
 # %% ../../nbs/pages/06_publish.ipynb #12-report-010
 def _contents(notebook: NotebookNode) -> list[tuple[str, str]]:
     "(anchor, heading) of each second-level heading, with the anchors that nbconvert gives."
-    headings = [line[3:].strip() for cell in notebook.cells if cell.cell_type == "markdown" for line in cell.source.splitlines() if line.startswith("## ")]
+    headings = [
+        line[3:].strip()
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("## ")
+    ]
     return [(heading.replace(" ", "-"), heading) for heading in headings]
 
 
@@ -48,7 +55,13 @@ def _exporter() -> HTMLExporter:
     "nbconvert with our template: one page, no code."
     from nbconvert import HTMLExporter
 
-    return HTMLExporter(template_name="template", extra_template_basedirs=[str(REPORTS)], exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    return HTMLExporter(
+        template_name="template",
+        extra_template_basedirs=[str(REPORTS)],
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
 
 
 def render_notebook(path: str | Path, title: str | None = None) -> Path:
@@ -58,7 +71,9 @@ def render_notebook(path: str | Path, title: str | None = None) -> Path:
     path = Path(path)
     notebook = nbformat.read(path, as_version=4)
     if title is None:
-        found = re.search(r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), flags=re.M)
+        found = re.search(
+            r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), flags=re.M
+        )
         title = found[1] if found else path.stem
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
     resources = {"uti_title": title, "uti_style": style, "uti_contents": _contents(notebook)}
@@ -92,7 +107,15 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        papermill.execute_notebook(str(source), str(target), parameters=parameters, kernel_name=KERNEL, progress_bar=False, log_output=True, cwd=os.getcwd())
+        papermill.execute_notebook(
+            str(source),
+            str(target),
+            parameters=parameters,
+            kernel_name=KERNEL,
+            progress_bar=False,
+            log_output=True,
+            cwd=os.getcwd(),
+        )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:
@@ -147,7 +170,18 @@ def _say_broken(path: Path, broke: str, earlier: bool) -> None:
 
     notebook = nbformat.read(path, as_version=4)
     lines = [broke] + (["What lies beside this page is what an earlier run left."] if earlier else [])
-    notebook.cells.insert(1, new_code_cell("#| eval: false", outputs=[new_output("display_data", {"text/html": str(verdict(False, "This run broke: it has no result", lines))})]))
+    notebook.cells.insert(
+        1,
+        new_code_cell(
+            "#| eval: false",
+            outputs=[
+                new_output(
+                    "display_data",
+                    {"text/html": str(verdict(False, "This run broke: it has no result", lines))},
+                )
+            ],
+        ),
+    )
     write_text(path, nbformat.writes(notebook))
 
 
@@ -158,14 +192,23 @@ def _check_tools() -> None:
 
     try:
         KernelSpecManager().get_kernel_spec(KERNEL)
-        _exporter().template
+        _ = _exporter().template  # reading it finds one that is missing
     except NoSuchKernel as error:
-        raise OutdirError(f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install --sys-prefix` installs it") from error
-    except (TemplateNotFound, ValueError) as error:  # a file of a template, or the whole of it, is not where nbconvert looks
-        raise OutdirError(f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); install nbconvert into the environment that runs uti") from error
+        raise OutdirError(
+            f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install --sys-prefix` installs it"
+        ) from error
+    except (
+        TemplateNotFound,
+        ValueError,
+    ) as error:  # a file of a template, or the whole of it, is not where nbconvert looks
+        raise OutdirError(
+            f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); install nbconvert into the environment that runs uti"
+        ) from error
 
 
-def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress) -> Published:
+def _publish(
+    notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress
+) -> Published:
     "Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all, and bring the list of reports up to date."
     target = out.staged / notebook
     broke = _execute(REPORTS / notebook, target, {**parameters, "outdir": str(out.staged)}, progress)
@@ -174,8 +217,12 @@ def _publish(notebook: str, folder: Path, out: OutputFolder, parameters: dict[st
         _say_broken(target, broke, any((folder / name).exists() for name in RESULTS))
         for path in out.staged.iterdir():
             if path != target:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        write_json(out.staged / BROKEN, {"broke": broke, "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})
+                remove = shutil.rmtree if path.is_dir() and not path.is_symlink() else Path.unlink
+                remove(path)
+        write_json(
+            out.staged / BROKEN,
+            {"broke": broke, "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")},
+        )
     render_notebook(target)
     out.publish(beside_earlier=bool(broke))
     write_list(folder.parent)
@@ -191,14 +238,18 @@ def publish_audit(plan: AuditPlan, progress: Progress = lambda step, steps, what
     check_name(folder.name, "the report")
     config = plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs)
     if plan.smoke and Path(plan.smoke).resolve().parent == folder.resolve():
-        raise AuditError(f"{plan.smoke}: lies in the folder that this report replaces; give the report another name")
+        raise AuditError(
+            f"{plan.smoke}: lies in the folder that this report replaces; give the report another name"
+        )
     _check_tools()
     prepare(replace(plan, codecs=config))
     refuse_foreign(folder, ["index.html", "audit.ipynb", "uti.yaml"])
     with output_folder(folder) as out:
         write_text(out.staged / "uti.yaml", dump_config(config))
         given = {field.name: str(getattr(plan, field.name) or "") for field in fields(plan)}
-        return _publish("audit.ipynb", folder, out, {**given, "codecs": str(out.staged / "uti.yaml")}, progress)
+        return _publish(
+            "audit.ipynb", folder, out, {**given, "codecs": str(out.staged / "uti.yaml")}, progress
+        )
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-018
 def publish_compare(
@@ -222,8 +273,15 @@ def publish_compare(
     refuse_foreign(folder, ["index.html", "compare.ipynb", "comparison.json"])
     with output_folder(folder) as out:
         (folder / "audits").mkdir(exist_ok=True)
-        (out.staged / "audits").symlink_to("../../audits")  # each audit is whole by itself, and stays where the comparison is interrupted
-        parameters = {"configs": [str(c) for c in configs], "assets": str(assets or ""), "decode_mode": decode_mode, "command": command}
+        (out.staged / "audits").symlink_to(
+            "../../audits"
+        )  # each audit is whole by itself, and stays where the comparison is interrupted
+        parameters = {
+            "configs": [str(c) for c in configs],
+            "assets": str(assets or ""),
+            "decode_mode": decode_mode,
+            "command": command,
+        }
         try:
             return _publish("compare.ipynb", folder, out, parameters, progress)
         finally:
@@ -252,7 +310,12 @@ def publish_smoke(
     refuse_foreign(folder, ["index.html", "smoke.ipynb", "uti.yaml", "smoke.json"])
     with output_folder(folder) as out:
         write_text(out.staged / "uti.yaml", dump_config(config))
-        parameters = {"config": str(out.staged / "uti.yaml"), "assets": str(assets or ""), "command": command, "work": str(out.kept("smoke"))}
+        parameters = {
+            "config": str(out.staged / "uti.yaml"),
+            "assets": str(assets or ""),
+            "command": command,
+            "work": str(out.kept("smoke")),
+        }
         return _publish("smoke.ipynb", folder, out, parameters, progress)
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-020
@@ -261,7 +324,9 @@ LIST_MARK = '<meta name="generator" content="uti">'
 
 def write_list(reports: Path) -> None:
     "Write `index.html` in `reports`, a list of the reports that lie in it. A page of that name that is no such list is somebody else's, and left alone."
-    if (reports / "index.html").exists() and LIST_MARK not in (reports / "index.html").read_text(encoding="utf-8", errors="replace"):
+    if (reports / "index.html").exists() and LIST_MARK not in (reports / "index.html").read_text(
+        encoding="utf-8", errors="replace"
+    ):
         return
     rows = []
     for page in sorted(reports.glob("*/index.html")):
@@ -276,7 +341,17 @@ def write_list(reports: Path) -> None:
             what = f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
         elif result:
             what = f"audit, token space {result.token_space_sha256[:12]}"
-        rows.append([link(f"{page.parent.name}/index.html", page.parent.name), mark(result.passed if result else False), result.created if result else "the run broke", what])
+        rows.append(
+            [
+                link(f"{page.parent.name}/index.html", page.parent.name),
+                mark(result.passed if result else False),
+                result.created if result else "the run broke",
+                what,
+            ]
+        )
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
     head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title><style>{style}</style></head>'
-    write_text(reports / "index.html", f"{head}<body><main><h1>UTI reports</h1>{table(['report', 'passed', 'created', 'what'], rows)}</main></body></html>\n")
+    write_text(
+        reports / "index.html",
+        f"{head}<body><main><h1>UTI reports</h1>{table(['report', 'passed', 'created', 'what'], rows)}</main></body></html>\n",
+    )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..audit.smoke_report import SmokeReport
 from ..html import Markup, block, bullets, code, folded, joined, mark, paragraph, table, verdict
 from .media import drawn, shown_table
 from .plots import loss_curves, prompt_bars
-from ..audit.smoke_report import SmokeReport
 
 # %% auto #0
 __all__ = ['verdict_of', 'gates', 'loss', 'endured', 'generated', 'shown', 'prompts', 'environment', 'gaps']
@@ -20,7 +20,9 @@ def verdict_of(report: SmokeReport) -> Markup:
     "Passed or failed, what failed, and the three numbers that people ask for first."
     gates = [c for c in report.checks if c.gates and c.passed is not None]
     failed = [c for c in gates if not c.passed]
-    headline = f"Passed: all {len(gates)} gates" if report.passed else f"Failed: {len(failed)} of {len(gates)} gates"
+    headline = (
+        f"Passed: all {len(gates)} gates" if report.passed else f"Failed: {len(failed)} of {len(gates)} gates"
+    )
     what = f"{sum(report.tasks.values())} sequences of {', '.join(report.tasks)}; {report.model}"
     lines = [f"{what}; token space {report.token_space_sha256[:16]}; {report.created}"]
     lines += [f"{c.name}: {c.detail or f'found {c.found}, expected {c.expected}'}" for c in failed]
@@ -51,10 +53,18 @@ def gates(report: SmokeReport) -> Markup:
 def loss(report: SmokeReport) -> Markup:
     "How it fell, and how much of each task was learned."
     o, r = report.overfit, report.resume
-    curves = loss_curves(o.losses, report.config["smoke"]["loss_fraction"] * o.losses[0], r.losses, r.resumed_losses, r.interrupted_after)
+    curves = loss_curves(
+        o.losses,
+        report.config["smoke"]["loss_fraction"] * o.losses[0],
+        r.losses,
+        r.resumed_losses,
+        r.interrupted_after,
+    )
     rows = [[task, n, f"{o.accuracy_of[task]:.1%}"] for task, n in report.tasks.items()]
     rows.append(["all", sum(report.tasks.values()), f"{o.accuracy:.1%}"])
-    return drawn(curves, "losses by step") + table(["task", "sequences", "targets guessed first, teacher-forced"], rows)
+    return drawn(curves, "losses by step") + table(
+        ["task", "sequences", "targets guessed first, teacher-forced"], rows
+    )
 
 
 def endured(report: SmokeReport) -> Markup:
@@ -71,8 +81,21 @@ def generated(report: SmokeReport) -> Markup:
     for g in report.generated:
         temperatures = ", ".join(f"{t:g}" for t in g.temperatures)
         decoded = "" if g.decoded is None else g.decoded
-        rows.append([g.model, "enforced" if g.grammar else "none", temperatures, g.n, g.well_formed, decoded, g.first_error])
-    return table(["model", "grammar", "temperatures", "sequences", "well-formed", "decoded", "the first that is not"], rows)
+        rows.append(
+            [
+                g.model,
+                "enforced" if g.grammar else "none",
+                temperatures,
+                g.n,
+                g.well_formed,
+                decoded,
+                g.first_error,
+            ]
+        )
+    return table(
+        ["model", "grammar", "temperatures", "sequences", "well-formed", "decoded", "the first that is not"],
+        rows,
+    )
 
 
 def shown(report: SmokeReport, folder: Path) -> Markup:
@@ -101,13 +124,42 @@ def environment(report: SmokeReport, folder: Path) -> Markup:
         " holds the sequences. The audit of the same space takes these results over: ",
         code(f"uti report --smoke-report {(folder / 'smoke.json').as_posix()}"), ".",
     )  # fmt: skip
-    hashes = table(["hash", "sha256"], [["token space", code(report.token_space_sha256)], ["ids of all sequences", code(report.data_sha256)]])
-    return joined([paragraph(ran + model), folded("Packages and times", packages, seconds), block(report.command), beside, hashes])
+    hashes = table(
+        ["hash", "sha256"],
+        [
+            ["token space", code(report.token_space_sha256)],
+            ["ids of all sequences", code(report.data_sha256)],
+        ],
+    )
+    return joined(
+        [
+            paragraph(ran + model),
+            folded("Packages and times", packages, seconds),
+            block(report.command),
+            beside,
+            hashes,
+        ]
+    )
 
 
 def gaps(report: SmokeReport) -> Markup:
     "What these tests do not say."
-    said = [f"“{c.sentence}” was measured and not gated: {c.detail}." for c in report.checks if c.passed is None]
-    said += [f"There is no codec for {m} in this configuration." for m in ("text", "image", "audio") if m not in report.codecs]
-    said += [f"{m} was generated and not decoded: codec {c['name']} has no decoder." for m, c in report.codecs.items() if not c["decode_modes"]]
-    return bullets([*said, "The model learned its training set by heart; nothing here says how it would do on anything else."])
+    said = [
+        f"“{c.sentence}” was measured and not gated: {c.detail}." for c in report.checks if c.passed is None
+    ]
+    said += [
+        f"There is no codec for {m} in this configuration."
+        for m in ("text", "image", "audio")
+        if m not in report.codecs
+    ]
+    said += [
+        f"{m} was generated and not decoded: codec {c['name']} has no decoder."
+        for m, c in report.codecs.items()
+        if not c["decode_modes"]
+    ]
+    return bullets(
+        [
+            *said,
+            "The model learned its training set by heart; nothing here says how it would do on anything else.",
+        ]
+    )

@@ -16,8 +16,8 @@ from ..codecs.hf.text import PROBES
 from ..errors import UTIError
 from ..files import write_json, write_text
 from ..outdir import MANIFEST, output_folder
+from ..space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, save_space
 from .sequences import SHORT
-from ..space import SPECIAL_TOKENS, N_SPECIAL, TokenSpace, save_space
 from .tokenizer import UnifiedTokenizer
 
 # %% auto #0
@@ -52,7 +52,9 @@ def _backend(codec: Codec) -> Tokenizer:
     found = getattr(codec, "tokenizer", None)
     backend = getattr(found, "backend_tokenizer", found)  # what transformers wraps
     if not isinstance(backend, Tokenizer):
-        raise ExportError(f"codec {codec.spec.name!r}: only a fast tokenizer, of the library tokenizers, can be exported, and it has {'none' if found is None else type(found).__name__}")
+        raise ExportError(
+            f"codec {codec.spec.name!r}: only a fast tokenizer, of the library tokenizers, can be exported, and it has {'none' if found is None else type(found).__name__}"
+        )
     return backend
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-013
@@ -63,7 +65,9 @@ def _added_tokens(codec: Codec, space: TokenSpace) -> dict[int, str]:
     added = {i: name for i, name in enumerate(_numbered("text_unused", space.text)) if i not in taken}
     added |= dict(enumerate(token_names(space), space.text))
     if both := [name for name in added.values() if name in vocabulary]:
-        raise ExportError(f"codec {codec.spec.name!r}: its vocabulary has {both[0]!r} already{f', and {len(both) - 1} more tokens of the space' if both[1:] else ''}; export from a tokenizer of text alone")
+        raise ExportError(
+            f"codec {codec.spec.name!r}: its vocabulary has {both[0]!r} already{f', and {len(both) - 1} more tokens of the space' if both[1:] else ''}; export from a tokenizer of text alone"
+        )
     return added
 
 
@@ -82,7 +86,10 @@ def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]
         names = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()} | added
         data["model"]["vocab"] = _close_gaps(data["model"]["vocab"], names)
     flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
-    data["added_tokens"] = sorted([*data["added_tokens"], *({"id": i, "content": token, **flags} for i, token in added.items())], key=lambda t: t["id"])
+    data["added_tokens"] = sorted(
+        [*data["added_tokens"], *({"id": i, "content": token, **flags} for i, token in added.items())],
+        key=lambda t: t["id"],
+    )
     return data
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-019
@@ -104,7 +111,9 @@ def _tokenizer_config(codec: Codec) -> dict[str, Any]:
     }
     if template := getattr(text, "chat_template", None):
         several = isinstance(template, dict)
-        config["chat_template"] = [{"name": name, "template": one} for name, one in template.items()] if several else template
+        config["chat_template"] = (
+            [{"name": name, "template": one} for name, one in template.items()] if several else template
+        )
     return config
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-022
@@ -114,18 +123,33 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
     vocabulary = built.get_vocab(with_added_tokens=True)
     expected = _backend(codec).get_vocab(with_added_tokens=True) | {token: i for i, token in added.items()}
     if wrong := [token for token, i in expected.items() if vocabulary.get(token) != i]:
-        raise ExportError(f"codec {codec.spec.name!r}: token {wrong[0]!r} would have id {vocabulary.get(wrong[0])} instead of {expected[wrong[0]]}")
+        raise ExportError(
+            f"codec {codec.spec.name!r}: token {wrong[0]!r} would have id {vocabulary.get(wrong[0])} instead of {expected[wrong[0]]}"
+        )
     if sorted(vocabulary.values()) != list(range(space.vocab_size_total)):
-        raise ExportError(f"codec {codec.spec.name!r}: {len(vocabulary)} tokens for {space.vocab_size_total} ids; an id has two tokens or none")
+        raise ExportError(
+            f"codec {codec.spec.name!r}: {len(vocabulary)} tokens for {space.vocab_size_total} ids; an id has two tokens or none"
+        )
     found = built.encode("".join(added.values())).ids
     if wrong := [token for (i, token), seen in zip(added.items(), [*found, -1]) if i != seen]:
-        raise ExportError(f"codec {codec.spec.name!r}: its tokens hide {wrong[0]!r}, which a string of tokens does not give back")
+        raise ExportError(
+            f"codec {codec.spec.name!r}: its tokens hide {wrong[0]!r}, which a string of tokens does not give back"
+        )
     for name, text in PROBES.items():
         if built.encode(text).ids != tokenizer.encode_text(text).ids.tolist():
-            raise ExportError(f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to a text with {name}")
+            raise ExportError(
+                f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to a text with {name}"
+            )
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-025
-FILES = ("tokenizer.json", "tokenizer_config.json", "token_space.json", "token_space.sha256", "uti.yaml", MANIFEST)
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "token_space.json",
+    "token_space.sha256",
+    "uti.yaml",
+    MANIFEST,
+)
 
 
 def _refuse_others(folder: Path) -> None:
@@ -133,7 +157,9 @@ def _refuse_others(folder: Path) -> None:
     if folder.is_dir():
         found = {path.name for path in folder.iterdir()}
         if found and not (found <= {*FILES} and {"tokenizer.json", "token_space.json"} <= found):
-            raise ExportError(f"{folder}: is there already and is not just an earlier export, so it is not replaced; give another folder")
+            raise ExportError(
+                f"{folder}: is there already and is not just an earlier export, so it is not replaced; give another folder"
+            )
     elif folder.exists():
         raise ExportError(f"{folder}: is a file, and a tokenizer is a folder")
 
@@ -147,7 +173,9 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     if "text" not in tokenizer.codecs:
-        raise ExportError(f"this token space has no text, only {', '.join(tokenizer.codecs)}; a tokenizer for a language model needs a text codec, or it would drop every word")
+        raise ExportError(
+            f"this token space has no text, only {', '.join(tokenizer.codecs)}; a tokenizer for a language model needs a text codec, or it would drop every word"
+        )
     codec = tokenizer.codec("text")
     try:
         _refuse_others(folder)

@@ -5,15 +5,17 @@
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-002
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import UTIError
-from .sequences import SHORT, reading_order
 from ..space import TokenSpace
+from .sequences import SHORT, reading_order
 
 # %% auto #0
 __all__ = ['SequenceError', 'cell_books', 'Grammar', 'Segment', 'Reader', 'parse', 'grammar_to_dict', 'grammar_from_dict']
@@ -50,8 +52,10 @@ class Grammar:
     def __post_init__(self):
         for modality, lengths in self.lengths.items():
             self.space.modality_ranges(modality)
-            if not len(lengths) or any(a >= b for a, b in zip(lengths, lengths[1:])) or lengths[0] < 0:
-                raise SequenceError(f"the lengths of {modality} must be ascending numbers of positions, got {list(lengths)[:8]}")
+            if not len(lengths) or any(a >= b for a, b in itertools.pairwise(lengths)) or lengths[0] < 0:
+                raise SequenceError(
+                    f"the lengths of {modality} must be ascending numbers of positions, got {list(lengths)[:8]}"
+                )
         object.__setattr__(self, "lengths", {m: _run(n) for m, n in self.lengths.items()})
 
     @cached_property
@@ -63,7 +67,11 @@ class Grammar:
     def tokens(self) -> dict[str, tuple[range, range, range]]:
         "Modality → start, end and marker, each as a range of one id."
         one = {name: range(i, i + 1) for name, i in self.space.special.items()}
-        return {m: (one[f"<|{s}_start|>"], one[f"<|{s}_end|>"], one[f"<|gen_{s}|>"]) for m, s in SHORT.items() if m in self.lengths}
+        return {
+            m: (one[f"<|{s}_start|>"], one[f"<|{s}_end|>"], one[f"<|gen_{s}|>"])
+            for m, s in SHORT.items()
+            if m in self.lengths
+        }
 
     @cached_property
     def pad(self) -> range:
@@ -135,7 +143,9 @@ class Reader:
     def push(self, token_id: int) -> None:
         "Read one id. Raises `SequenceError` where it may not come next; what was read before stays."
         if not any(token_id in ids for ids in self.allowed()):
-            raise SequenceError(f"position {self.n_read}: {self._name(token_id)} where {' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}")
+            raise SequenceError(
+                f"position {self.n_read}: {self._name(token_id)} where {' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}"
+            )
         if self._open:
             self._push_cell(token_id)
         else:
@@ -146,10 +156,19 @@ class Reader:
     def _push_cell(self, token_id: int) -> None:
         modality, books = self._open, self.grammar.books[self._open]
         if token_id in self.grammar.tokens[modality][1]:
-            self.segments.append(Segment(modality, np.array(self._cells, dtype=np.int64), self.n_read - len(self._cells), self._due is not None))
+            self.segments.append(
+                Segment(
+                    modality,
+                    np.array(self._cells, dtype=np.int64),
+                    self.n_read - len(self._cells),
+                    self._due is not None,
+                )
+            )
             self._open = self._due = None
             return
-        if self._length is None and len(self.allowed()) > 1 and token_id not in books[0]:  # the choice of no further frame
+        if (
+            self._length is None and len(self.allowed()) > 1 and token_id not in books[0]
+        ):  # the choice of no further frame
             self._length = sum(cell in books[0] for cell in self._cells)
         self._cells.append(token_id)
 
@@ -160,7 +179,11 @@ class Reader:
                 self._due = modality
             elif token_id in start:
                 lengths = self.grammar.lengths[modality]
-                self._open, self._cells, self._length = modality, [], lengths[0] if len(lengths) == 1 else None
+                self._open, self._cells, self._length = (
+                    modality,
+                    [],
+                    lengths[0] if len(lengths) == 1 else None,
+                )
 
     def close(self) -> list[Segment]:
         "The segments of a document that ends here. Raises `SequenceError` where it may not."
@@ -170,7 +193,11 @@ class Reader:
         return self.segments
 
     def _where(self) -> str:
-        return f", inside the {self._open} that began at position {self.n_read - len(self._cells) - 1}, after {len(self._cells)} of its ids" if self._open else ""
+        return (
+            f", inside the {self._open} that began at position {self.n_read - len(self._cells) - 1}, after {len(self._cells)} of its ids"
+            if self._open
+            else ""
+        )
 
     def _name(self, token_id: int) -> str:
         space = self.grammar.space
@@ -180,7 +207,11 @@ class Reader:
         return special or f"id {token_id} of {space.range_of(token_id)}"
 
     def _name_range(self, ids: range) -> str:
-        return self._name(ids.start) if len(ids) == 1 and ids.start in self.grammar.space.ranges["SPECIAL"] else self.grammar.space.range_of(ids.start)
+        return (
+            self._name(ids.start)
+            if len(ids) == 1 and ids.start in self.grammar.space.ranges["SPECIAL"]
+            else self.grammar.space.range_of(ids.start)
+        )
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
 def parse(grammar: Grammar, ids: Sequence[int]) -> list[Segment]:
@@ -193,14 +224,20 @@ def parse(grammar: Grammar, ids: Sequence[int]) -> list[Segment]:
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-019
 def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:
     "Serialisation and lengths as JSON-serialisable data; a run of lengths is its first and last. The token space travels apart."
-    lengths = {m: {"from": n[0], "to": n[-1]} if isinstance(n, range) else list(n) for m, n in grammar.lengths.items()}
+    lengths = {
+        m: {"from": n[0], "to": n[-1]} if isinstance(n, range) else list(n)
+        for m, n in grammar.lengths.items()
+    }
     return {"serialisation": grammar.serialisation, "lengths": lengths}
 
 
 def grammar_from_dict(space: TokenSpace, data: dict[str, Any]) -> Grammar:
     "The inverse of `grammar_to_dict`. Raises `SequenceError` for anything else."
     try:
-        lengths = {m: range(n["from"], n["to"] + 1) if isinstance(n, dict) else list(n) for m, n in data["lengths"].items()}
+        lengths = {
+            m: range(n["from"], n["to"] + 1) if isinstance(n, dict) else list(n)
+            for m, n in data["lengths"].items()
+        }
         reading_order(data["serialisation"], 1, 1)
         return Grammar(space, data["serialisation"], lengths)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -5,7 +5,8 @@
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-002
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -51,7 +52,15 @@ def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
     return line[..., inverse].unflatten(-1, (n_codebooks, n_positions))
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013
-TASKS = {"t2i": ("text", "image"), "i2t": ("image", "text"), "t2a": ("text", "audio"), "a2t": ("audio", "text"), "text": (None, "text"), "image": (None, "image"), "audio": (None, "audio")}  # task → modality of prompt and target
+TASKS = {
+    "t2i": ("text", "image"),
+    "i2t": ("image", "text"),
+    "t2a": ("text", "audio"),
+    "a2t": ("audio", "text"),
+    "text": (None, "text"),
+    "image": (None, "image"),
+    "audio": (None, "audio"),
+}  # task → modality of prompt and target
 SHORT = {"text": "text", "image": "img", "audio": "aud"}  # modality → its name in the special tokens
 
 
@@ -74,12 +83,16 @@ def build_prompt(space: TokenSpace, task: str, prompt: Sequence[int] | None = No
         raise ValueError(f"no task is named {task!r}; there are {', '.join(TASKS)}")
     given, wanted = TASKS[task]
     if (given is None) != (prompt is None):
-        raise ValueError(f"task {task!r} {'takes no prompt' if given is None else f'needs a prompt of {given}'}")
+        raise ValueError(
+            f"task {task!r} {'takes no prompt' if given is None else f'needs a prompt of {given}'}"
+        )
     before = segment(space, given, prompt) if given else np.array([], dtype=np.int64)
     return np.append(before, space.special[f"<|gen_{SHORT[wanted]}|>"])
 
 
-def build(space: TokenSpace, task: str, target: Sequence[int], prompt: Sequence[int] | None = None) -> Example:
+def build(
+    space: TokenSpace, task: str, target: Sequence[int], prompt: Sequence[int] | None = None
+) -> Example:
     "The sequence of a task from the global ids of its target and of its prompt. Raises `ValueError` as `build_prompt`."
     before, after = build_prompt(space, task, prompt), segment(space, TASKS[task][1], target)
     return Example(np.concatenate([before, after]), np.concatenate([np.full(len(before), IGNORED), after]))

@@ -5,8 +5,9 @@
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +15,13 @@ from torch import Tensor
 
 from ..codecs.base import Codec, CodecError, Encoded
 from ..codecs.checkpoint import open_codec
-from ..config import Config, dump_config, load_config, parse_config
+from ..config import Config, dump_config, load_config
 from ..errors import UTIError
 from ..files import write_text
 from ..html import table
 from ..modalities.base import Sound
-from .sequences import flatten, unflatten
 from ..space import SpaceError, TokenSpace, diff_spaces, load_space, save_space, to_codes, to_ids
+from .sequences import flatten, unflatten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,13 +48,17 @@ class Tokens(NamedTuple):
         shape = f"{self.meta.get('n_codebooks', '?')} × {self.meta.get('n_positions', '?')}"
         first = ", ".join(map(str, self.ids[:12].tolist())) + ", …" * (len(self.ids) > 12)
         columns = ["modality", "codec", "ids", "codebooks × positions", "first ids"]
-        return str(table(columns, [[self.meta.get("modality"), self.meta.get("codec"), len(self.ids), shape, first]]))
+        return str(
+            table(columns, [[self.meta.get("modality"), self.meta.get("codec"), len(self.ids), shape, first]])
+        )
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-005
 def space_of(codecs: dict[str, Codec]) -> TokenSpace:
     "The token space of one codec a modality, from what the codecs promise."
     sizes = {modality: codec.spec.codebook_sizes for modality, codec in codecs.items()}
-    return TokenSpace(text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ()))
+    return TokenSpace(
+        text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ())
+    )
 
 
 def check_device(name: str) -> None:
@@ -61,7 +66,9 @@ def check_device(name: str) -> None:
     try:
         torch.zeros(1, device=name).cpu()
     except Exception as error:  # AssertionError without CUDA, RuntimeError for an unknown or a broken device, NotImplementedError for meta
-        raise CodecError(f"device {name!r} cannot be used here ({' '.join(str(error).split())[:200] or type(error).__name__})") from error
+        raise CodecError(
+            f"device {name!r} cannot be used here ({' '.join(str(error).split())[:200] or type(error).__name__})"
+        ) from error
 
 
 def load_codecs(config: Config) -> dict[str, Codec]:
@@ -71,7 +78,9 @@ def load_codecs(config: Config) -> dict[str, Codec]:
     for modality, wanted in config.codecs().items():
         codec = open_codec(modality, wanted.codec, wanted.options)
         if codec.spec.modality != modality:
-            raise CodecError(f"codec {wanted.codec!r} is for {codec.spec.modality}, but the config has it under {modality}")
+            raise CodecError(
+                f"codec {wanted.codec!r} is for {codec.spec.modality}, but the config has it under {modality}"
+            )
         codecs[modality] = codec.to(config.device)
     return codecs
 
@@ -85,7 +94,9 @@ class UnifiedTokenizer:
     def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
         for modality, codec in codecs.items():
             if codec.spec.modality != modality:
-                raise TokenizerError(f"codec {codec.spec.name!r} is for {codec.spec.modality}, not for {modality}")
+                raise TokenizerError(
+                    f"codec {codec.spec.name!r} is for {codec.spec.modality}, not for {modality}"
+                )
         self.codecs = codecs
         self.config = config
         self.serialisation = config.serialisation if config else "interleaved"
@@ -101,7 +112,9 @@ class UnifiedTokenizer:
     def codec(self, modality: str) -> Codec:
         "The codec of `modality`. Raises `TokenizerError` where there is none."
         if modality not in self.codecs:
-            raise TokenizerError(f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}")
+            raise TokenizerError(
+                f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}"
+            )
         return self.codecs[modality]
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
@@ -137,7 +150,9 @@ class UnifiedTokenizer:
         "Token ids of one picture: `encode_images` of one."
         return self.encode_images([image])[0]
 
-    def encode_audio(self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None) -> Tokens:
+    def encode_audio(
+        self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None
+    ) -> Tokens:
         "Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in Hz."
         return self.encode_audios([sound if sample_rate is None else (sound, sample_rate)])[0]
 
@@ -215,7 +230,9 @@ class UnifiedTokenizer:
     def save_pretrained(self, folder: str | Path) -> None:
         "Write `uti.yaml`, `token_space.json` and its sha256 into `folder`. Raises `TokenizerError` for codecs that were given as objects, which no config names."
         if self.config is None:
-            raise TokenizerError("this tokenizer was made from codec objects; to save it, register them and make it from a config")
+            raise TokenizerError(
+                "this tokenizer was made from codec objects; to save it, register them and make it from a config"
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_space(self.space, folder / "token_space.json")
@@ -227,7 +244,9 @@ class UnifiedTokenizer:
         folder = Path(folder)
         tokenizer, saved = cls.from_config(folder / "uti.yaml"), load_space(folder / "token_space.json")
         if differences := diff_spaces(tokenizer.space, saved):
-            raise SpaceError(f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}")
+            raise SpaceError(
+                f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}"
+            )
         return tokenizer
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009
@@ -235,19 +254,33 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
     "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
     spec = codec.spec
     if getattr(ids, "ndim", None) != 1 or ids.dtype not in (torch.int64, torch.int32):
-        raise TokenizerError(f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} {list(getattr(ids, 'shape', []))}")
-    expected = {"modality": spec.modality, "codec": spec.name, "codec_version": spec.version, "serialisation": serialisation, "n_codebooks": spec.n_codebooks}
+        raise TokenizerError(
+            f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} {list(getattr(ids, 'shape', []))}"
+        )
+    expected = {
+        "modality": spec.modality,
+        "codec": spec.name,
+        "codec_version": spec.version,
+        "serialisation": serialisation,
+        "n_codebooks": spec.n_codebooks,
+    }
     expected["n_tokens"] = len(ids)
     for key, value in expected.items():
         if meta.get(key) != value:
             raise TokenizerError(f"meta says {key} = {meta.get(key)!r}, but it is {value!r} here")
     inner = meta.get("codec_meta")
     if not isinstance(inner, dict) or inner.get("n_positions") != meta.get("n_positions"):
-        raise TokenizerError(f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says {inner.get('n_positions') if isinstance(inner, dict) else inner!r}")
+        raise TokenizerError(
+            f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says {inner.get('n_positions') if isinstance(inner, dict) else inner!r}"
+        )
     if not isinstance(meta["n_positions"], int) or meta["n_positions"] * spec.n_codebooks != len(ids):
-        raise TokenizerError(f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not {len(ids)} ids")
+        raise TokenizerError(
+            f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not {len(ids)} ids"
+        )
     if "n_samples" in spec.needs and not (isinstance(inner.get("n_samples"), int) and inner["n_samples"] > 0):
         raise TokenizerError(f"meta must say the number of samples, got {inner.get('n_samples')!r}")
     predicted = codec.expected_positions(inner.get("n_samples"))
     if predicted is not None and meta["n_positions"] != predicted:
-        raise TokenizerError(f"meta says {meta['n_positions']} positions, but the codec makes {predicted} of {inner.get('n_samples', 'a picture')}")
+        raise TokenizerError(
+            f"meta says {meta['n_positions']} positions, but the codec makes {predicted} of {inner.get('n_samples', 'a picture')}"
+        )

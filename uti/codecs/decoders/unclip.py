@@ -5,6 +5,8 @@
 # %% ../../../nbs/codecs/decoders/01_unclip.ipynb #09-unclip-002
 from __future__ import annotations
 
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, which imports it too
+
 import math
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +17,6 @@ from torch import Tensor, nn
 
 from ..base import CodecError
 from ..checkpoint import find_checkpoint, load_pretrained, quiet_libraries, read_json
-from ...compat import torchaudio  # before transformers, which imports it too
 
 # %% auto #0
 __all__ = ['check_index', 'pipeline_folder', 'load_pipeline', 'Unclip']
@@ -37,9 +38,13 @@ def check_index(path: Path) -> None:
     for name, part in read_json(path).items():
         library = part[0] if isinstance(part, list) and part else None
         if name == "_class_name" and not isinstance(part, str):
-            raise CodecError(f"{path}: _class_name must be the name of a class of diffusers, got {part!r}; code that comes with a checkpoint is not run")
+            raise CodecError(
+                f"{path}: _class_name must be the name of a class of diffusers, got {part!r}; code that comes with a checkpoint is not run"
+            )
         if library is not None and library not in _LIBRARIES:
-            raise CodecError(f"{path}: {name} comes from {library!r}, not from diffusers or transformers; code that comes with a checkpoint is not run")
+            raise CodecError(
+                f"{path}: {name} comes from {library!r}, not from diffusers or transformers; code that comes with a checkpoint is not run"
+            )
 
 
 @quiet_libraries()
@@ -52,10 +57,14 @@ def pipeline_folder(model: str | Path) -> Path:
         try:
             folder = Path(StableUnCLIPImg2ImgPipeline.download(str(model)))
         except Exception as error:  # the hub's, those of requests, and ValueError of diffusers
-            raise CodecError(f"{model}: cannot be fetched as a pipeline of diffusers ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
+            raise CodecError(
+                f"{model}: cannot be fetched as a pipeline of diffusers ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            ) from error
     absent = [name for name in ("model_index.json", *_PARTS) if not (folder / name).exists()]
     if absent:
-        raise CodecError(f"{model}: not a Stable unCLIP pipeline as diffusers saves it, for it has no {', '.join(absent)}")
+        raise CodecError(
+            f"{model}: not a Stable unCLIP pipeline as diffusers saves it, for it has no {', '.join(absent)}"
+        )
     check_index(folder / "model_index.json")
     return folder
 
@@ -69,16 +78,33 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
     folder, parts, notes = pipeline_folder(model), {}, ()
     for name, (library, kind) in _PARTS.items():
         keyword = "dtype" if library == "transformers" else "torch_dtype"
-        parts[name], more = load_pretrained(getattr(import_module(library), kind), folder / name, **{keyword: dtype})
+        parts[name], more = load_pretrained(
+            getattr(import_module(library), kind), folder / name, **{keyword: dtype}
+        )
         notes += more
-    one = dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads", "image_size", "patch_size"), 1)
+    one = dict.fromkeys(
+        (
+            "hidden_size",
+            "intermediate_size",
+            "projection_dim",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "image_size",
+            "patch_size",
+        ),
+        1,
+    )
     with torch.random.fork_rng(devices=[]):
         stand_in = CLIPVisionModelWithProjection(CLIPVisionConfig(**one)).to(dtype)
     try:
         with quiet_libraries():  # once more, for diffusers, which may have been imported just now
-            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(str(folder), local_files_only=True, image_encoder=stand_in, feature_extractor=None, **parts)
+            pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
+                str(folder), local_files_only=True, image_encoder=stand_in, feature_extractor=None, **parts
+            )
     except Exception as error:  # whatever the files of tokenizer and schedulers make of the libraries
-        raise CodecError(f"{model}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: {' '.join(str(error).split())[:300]})") from error
+        raise CodecError(
+            f"{model}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+        ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, notes
 
@@ -86,7 +112,13 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
 class Unclip:
     "A Stable unCLIP pipeline as a function from CLIP image embeddings to pictures."
 
-    def __init__(self, model: str | Path, dtype: torch.dtype = torch.float32, steps: int = 20, guidance_scale: float = 10.0):
+    def __init__(
+        self,
+        model: str | Path,
+        dtype: torch.dtype = torch.float32,
+        steps: int = 20,
+        guidance_scale: float = 10.0,
+    ):
         "`model`: a folder or a hub id. `steps` of the scheduler, at most those that it was trained with; `guidance_scale` towards the embedding. Raises `CodecError`."
         if type(steps) is not int or steps < 1:
             raise CodecError(f"steps must be a positive whole number, got {steps!r}")
@@ -95,10 +127,14 @@ class Unclip:
         self.pipeline, self.notes = load_pipeline(model, dtype)
         most = self.pipeline.scheduler.config.num_train_timesteps
         if steps > most:
-            raise CodecError(f"steps must be at most {most}, with which the scheduler of {model} was trained, got {steps}")
+            raise CodecError(
+                f"steps must be at most {most}, with which the scheduler of {model} was trained, got {steps}"
+            )
         self.steps, self.guidance_scale = steps, guidance_scale
         self.width = self.pipeline.image_normalizer.config.embedding_dim  # of an embedding
-        self.size = (self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,) * 2  # (rows, columns) of a picture
+        self.size = (
+            self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
+        ) * 2  # (rows, columns) of a picture
 
     def to(self, device: str | torch.device) -> Unclip:
         self.pipeline.to(device)
@@ -116,12 +152,16 @@ class Unclip:
         "Embedding [width] → picture [1, 3, *size]. The generator lives on the CPU: the same noise on every device."
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
-        return self.pipeline(
-            prompt=[""],
-            image_embeds=embedding[None].to(self.pipeline.device, self.pipeline.unet.dtype),
-            noise_level=0,
-            num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
-            generator=generator,
-            output_type="pt",
-        ).images.float().cpu()
+        return (
+            self.pipeline(
+                prompt=[""],
+                image_embeds=embedding[None].to(self.pipeline.device, self.pipeline.unet.dtype),
+                noise_level=0,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+                generator=generator,
+                output_type="pt",
+            )
+            .images.float()
+            .cpu()
+        )

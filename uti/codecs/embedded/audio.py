@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..base import Codec, CodecError, Encoded, Meta
-from ..spec import AudioSpec
 from .fsq import FSQ
+from ..spec import AudioSpec
 from ...files import digest, packaged
 
 # %% auto #0
@@ -37,7 +37,11 @@ class MDCT(nn.Module):
     def __init__(self):
         super().__init__()
         n, k = torch.arange(2 * HOP, dtype=torch.float64), torch.arange(HOP, dtype=torch.float64)
-        self.register_buffer("basis", math.sqrt(2 / HOP) * torch.cos(math.pi / HOP * (n[:, None] + 0.5 + HOP / 2) * (k + 0.5)), persistent=False)
+        self.register_buffer(
+            "basis",
+            math.sqrt(2 / HOP) * torch.cos(math.pi / HOP * (n[:, None] + 0.5 + HOP / 2) * (k + 0.5)),
+            persistent=False,
+        )
         self.register_buffer("window", torch.sin(math.pi * (n + 0.5) / (2 * HOP)), persistent=False)
 
     def windows(self, n_frames: int) -> Tensor:
@@ -87,8 +91,16 @@ class AudioAutoencoder(nn.Module):
         latent = MAX_CODEBOOKS * len(LEVELS)
         self.mdct = MDCT()
         self.quantiser = FSQ(LEVELS)
-        self.encoder = nn.Sequential(nn.Linear(2 * HOP, width), *[Block(width) for _ in range(encoder_blocks)], nn.Linear(width, latent))
-        self.decoder = nn.Sequential(nn.Linear(latent, width), *[Block(width) for _ in range(decoder_blocks)], nn.Linear(width, 2 * HOP))
+        self.encoder = nn.Sequential(
+            nn.Linear(2 * HOP, width),
+            *[Block(width) for _ in range(encoder_blocks)],
+            nn.Linear(width, latent),
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent, width),
+            *[Block(width) for _ in range(decoder_blocks)],
+            nn.Linear(width, 2 * HOP),
+        )
 
     def latent(self, coefficients: Tensor) -> Tensor:
         "MDCT coefficients [B, T, HOP] → unquantised latent [B, T, codebooks, D]."
@@ -99,7 +111,9 @@ class AudioAutoencoder(nn.Module):
     def coefficients(self, quantised: Tensor) -> Tensor:
         "Quantised latent [B, T, codebooks, D] in [-1, 1] → MDCT coefficients [B, T, HOP]. Fewer codebooks than all are completed with zeros."
         missing = MAX_CODEBOOKS - quantised.shape[-2]
-        value, gain = self.decoder(nn.functional.pad(quantised, (0, 0, 0, missing)).flatten(-2)).float().chunk(2, -1)
+        value, gain = (
+            self.decoder(nn.functional.pad(quantised, (0, 0, 0, missing)).flatten(-2)).float().chunk(2, -1)
+        )
         return value * (2 * gain - 2).clamp(max=4).exp()
 
 # %% ../../../nbs/codecs/embedded/04_audio.ipynb #04-audio-012
@@ -114,9 +128,15 @@ def load_network(path: str | Path) -> AudioAutoencoder:
         state = load_file(path)
         network.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise CodecError(f"{path}: not weights of the embedded audio codec ({' '.join(str(error).split())[:200]})") from error
-    if bad := [name for name, value in state.items() if not (value.is_floating_point() and value.isfinite().all())]:
-        raise CodecError(f"{path}: not weights of the embedded audio codec (no finite floating-point values in {', '.join(bad[:5])})")
+        raise CodecError(
+            f"{path}: not weights of the embedded audio codec ({' '.join(str(error).split())[:200]})"
+        ) from error
+    if bad := [
+        name for name, value in state.items() if not (value.is_floating_point() and value.isfinite().all())
+    ]:
+        raise CodecError(
+            f"{path}: not weights of the embedded audio codec (no finite floating-point values in {', '.join(bad[:5])})"
+        )
     return network.eval()
 
 # %% ../../../nbs/codecs/embedded/04_audio.ipynb #04-audio-014
@@ -125,7 +145,9 @@ class EmbeddedAudio(Codec):
 
     def __init__(self, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None):
         "`weights`: a safetensors file; default: the one in the package. Raises `CodecError` for weights of something else or an impossible number of codebooks."
-        if type(n_codebooks) is not int or not 1 <= n_codebooks <= MAX_CODEBOOKS:  # True and 2.0 are no numbers of codebooks
+        if (
+            type(n_codebooks) is not int or not 1 <= n_codebooks <= MAX_CODEBOOKS
+        ):  # True and 2.0 are no numbers of codebooks
             raise CodecError(f"n_codebooks must be 1 to {MAX_CODEBOOKS}, got {n_codebooks!r}")
         self.encoder = load_network(weights or WEIGHTS).double()
         self.decoder = load_network(weights or WEIGHTS).float()
@@ -161,7 +183,9 @@ class EmbeddedAudio(Codec):
             for wave, i in zip(waves, group):
                 wave[: n_samples[i]] = signals[i, 0, : n_samples[i]]
             latent = self.encoder.latent(self.encoder.mdct(waves.to(device)))
-            codes[group, :, :n] = self.encoder.quantiser.ids(latent).cpu().movedim(-1, 1)[:, : self.spec.n_codebooks]
+            codes[group, :, :n] = (
+                self.encoder.quantiser.ids(latent).cpu().movedim(-1, 1)[:, : self.spec.n_codebooks]
+            )
         return Encoded(codes, [{"n_positions": f, "n_samples": s} for f, s in zip(n_frames, n_samples)])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
@@ -171,7 +195,9 @@ class EmbeddedAudio(Codec):
             n = m["n_samples"]
             if not n:
                 continue
-            quantised = self.decoder.quantiser.decode(item[None, :, : m["n_positions"]].movedim(1, -1).to(device))
+            quantised = self.decoder.quantiser.decode(
+                item[None, :, : m["n_positions"]].movedim(1, -1).to(device)
+            )
             decoded = self.decoder.mdct.inverse(self.decoder.coefficients(quantised))
             wave[0, :n] = decoded[0, :n].clamp(-1, 1).cpu()
         return waves

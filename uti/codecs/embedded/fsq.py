@@ -7,7 +7,7 @@ __all__ = ['round_ste', 'FSQ']
 
 # %% ../../../nbs/codecs/embedded/01_fsq.ipynb #02-fsq-002
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from safetensors import SafetensorError
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..base import Codec, CodecError, Encoded, Meta
-from ..spec import ImageSpec
 from .fsq import FSQ
+from ..spec import ImageSpec
 from ...files import digest, packaged
 
 # %% auto #0
@@ -91,9 +91,15 @@ def load_network(path: str | Path = WEIGHTS) -> ImageAutoencoder:
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         network = ImageAutoencoder()
     expected = network.state_dict()
-    differing = [name for name in {**expected, **weights} if name not in weights or name not in expected or weights[name].shape != expected[name].shape]
+    differing = [
+        name
+        for name in {**expected, **weights}
+        if name not in weights or name not in expected or weights[name].shape != expected[name].shape
+    ]
     if differing:
-        raise CodecError(f"{path}: not the weights of the embedded image codec; {len(differing)} tensors are missing, unknown or of another shape, the first is {differing[0]!r}")
+        raise CodecError(
+            f"{path}: not the weights of the embedded image codec; {len(differing)} tensors are missing, unknown or of another shape, the first is {differing[0]!r}"
+        )
     if not all(value.is_floating_point() and value.isfinite().all() for value in weights.values()):
         raise CodecError(f"{path}: not the weights of the embedded image codec; some are not finite floats")
     network.load_state_dict(weights)
@@ -132,7 +138,9 @@ class EmbeddedImage(Codec):
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         device = next(self.network.parameters()).device
         codes = self.network.quantiser.ids(self.network.latent(signals.to(device).double()))  # [B, 32, 32]
-        return Encoded(codes.flatten(1).unsqueeze(1), [{"n_positions": self.expected_positions()} for _ in signals])
+        return Encoded(
+            codes.flatten(1).unsqueeze(1), [{"n_positions": self.expected_positions()} for _ in signals]
+        )
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         device = next(self.network.parameters()).device

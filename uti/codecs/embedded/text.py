@@ -5,8 +5,8 @@
 # %% ../../../nbs/codecs/embedded/02_text.ipynb #05-text-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import torch
 from tokenizers import Tokenizer
@@ -27,7 +27,9 @@ def check_unicode(spec: CodecSpec, texts: Sequence[str]) -> None:
     "Raise `CodecError` for a text that UTF-8 cannot write: half a surrogate pair."
     for text in texts:
         if any("\ud800" <= c <= "\udfff" for c in text):
-            raise CodecError(f"codec {spec.name!r}: the text {text[:20]!a} holds half a surrogate pair, which no UTF-8 text can hold")
+            raise CodecError(
+                f"codec {spec.name!r}: the text {text[:20]!a} holds half a surrogate pair, which no UTF-8 text can hold"
+            )
 
 
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
@@ -66,7 +68,12 @@ class EmbeddedText(Codec):
 
     def _encode(self, signals: Sequence[str], lengths: Tensor | None) -> Encoded:
         check_unicode(self.spec, signals)
-        return pack_rows([encoding.ids for encoding in self.tokenizer.encode_batch(list(signals), add_special_tokens=False)])
+        return pack_rows(
+            [
+                encoding.ids
+                for encoding in self.tokenizer.encode_batch(list(signals), add_special_tokens=False)
+            ]
+        )
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> list[str]:
         rows = [item[0, : m["n_positions"]].tolist() for item, m in zip(codes, meta)]

@@ -5,18 +5,32 @@
 # %% ../../../nbs/codecs/hf/03_audio.ipynb #07-hf-audio-002
 from __future__ import annotations
 
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers' audio code, which imports it too
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import CodecError, Encoded, Meta
+from uti.codecs.checkpoint import (
+    CheckpointCodec,
+    content_version,
+    find_checkpoint,
+    licence,
+    load_pretrained,
+    model_type,
+    preprocessor_settings,
+    quiet_libraries,
+    stated_type,
+    torch_dtype,
+    weight_files,
+)
 from ..spec import AudioSpec
-from ..checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, load_pretrained, model_type, preprocessor_settings, quiet_libraries, stated_type, torch_dtype, weight_files
-from ...compat import torchaudio  # before transformers' audio code, which imports it too
 
 # %% auto #0
 __all__ = ['FAMILIES', 'CONTINUOUS', 'Family', 'Rates', 'codebook_entries', 'check_chunks', 'chunk_positions', 'encode_encodec',
@@ -28,11 +42,15 @@ class Family:
     "How one family of transformers' audio codecs differs from the others."
 
     model: str  # class of transformers
-    chooses: str | None = None  # the keyword of `encode` that chooses the codebooks, by their number or by bandwidth; None: there is one codebook
+    chooses: str | None = (
+        None  # the keyword of `encode` that chooses the codebooks, by their number or by bandwidth; None: there is one codebook
+    )
     whole_frames: bool = True  # zeros are appended up to a whole frame, as its feature extractor does; False: the model pads by itself
     extractor: str | None = None  # class of transformers that makes the model's inputs of a wave
     appended: int = 0  # samples that the extractor appends before it counts frames
-    least: int = 1  # positions that the decoder needs; a shorter sound is decoded with its last position repeated
+    least: int = (
+        1  # positions that the decoder needs; a shorter sound is decoded with its last position repeated
+    )
 
 
 FAMILIES = {  # by `model_type` of the config
@@ -41,7 +59,9 @@ FAMILIES = {  # by `model_type` of the config
     "mimi": Family("MimiModel", "num_quantizers", whole_frames=False),
     "xcodec": Family("XcodecModel", "bandwidth"),
     "higgs_audio_v2_tokenizer": Family("HiggsAudioV2TokenizerModel", "bandwidth"),
-    "xcodec2": Family("Xcodec2Model", whole_frames=False, extractor="Xcodec2FeatureExtractor", appended=1, least=2),
+    "xcodec2": Family(
+        "Xcodec2Model", whole_frames=False, extractor="Xcodec2FeatureExtractor", appended=1, least=2
+    ),
     "neucodec": Family("NeuCodecModel", extractor="NeuCodecFeatureExtractor", least=2),
 }
 CONTINUOUS = ("pocket_tts", "vibevoice")  # model types begin so: continuous latents, no ids
@@ -58,7 +78,11 @@ class Rates:
     @classmethod
     def of(cls, config: Any) -> Rates:
         "Read off a config of transformers, whatever its family calls them."
-        encode = getattr(config, "input_sampling_rate", None) or getattr(config, "sampling_rate", None) or config.sample_rate
+        encode = (
+            getattr(config, "input_sampling_rate", None)
+            or getattr(config, "sampling_rate", None)
+            or config.sample_rate
+        )
         decode = getattr(config, "output_sampling_rate", encode)
         hop = getattr(config, "hop_length", None) or round(decode / config.frame_rate)
         return cls(encode, decode, int(hop))
@@ -83,16 +107,22 @@ def check_chunks(config: Any, where: Path) -> None:
     try:
         length, stride = config.chunk_length, config.chunk_stride
     except (TypeError, ValueError, OverflowError) as error:
-        raise CodecError(f"{where}: chunk_length_s and overlap must be numbers, got {config.chunk_length_s!r} and {config.overlap!r}") from error
+        raise CodecError(
+            f"{where}: chunk_length_s and overlap must be numbers, got {config.chunk_length_s!r} and {config.overlap!r}"
+        ) from error
     if length is not None and not config.hop_length <= (stride or length) <= length:
         told = f"chunk_length_s {config.chunk_length_s!r} and overlap {config.overlap!r}"
-        raise CodecError(f"{where}: {told} make chunks of {length} samples, one every {stride}; a chunk and the way to the next must be at least one position of {config.hop_length} samples, and leave no gap")
+        raise CodecError(
+            f"{where}: {told} make chunks of {length} samples, one every {stride}; a chunk and the way to the next must be at least one position of {config.hop_length} samples, and leave no gap"
+        )
 
 
 def chunk_positions(config: Any, n_samples: int) -> list[int]:
     "Positions of each chunk that EnCodec makes of `n_samples`; a single chunk where its config does not cut."
     length, stride = config.chunk_length or n_samples, config.chunk_stride or n_samples
-    return [math.ceil(min(length, n_samples - start) / config.hop_length) for start in range(0, n_samples, stride)]
+    return [
+        math.ceil(min(length, n_samples - start) / config.hop_length) for start in range(0, n_samples, stride)
+    ]
 
 # %% ../../../nbs/codecs/hf/03_audio.ipynb #07-hf-audio-012
 def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[Tensor, list[Meta]]:
@@ -110,28 +140,49 @@ def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[T
 def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
     "Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks. The inverse of the layout that `encode_encodec` gives."
     chunks = metas[0]["chunk_positions"]
-    frames = [nn.functional.pad(chunk, (0, chunks[0] - n)) for chunk, n in zip(codes.split(chunks, -1), chunks)]
+    frames = [
+        nn.functional.pad(chunk, (0, chunks[0] - n)) for chunk, n in zip(codes.split(chunks, -1), chunks)
+    ]
     scales = [None] * len(chunks)
     if model.config.normalize:
-        scales = list(torch.tensor([m["scales"] for m in metas], dtype=model.dtype, device=codes.device).T[..., None])
+        scales = list(
+            torch.tensor([m["scales"] for m in metas], dtype=model.dtype, device=codes.device).T[..., None]
+        )
     last = chunks[-1]
-    if len(chunks) > 1:  # a last chunk that ends before the one it overlaps makes the library's overlap-add fail: keep enough of its padding, which lies beyond the sound
-        last = max(last, math.ceil((chunks[0] * model.config.hop_length - model.config.chunk_stride) / model.config.hop_length))
+    if (
+        len(chunks) > 1
+    ):  # a last chunk that ends before the one it overlaps makes the library's overlap-add fail: keep enough of its padding, which lies beyond the sound
+        last = max(
+            last,
+            math.ceil(
+                (chunks[0] * model.config.hop_length - model.config.chunk_stride) / model.config.hop_length
+            ),
+        )
     if model.config.chunk_length is None or model.dtype in (torch.float32, torch.float64):
         return model.decode(torch.stack(frames), scales, last_frame_pad_length=chunks[0] - last).audio_values
     frames[-1] = frames[-1][..., :last]
     waves = [model._decode_frame(frame, scale).float() for frame, scale in zip(frames, scales)]
-    return model._linear_overlap_add(waves, model.config.chunk_stride or 1)  # in float32, for the library's weights at the ends of a chunk round to zero in less
+    return model._linear_overlap_add(
+        waves, model.config.chunk_stride or 1
+    )  # in float32, for the library's weights at the ends of a chunk round to zero in less
 
 
 def check_encodec_meta(config: Any, meta: Meta) -> None:
     "Raise `CodecError` unless the chunks and the loudness in `meta` are those of its number of samples."
     chunks = chunk_positions(config, meta["n_samples"])
     if meta.get("chunk_positions") != chunks:
-        raise CodecError(f"meta says chunks of {meta.get('chunk_positions')} positions, but {meta['n_samples']} samples make {chunks}")
+        raise CodecError(
+            f"meta says chunks of {meta.get('chunk_positions')} positions, but {meta['n_samples']} samples make {chunks}"
+        )
     scales = meta.get("scales")
-    if config.normalize and not (isinstance(scales, list) and len(scales) == len(chunks) and all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in scales)):
-        raise CodecError(f"meta must give the loudness of each of {len(chunks)} chunks as scales, got {scales!r}")
+    if config.normalize and not (
+        isinstance(scales, list)
+        and len(scales) == len(chunks)
+        and all(isinstance(s, (int, float)) and 0 <= s < math.inf for s in scales)
+    ):
+        raise CodecError(
+            f"meta must give the loudness of each of {len(chunks)} chunks as scales, got {scales!r}"
+        )
 
 # %% ../../../nbs/codecs/hf/03_audio.ipynb #07-hf-audio-014
 class HFAudio(CheckpointCodec):
@@ -145,10 +196,18 @@ class HFAudio(CheckpointCodec):
     def recognises(cls, folder: Path) -> bool:
         kind = stated_type(folder)
         if kind.startswith(CONTINUOUS):
-            raise CodecError(f"{folder}: a {kind} model makes continuous latents, not ids, so it has no place in a token space")
+            raise CodecError(
+                f"{folder}: a {kind} model makes continuous latents, not ids, so it has no place in a token space"
+            )
         return kind in FAMILIES
 
-    def __init__(self, checkpoint: str | Path, n_codebooks: int | None = None, bandwidth: float | None = None, dtype: str = "float32"):
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        n_codebooks: int | None = None,
+        bandwidth: float | None = None,
+        dtype: str = "float32",
+    ):
         """`checkpoint`: a folder or a hub id. `n_codebooks`, or `bandwidth` in kbps as the config lists it: how much is kept of each frame (default: all).
         `dtype`: of the weights and the computation; ids are reproducible only within one. Raises `CodecError`.
         """
@@ -157,7 +216,9 @@ class HFAudio(CheckpointCodec):
         folder = find_checkpoint(checkpoint)
         kind = model_type(folder)
         if not self.recognises(folder):
-            raise CodecError(f"{folder}: its config.json names the model type {kind!r}; an audio codec here is one of {', '.join(FAMILIES)}")
+            raise CodecError(
+                f"{folder}: its config.json names the model type {kind!r}; an audio codec here is one of {', '.join(FAMILIES)}"
+            )
         precision = torch_dtype(dtype)
         self.family = FAMILIES[kind]
         self.model, notes = load_pretrained(getattr(transformers, self.family.model), folder, dtype=precision)
@@ -171,7 +232,11 @@ class HFAudio(CheckpointCodec):
         self.spec = AudioSpec(
             kind,
             sizes[:n],
-            version=content_version(folder / "config.json", *weight_files(folder), *(preprocessor_settings(folder, "feature_extractor") if self.extractor else ())),
+            version=content_version(
+                folder / "config.json",
+                *weight_files(folder),
+                *(preprocessor_settings(folder, "feature_extractor") if self.extractor else ()),
+            ),
             licence=licence(folder),
             source=str(checkpoint) if not Path(checkpoint).exists() else folder.resolve().name,
             sample_rate=self.rates.encode,
@@ -211,7 +276,9 @@ class HFAudio(CheckpointCodec):
             group = [i for i, m in enumerate(taken) if m == n]
             found, extra = self._encode_equal(signals[group, :, :n])
             if found.shape[-1] != positions[group[0]]:
-                raise CodecError(f"{self.spec.source}: makes {found.shape[-1]} positions of {n} samples, but its config promises {positions[group[0]]}: a hop length of {self.rates.hop} is not its own")
+                raise CodecError(
+                    f"{self.spec.source}: makes {found.shape[-1]} positions of {n} samples, but its config promises {positions[group[0]]}: a hop length of {self.rates.hop} is not its own"
+                )
             codes[group, :, : found.shape[-1]] = found.long().cpu()
             for i, more in zip(group, extra):
                 metas[i] |= more
@@ -223,8 +290,15 @@ class HFAudio(CheckpointCodec):
         hop = self.rates.hop * self.rates.encode // self.rates.decode
         waves = nn.functional.pad(waves, (0, -waves.shape[-1] % hop)) if self.family.whole_frames else waves
         if self.extractor:
-            inputs = self.extractor([wave[0].numpy() for wave in waves.cpu()], sampling_rate=self.rates.encode, return_tensors="pt")
-            inputs = {k: v.to(device, self.model.dtype) if v.is_floating_point() else v.to(device) for k, v in inputs.items()}
+            inputs = self.extractor(
+                [wave[0].numpy() for wave in waves.cpu()],
+                sampling_rate=self.rates.encode,
+                return_tensors="pt",
+            )
+            inputs = {
+                k: v.to(device, self.model.dtype) if v.is_floating_point() else v.to(device)
+                for k, v in inputs.items()
+            }
             return self.model.encode(**inputs).audio_codes[:, :n], []
         waves = waves.to(device, self.model.dtype)
         if self.spec.name == "encodec":
@@ -238,7 +312,9 @@ class HFAudio(CheckpointCodec):
         layouts = [tuple(m.get("chunk_positions", [m["n_positions"]])) for m in meta]
         for layout in dict.fromkeys(layouts):
             group = [i for i, other in enumerate(layouts) if other == layout]
-            found = self._decode_equal(codes[group, :, : sum(layout)].to(self.model.device), [meta[i] for i in group])
+            found = self._decode_equal(
+                codes[group, :, : sum(layout)].to(self.model.device), [meta[i] for i in group]
+            )
             found = found.reshape(len(group), self.spec.channels, -1).float().clamp(-1, 1).cpu()
             for i, wave in zip(group, found):  # some families decode a few samples less than they encode
                 n = min(meta[i]["n_samples"], wave.shape[-1])
@@ -270,20 +346,29 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
 
     if not family.extractor:
         return None
-    extractor, files = getattr(transformers, family.extractor), preprocessor_settings(folder, "feature_extractor")
+    extractor, files = (
+        getattr(transformers, family.extractor),
+        preprocessor_settings(folder, "feature_extractor"),
+    )
     try:
         made = extractor.from_pretrained(str(folder), local_files_only=True) if files else extractor()
         if made.sampling_rate != rate:
-            raise CodecError(f"{folder}: its feature extractor ({', '.join(path.name for path in files)}) takes sounds at {made.sampling_rate!r} Hz, but the model takes them at {rate}")
+            raise CodecError(
+                f"{folder}: its feature extractor ({', '.join(path.name for path in files)}) takes sounds at {made.sampling_rate!r} Hz, but the model takes them at {rate}"
+            )
         made([torch.zeros(rate // 10).numpy()], sampling_rate=rate, return_tensors="pt")
     except CodecError:
         raise
     except Exception as error:  # whatever the settings make of the library
-        raise CodecError(f"{folder}: its feature extractor cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        raise CodecError(
+            f"{folder}: its feature extractor cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
     return made
 
 
-def _chosen_codebooks(model: nn.Module, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None) -> int:
+def _chosen_codebooks(
+    model: nn.Module, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None
+) -> int:
     "How many codebooks the options ask for. Raises `CodecError` for options that contradict each other or that the model cannot serve."
     if n_codebooks is not None and bandwidth is not None:
         raise CodecError("give n_codebooks or bandwidth, not both")
@@ -291,9 +376,17 @@ def _chosen_codebooks(model: nn.Module, family: Family, available: int, n_codebo
     if bandwidth is not None:
         known = list(model.config.target_bandwidths) if by_bandwidth else []
         if bandwidth not in known:
-            raise CodecError(f"bandwidth must be one of {known}, got {bandwidth!r}" if known else f"{model.config.model_type} chooses by n_codebooks, not by bandwidth")
+            raise CodecError(
+                f"bandwidth must be one of {known}, got {bandwidth!r}"
+                if known
+                else f"{model.config.model_type} chooses by n_codebooks, not by bandwidth"
+            )
         return model.quantizer.get_num_quantizers_for_bandwidth(bandwidth)
-    most = model.quantizer.get_num_quantizers_for_bandwidth(max(model.config.target_bandwidths)) if by_bandwidth else available
+    most = (
+        model.quantizer.get_num_quantizers_for_bandwidth(max(model.config.target_bandwidths))
+        if by_bandwidth
+        else available
+    )
     if n_codebooks is not None and (type(n_codebooks) is not int or not 1 <= n_codebooks <= most):
         raise CodecError(f"n_codebooks must be 1 to {most}, got {n_codebooks!r}")
     return n_codebooks or most
@@ -303,4 +396,8 @@ def _choice(model: nn.Module, family: Family, n_codebooks: int) -> float | int |
     "What to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest bandwidth that has as many."
     if family.chooses != "bandwidth":
         return n_codebooks
-    return min(b for b in model.config.target_bandwidths if model.quantizer.get_num_quantizers_for_bandwidth(b) >= n_codebooks)
+    return min(
+        b
+        for b in model.config.target_bandwidths
+        if model.quantizer.get_num_quantizers_for_bandwidth(b) >= n_codebooks
+    )

@@ -5,20 +5,38 @@
 # %% ../../../nbs/codecs/hf/02_image.ipynb #08-hf-image-002
 from __future__ import annotations
 
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..base import CodecError, Encoded, Meta
+from uti.codecs.checkpoint import (
+    CheckpointCodec,
+    content_version,
+    find_checkpoint,
+    licence,
+    load_pretrained,
+    load_state,
+    model_type,
+    preprocessor_settings,
+    quiet_libraries,
+    read_config,
+    read_state,
+    stated_type,
+    surplus_note,
+    torch_dtype,
+    weight_files,
+)
 from ..spec import ImageSpec
-from ..checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, load_pretrained, load_state, model_type, preprocessor_settings, quiet_libraries, read_config, read_state, stated_type, surplus_note, torch_dtype, weight_files
-from ...compat import torchaudio  # before transformers, parts of which import it too
 
 # %% auto #0
 __all__ = ['CLIP', 'CENTRED', 'CHAMELEON', 'FAMILIES', 'ALONE', 'MOST_PIXELS', 'Pixels', 'GlmImageTokenizer', 'Family',
@@ -31,8 +49,12 @@ def _is_number(value: Any, above: float = -math.inf) -> bool:
 
 def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> tuple[float, float, float]:
     "`values` that `where` states as `name`. Raises `CodecError` unless they are three numbers, finite and greater than `above`."
-    if not (isinstance(values, (list, tuple)) and len(values) == 3 and all(_is_number(v, above) for v in values)):
-        raise CodecError(f"{where}: {name} must be three finite numbers{' above 0' if above == 0 else ''}, one a channel, got {values!r}")
+    if not (
+        isinstance(values, (list, tuple)) and len(values) == 3 and all(_is_number(v, above) for v in values)
+    ):
+        raise CodecError(
+            f"{where}: {name} must be three finite numbers{' above 0' if above == 0 else ''}, one a channel, got {values!r}"
+        )
     return tuple(values)
 
 # %% ../../../nbs/codecs/hf/02_image.ipynb #08-hf-image-006
@@ -54,15 +76,28 @@ class Pixels:
             stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
         if stated.get("do_rescale") is False:
             stated["rescale_factor"] = 1.0
-        found = {"image_mean": default.mean, "image_std": default.std, "rescale_factor": default.rescale_factor}
+        found = {
+            "image_mean": default.mean,
+            "image_std": default.std,
+            "rescale_factor": default.rescale_factor,
+        }
         for source in (stated, {"image_mean": image_mean, "image_std": image_std}):
             found |= {name: source[name] for name in found if source.get(name) is not None}
         if not _is_number(found["rescale_factor"], above=0):
-            raise CodecError(f"{where}: rescale_factor must be a finite number above 0, got {found['rescale_factor']!r}")
-        return cls(_channels(where, "image_mean", found["image_mean"]), _channels(where, "image_std", found["image_std"], above=0), found["rescale_factor"])
+            raise CodecError(
+                f"{where}: rescale_factor must be a finite number above 0, got {found['rescale_factor']!r}"
+            )
+        return cls(
+            _channels(where, "image_mean", found["image_mean"]),
+            _channels(where, "image_std", found["image_std"], above=0),
+            found["rescale_factor"],
+        )
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None] for values in (self.mean, self.std))
+        return tuple(
+            torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+            for values in (self.mean, self.std)
+        )
 
     def normalise(self, images: Tensor) -> Tensor:
         "Images [batch, 3, H, W] in [0, 1] as the model takes them."
@@ -75,7 +110,9 @@ class Pixels:
         return ((images * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
 
-CLIP = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))  # Radford et al. 2021
+CLIP = Pixels(
+    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+)  # Radford et al. 2021
 CENTRED = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CHAMELEON = Pixels((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), rescale_factor=0.0078)
 
@@ -85,7 +122,10 @@ class GlmImageTokenizer(nn.Module):
 
     def __init__(self, config: dict[str, Any]):
         import transformers
-        from transformers.models.glm_image.configuration_glm_image import GlmImageVisionConfig, GlmImageVQVAEConfig
+        from transformers.models.glm_image.configuration_glm_image import (
+            GlmImageVisionConfig,
+            GlmImageVQVAEConfig,
+        )
         from transformers.models.glm_image.modeling_glm_image import GlmImageVisionModel
 
         super().__init__()
@@ -98,7 +138,11 @@ class GlmImageTokenizer(nn.Module):
         p, m = self.visual.config.patch_size, self.visual.config.spatial_merge_size
         batch, channels, height, width = pixels.shape
         h, w = height // p, width // p
-        patches = pixels.reshape(batch, channels, h // m, m, p, w // m, m, p).permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, channels * p * p)
+        patches = (
+            pixels.reshape(batch, channels, h // m, m, p, w // m, m, p)
+            .permute(0, 2, 5, 3, 6, 1, 4, 7)
+            .reshape(-1, channels * p * p)
+        )
         grid = torch.tensor([[1, h, w]] * batch, device=pixels.device)
         seen = self.visual(patches, grid_thw=grid).pooler_output.view(batch, h, w, -1).permute(0, 3, 1, 2)
         return torch.stack([self.vqmodel.encode(item[None].contiguous()).image_tokens for item in seen])
@@ -120,7 +164,9 @@ FAMILIES = {
     "glm_image": Family(CLIP, decodes=False),
     "VQModel": Family(CENTRED),
 }
-ALONE = {f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")}  # model types of tokenizers saved alone
+ALONE = {
+    f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")
+}  # model types of tokenizers saved alone
 
 # %% ../../../nbs/codecs/hf/02_image.ipynb #08-hf-image-012
 def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
@@ -151,11 +197,17 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     state = {}
     for path in weight_files(folder):
         if path.suffix != ".safetensors":
-            state |= {k.split(f"{name}.", 1)[1]: v for k, v in read_state(path).items() if f".{name}." in f".{k}"}
+            state |= {
+                k.split(f"{name}.", 1)[1]: v for k, v in read_state(path).items() if f".{name}." in f".{k}"
+            }
             continue
         try:
             with safe_open(path, "pt") as file:
-                state |= {k.split(f"{name}.", 1)[1]: file.get_tensor(k) for k in file.keys() if f".{name}." in f".{k}"}
+                state |= {
+                    k.split(f"{name}.", 1)[1]: file.get_tensor(k)
+                    for k in list(file.keys())
+                    if f".{name}." in f".{k}"
+                }
         except (OSError, SafetensorError) as error:
             raise CodecError(f"{path}: cannot be read ({error})") from error
     return state
@@ -170,18 +222,30 @@ def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Modu
         from diffusers import VQModel
 
         model, notes = load_pretrained(VQModel, folder, torch_dtype=dtype, low_cpu_mem_usage=False)
-        model.register_to_config(lookup_from_codebook=True)  # decode looks ids up; without it it would take them for vectors
+        model.register_to_config(
+            lookup_from_codebook=True
+        )  # decode looks ids up; without it it would take them for vectors
         return model, notes
     if kind in ALONE:
         return load_pretrained(getattr(transformers, FAMILIES[ALONE[kind]].vqvae), folder, dtype=dtype)
     config = read_config(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         try:
-            model = GlmImageTokenizer(config) if kind == "glm_image" else _vqvae(kind, config.get("vq_config", {}))
+            model = (
+                GlmImageTokenizer(config)
+                if kind == "glm_image"
+                else _vqvae(kind, config.get("vq_config", {}))
+            )
         except Exception as error:  # whatever a config makes of a library
-            raise CodecError(f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+            raise CodecError(
+                f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            ) from error
     surplus = []
-    for name, part in {"visual": model.visual, "vqmodel": model.vqmodel}.items() if kind == "glm_image" else [("vqmodel", model)]:
+    for name, part in (
+        {"visual": model.visual, "vqmodel": model.vqmodel}.items()
+        if kind == "glm_image"
+        else [("vqmodel", model)]
+    ):
         surplus += load_state(part, submodel_state(folder, name), f"{folder} ({name})")
     return model.to(dtype).eval(), surplus_note(surplus, folder.name)
 
@@ -202,15 +266,25 @@ class HFImage(CheckpointCodec):
 
     modality = "image"
     reads = f"{', '.join(FAMILIES)}, alone or in the whole model (transformers, diffusers)"
-    classes = ("transformers:Emu3VQVAE", "transformers:JanusVQVAE", "transformers:ChameleonVQVAE", "transformers:GlmImageVQVAE", "diffusers:VQModel")
+    classes = (
+        "transformers:Emu3VQVAE",
+        "transformers:JanusVQVAE",
+        "transformers:ChameleonVQVAE",
+        "transformers:GlmImageVQVAE",
+        "diffusers:VQModel",
+    )
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         kind = stated_type(folder)
         if kind == "glm_image_vqmodel":
-            raise CodecError(f"{folder}: GLM-Image's VQ-VAE alone quantises what a vision transformer sees; give the whole model, which holds both")
+            raise CodecError(
+                f"{folder}: GLM-Image's VQ-VAE alone quantises what a vision transformer sees; give the whole model, which holds both"
+            )
         if kind.startswith(("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")):
-            raise CodecError(f"{folder}: {kind} makes continuous latents, not ids, so it has no place in a token space")
+            raise CodecError(
+                f"{folder}: {kind} makes continuous latents, not ids, so it has no place in a token space"
+            )
         return kind in ALONE or kind in FAMILIES
 
     def __init__(
@@ -228,7 +302,9 @@ class HFImage(CheckpointCodec):
         folder = find_checkpoint(checkpoint, subfolder=subfolder)
         kind = model_type(folder)
         if not self.recognises(folder):
-            raise CodecError(f"{folder}: its config.json names the model type {kind!r}; an image tokenizer here is one of {', '.join([*FAMILIES, *ALONE])}")
+            raise CodecError(
+                f"{folder}: its config.json names the model type {kind!r}; an image tokenizer here is one of {', '.join([*FAMILIES, *ALONE])}"
+            )
         precision = torch_dtype(dtype)
         self.family = ALONE.get(kind, kind)
         self.model, notes = load_tokenizer(folder, kind, precision)
@@ -239,9 +315,17 @@ class HFImage(CheckpointCodec):
         self.spec = ImageSpec(
             self.family,
             self.runtime_codebook_sizes(),
-            version=content_version(folder / "config.json", *weight_files(folder), *preprocessor_settings(folder, "image_processor"), image_mean=image_mean, image_std=image_std),
+            version=content_version(
+                folder / "config.json",
+                *weight_files(folder),
+                *preprocessor_settings(folder, "image_processor"),
+                image_mean=image_mean,
+                image_std=image_std,
+            ),
             licence=licence(whole),
-            source="/".join([str(checkpoint) if not Path(checkpoint).exists() else whole.resolve().name, *inside]),
+            source="/".join(
+                [str(checkpoint) if not Path(checkpoint).exists() else whole.resolve().name, *inside]
+            ),
             input_size=(size, size),
             grid=(size // self.factor, size // self.factor),
             decode_modes=("deterministic",) if FAMILIES[self.family].decodes else (),
@@ -263,12 +347,20 @@ class HFImage(CheckpointCodec):
         config = getattr(self.model, "config", None)
         fixed = config.num_patches * self.factor if self.family == "janus" else None
         sample = getattr(config, "sample_size", None)
-        stated = fixed, getattr(config, "resolution", None), None if sample == _UNSTATED_SAMPLE_SIZE else sample
+        stated = (
+            fixed,
+            getattr(config, "resolution", None),
+            None if sample == _UNSTATED_SAMPLE_SIZE else sample,
+        )
         size = next(n for n in (wanted, *stated, 512) if n is not None)
         if type(size) is not int or not self.factor <= size <= MOST_PIXELS or size % self.factor:
-            raise CodecError(f"{folder}: image_size must be a multiple of {self.factor} pixels and at most {MOST_PIXELS}, got {size!r}")
+            raise CodecError(
+                f"{folder}: image_size must be a multiple of {self.factor} pixels and at most {MOST_PIXELS}, got {size!r}"
+            )
         if fixed not in (None, size):
-            raise CodecError(f"{folder}: image_size must be {fixed}, the one size that this model decodes, got {size}")
+            raise CodecError(
+                f"{folder}: image_size must be {fixed}, the one size that this model decodes, got {size}"
+            )
         return size
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
@@ -280,7 +372,9 @@ class HFImage(CheckpointCodec):
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         weight = self.model.quantize.embedding.weight
-        ids = encode_ids(self.family, self.model, self.pixels.normalise(signals.to(weight.device, weight.dtype)))
+        ids = encode_ids(
+            self.family, self.model, self.pixels.normalise(signals.to(weight.device, weight.dtype))
+        )
         return Encoded(ids[:, None].long().cpu(), [{"n_positions": ids.shape[1]} for _ in ids])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:

@@ -5,15 +5,16 @@
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from ..base import CodecError, Encoded, Meta
-from ..spec import TextSpec
 from ..checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, quiet_libraries
 from ..embedded.text import check_unicode, pack_rows
+from ..spec import TextSpec
 
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lossy_probes', 'HFText']
@@ -26,8 +27,15 @@ TOKENIZER_FILES = (
 
 def tokenizer_files(folder: Path) -> list[Path]:
     "Those files in `folder` that a tokenizer is made of, tiktoken's included, whatever they are called."
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and (path.name in TOKENIZER_FILES or path.suffix == ".tiktoken")] if folder.is_dir() else []
-
+    return (
+        [
+            path
+            for path in sorted(folder.iterdir())
+            if path.is_file() and (path.name in TOKENIZER_FILES or path.suffix == ".tiktoken")
+        ]
+        if folder.is_dir()
+        else []
+    )
 
 
 @quiet_libraries()
@@ -40,7 +48,9 @@ def load_tokenizer(path: Path) -> Any:
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the files make of the libraries
-        raise CodecError(f"{path}: cannot be loaded as a tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
+        raise CodecError(
+            f"{path}: cannot be loaded as a tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from error
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-007
 PROBES = {
@@ -92,7 +102,9 @@ class HFText(CheckpointCodec):
         )
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
-        return (max(self.tokenizer.get_vocab().values()) + 1,)  # not the number of entries: a vocabulary may have gaps
+        return (
+            max(self.tokenizer.get_vocab().values()) + 1,
+        )  # not the number of entries: a vocabulary may have gaps
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..base import CodecError, Encoded, Meta, check_codes
-from ..spec import ImageSpec
 from ..checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, torch_dtype
-from .network import FILES, Seed2Config, load_network, weight_paths
 from ..decoders.unclip import Unclip
+from .network import FILES, Seed2Config, load_network, weight_paths
+from ..spec import ImageSpec
 
 # %% auto #0
 __all__ = ['Seed2', 'load_unclip']
@@ -54,7 +55,11 @@ class Seed2(CheckpointCodec):
         folder = find_checkpoint(checkpoint)
         self.network, notes = load_network(folder)
         self.network.to(precision)
-        self.unclip = load_unclip(diffusion, self.network.config, precision, steps, guidance_scale) if diffusion is not None else None
+        self.unclip = (
+            load_unclip(diffusion, self.network.config, precision, steps, guidance_scale)
+            if diffusion is not None
+            else None
+        )
         self.seed, config = seed, self.network.config
         files = [*weight_paths(folder), *folder.glob("config.json")]
         self.spec = ImageSpec(
@@ -90,7 +95,9 @@ class Seed2(CheckpointCodec):
         "CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU. Raises `CodecError` for codes that are not of this codec."
         check_codes(self.spec, codes, [{"n_positions": codes.shape[-1]}] * len(codes))
         if codes.shape[2] != self.expected_positions():
-            raise CodecError(f"codec {self.spec.name!r}: a picture has {self.expected_positions()} positions, got {codes.shape[2]}")
+            raise CodecError(
+                f"codec {self.spec.name!r}: a picture has {self.expected_positions()} positions, got {codes.shape[2]}"
+            )
         return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
     def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
@@ -99,13 +106,19 @@ class Seed2(CheckpointCodec):
         Raises `CodecError` where the codec has no diffusion model.
         """
         if not self.unclip:
-            raise CodecError(f"codec {self.spec.name!r} decodes ids to a CLIP image embedding (`image_embeddings`); for pixels, {self.decoder_hint}")
+            raise CodecError(
+                f"codec {self.spec.name!r} decodes ids to a CLIP image embedding (`image_embeddings`); for pixels, {self.decoder_hint}"
+            )
         return super().decode(codes, meta)
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
-        embeddings = torch.cat([self.image_embeddings(item[None]) for item in codes])  # each alone: a batch changes the last bits
+        embeddings = torch.cat(
+            [self.image_embeddings(item[None]) for item in codes]
+        )  # each alone: a batch changes the last bits
         drawn = self.unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
-        return nn.functional.interpolate(drawn, self.spec.output_size, mode="bicubic", antialias=True).clamp(0, 1)
+        return nn.functional.interpolate(drawn, self.spec.output_size, mode="bicubic", antialias=True).clamp(
+            0, 1
+        )
 
     @torch.inference_mode()
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
@@ -113,10 +126,23 @@ class Seed2(CheckpointCodec):
         embeddings = self.image_embeddings(encoded.codes)
         unquantised = self.network.embeddings(self.network.features(signals.to(self._device))).float().cpu()
         cosine = torch.cosine_similarity(embeddings, unquantised).min().item()
-        shape, finite = [len(signals), self.network.config.image_features_dim], bool(embeddings.isfinite().all())
+        shape, finite = (
+            [len(signals), self.network.config.image_features_dim],
+            bool(embeddings.isfinite().all()),
+        )
         return [
-            ("image_embedding", finite and list(embeddings.shape) == shape, f"{'finite' if finite else 'not finite'} {list(embeddings.shape)}", f"finite {shape}"),
-            ("image_embedding_cosine", math.isfinite(cosine), cosine, "finite; 1 where quantising changes nothing"),
+            (
+                "image_embedding",
+                finite and list(embeddings.shape) == shape,
+                f"{'finite' if finite else 'not finite'} {list(embeddings.shape)}",
+                f"finite {shape}",
+            ),
+            (
+                "image_embedding_cosine",
+                math.isfinite(cosine),
+                cosine,
+                "finite; 1 where quantising changes nothing",
+            ),
         ]
 
     @property
@@ -124,11 +150,15 @@ class Seed2(CheckpointCodec):
         return self.network.query_tokens.device
 
 # %% ../../../nbs/codecs/seed2/02_codec.ipynb #10-seed2-010
-def load_unclip(model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float) -> Unclip:
+def load_unclip(
+    model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float
+) -> Unclip:
     "The diffusion model for a network of these sizes. Raises `CodecError` where it takes embeddings of another width."
     unclip = Unclip(model, dtype, steps, guidance_scale)
     if unclip.width != config.image_features_dim:
-        raise CodecError(f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives {config.image_features_dim}")
+        raise CodecError(
+            f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives {config.image_features_dim}"
+        )
     return unclip
 
 

@@ -5,6 +5,10 @@
 # %% ../../../nbs/codecs/seed2/01_network.ipynb #09-seed2-network-002
 from __future__ import annotations
 
+import itertools
+
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, which imports it too
+
 import math
 import re
 from dataclasses import dataclass, fields
@@ -16,7 +20,6 @@ from torch import Tensor, nn
 
 from ..base import CodecError
 from ..checkpoint import load_state, read_config, read_state, surplus_note
-from ...compat import torchaudio  # before transformers, which imports it too
 
 # %% auto #0
 __all__ = ['MEAN', 'STD', 'FILES', 'Seed2Config', 'read_sizes', 'Block', 'blip2', 'Seed2Network', 'query_mask', 'published',
@@ -42,7 +45,9 @@ class Seed2Config:
     qformer_ln_eps: float = 1e-12
     cross_attention_freq: int = 2
     num_query_token: int = 32  # ids a picture
-    causal: bool = True  # each query sees those before it; the published code masks where there are 32 of them
+    causal: bool = (
+        True  # each query sees those before it; the published code masks where there are 32 of them
+    )
     codebook_size: int = 8192
     codebook_dim: int = 32
     decode_depth: int = 4
@@ -54,12 +59,21 @@ class Seed2Config:
     use_qformer_image: bool = False  # a variant that was never published
 
     def __post_init__(self):
-        parts = [("image_size", "patch_size"), ("vit_width", "vit_heads"), ("qformer_hidden", "qformer_heads"), ("qformer_hidden", "decode_heads")]
+        parts = [
+            ("image_size", "patch_size"),
+            ("vit_width", "vit_heads"),
+            ("qformer_hidden", "qformer_heads"),
+            ("qformer_hidden", "decode_heads"),
+        ]
         for whole, part in parts:
             if getattr(self, whole) % getattr(self, part):
-                raise CodecError(f"SEED-2: {whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}")
+                raise CodecError(
+                    f"SEED-2: {whole} {getattr(self, whole)} is no multiple of {part} {getattr(self, part)}"
+                )
         if self.use_qformer_image:
-            raise CodecError("SEED-2: use_qformer_image is a variant whose weights were never published, and which is not read here")
+            raise CodecError(
+                "SEED-2: use_qformer_image is a variant whose weights were never published, and which is not read here"
+            )
 
 # %% ../../../nbs/codecs/seed2/01_network.ipynb #09-seed2-network-006
 def _fits(value: Any, default: Any) -> bool:
@@ -92,11 +106,17 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attn = nn.ModuleDict({"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)})
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, int(width * mlp_ratio)), "fc2": nn.Linear(int(width * mlp_ratio), width)})
+        self.mlp = nn.ModuleDict(
+            {"fc1": nn.Linear(width, int(width * mlp_ratio)), "fc2": nn.Linear(int(width * mlp_ratio), width)}
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each [batch, heads, positions, width / heads]
-        x = x + self.attn["proj"](nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        q, k, v = (
+            self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # each [batch, heads, positions, width / heads]
+        x = x + self.attn["proj"](
+            nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        )
         return x + self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](self.norm2(x))))
 
 # %% ../../../nbs/codecs/seed2/01_network.ipynb #09-seed2-network-010
@@ -128,7 +148,10 @@ def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
     return vision, Blip2QFormerModel(qformer)
 
 # %% ../../../nbs/codecs/seed2/01_network.ipynb #09-seed2-network-011
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's pictures, per channel
+MEAN, STD = (
+    (0.48145466, 0.4578275, 0.40821073),
+    (0.26862954, 0.26130258, 0.27577711),
+)  # of CLIP's pictures, per channel
 
 
 class Seed2Network(nn.Module):
@@ -140,14 +163,25 @@ class Seed2Network(nn.Module):
         self.visual_encoder, self.qformer = blip2(config)
         self.ln_vision = nn.LayerNorm(config.vit_width, eps=config.ln_vision_eps)
         self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_token, width))
-        self.encode_task_layer = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, config.codebook_dim))
+        self.encode_task_layer = nn.Sequential(
+            nn.Linear(width, width), nn.Tanh(), nn.Linear(width, config.codebook_dim)
+        )
         self.codebook = nn.Embedding(config.codebook_size, config.codebook_dim)
-        self.decode_task_layer = nn.Sequential(nn.Linear(config.codebook_dim, config.codebook_dim), nn.Tanh(), nn.Linear(config.codebook_dim, width))
+        self.decode_task_layer = nn.Sequential(
+            nn.Linear(config.codebook_dim, config.codebook_dim),
+            nn.Tanh(),
+            nn.Linear(config.codebook_dim, width),
+        )
         self.pos_embed_image = nn.Parameter(torch.zeros(1, config.num_query_token, width))
-        blocks = [Block(width, config.decode_heads, config.decode_mlp_ratio, config.decode_ln_eps) for _ in range(config.decode_depth)]
+        blocks = [
+            Block(width, config.decode_heads, config.decode_mlp_ratio, config.decode_ln_eps)
+            for _ in range(config.decode_depth)
+        ]
         self.blocks_image = nn.Sequential(*blocks)
         widths = (width, *config.image_down)
-        layers = [layer for a, b in zip(widths, widths[1:]) for layer in (nn.Linear(a, b, bias=False), nn.ReLU())]
+        layers = [
+            layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b, bias=False), nn.ReLU())
+        ]
         self.image_down = nn.Sequential(*layers[:-1])
         self.distill_image_proj = nn.Linear(config.num_query_token * widths[-1], config.image_features_dim)
 
@@ -161,11 +195,17 @@ class Seed2Network(nn.Module):
         seen = self.ln_vision(self.visual_encoder(pixels.to(self.query_tokens.dtype)).last_hidden_state)
         queries = self.query_tokens.expand(len(pixels), -1, -1)
         mask = query_mask(self.config).to(queries)
-        return self.encode_task_layer(self.qformer(query_embeds=queries, attention_mask=mask, encoder_hidden_states=seen).last_hidden_state)
+        return self.encode_task_layer(
+            self.qformer(
+                query_embeds=queries, attention_mask=mask, encoder_hidden_states=seen
+            ).last_hidden_state
+        )
 
     def ids(self, features: Tensor) -> Tensor:
         "Features [B, n, D] → int64 ids [B, n] of the nearest entries, by squared distance and at least in float32."
-        x, entries = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (features, self.codebook.weight))
+        x, entries = (
+            t.to(torch.promote_types(t.dtype, torch.float32)) for t in (features, self.codebook.weight)
+        )
         return (entries.square().sum(-1) - 2 * x @ entries.T).argmin(-1)
 
     def embeddings(self, quantised: Tensor) -> Tensor:
@@ -210,7 +250,9 @@ def published(network: Seed2Network) -> tuple[dict[str, Tensor], dict[str, Tenso
         for ours, theirs in _VISION_NAMES.items():
             name = name.replace(ours, theirs)
         if name.endswith("qkv.bias"):
-            vision[name.replace("qkv.bias", "q_bias")], _, vision[name.replace("qkv.bias", "v_bias")] = tensor.chunk(3)
+            vision[name.replace("qkv.bias", "q_bias")], _, vision[name.replace("qkv.bias", "v_bias")] = (
+                tensor.chunk(3)
+            )
         else:
             vision[name] = tensor
     return vision, quantiser
@@ -236,7 +278,10 @@ FILES = {"eva_vit_g": (".safetensors", ".pth"), "seed_quantizer": (".safetensors
 
 def weight_paths(folder: Path) -> list[Path]:
     "The vision file and the quantiser file in `folder`, safetensors first; fewer than two where one is not there."
-    found = [[folder / (stem + suffix) for suffix in suffixes if (folder / (stem + suffix)).is_file()] for stem, suffixes in FILES.items()]
+    found = [
+        [folder / (stem + suffix) for suffix in suffixes if (folder / (stem + suffix)).is_file()]
+        for stem, suffixes in FILES.items()
+    ]
     return [paths[0] for paths in found if paths]
 
 
@@ -247,8 +292,14 @@ def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
     """
     paths = weight_paths(folder)
     if len(paths) < len(FILES):
-        absent = [f"{stem}{' or '.join(suffixes[::-1])}" for stem, suffixes in FILES.items() if stem not in {p.stem for p in paths}]
-        raise CodecError(f"{folder}: SEED-2 needs two files, eva_vit_g.pth from BLIP-2 and seed_quantizer.pt from SEED; missing: {', '.join(absent)}")
+        absent = [
+            f"{stem}{' or '.join(suffixes[::-1])}"
+            for stem, suffixes in FILES.items()
+            if stem not in {p.stem for p in paths}
+        ]
+        raise CodecError(
+            f"{folder}: SEED-2 needs two files, eva_vit_g.pth from BLIP-2 and seed_quantizer.pt from SEED; missing: {', '.join(absent)}"
+        )
     config = read_sizes(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         network = Seed2Network(config)
