@@ -84,7 +84,7 @@ def test_audio_ids_are_the_librarys(family, checkpoint):
     assert max(len(book.unique()) for book in codes.movedim(1, 0)) > 8, (
         "codes that are all the same would be equal to anything"
     )
-    for wave, _found in zip(waves, codec.encode(waves).codes):
+    for wave, _found in zip(waves, codec.encode(waves).codes, strict=True):
         assert torch.equal(codec.encode(wave[None]).codes[0], library_codes(codec, wave[None])[0].long()), (
             "alone"
         )
@@ -97,7 +97,7 @@ def test_a_shorter_sound_in_a_batch_keeps_its_codes(family, checkpoint):
     waves, lengths = sounds(codec, 1.3, 0.51, 0.9)
     codes, meta = codec.encode(waves, lengths)
     decoded = codec.decode(codes, meta)
-    for wave, n, found, m, back in zip(waves, lengths, codes, meta, decoded):
+    for wave, n, found, m, back in zip(waves, lengths, codes, meta, decoded, strict=True):
         alone, alone_meta = codec.encode(wave[None, :, :n])
         assert (
             torch.equal(found[:, : m["n_positions"]], alone[0])
@@ -229,7 +229,7 @@ def test_text_ids_are_the_librarys_without_special_tokens(family, checkpoint):
     codec, library = HFText(checkpoint(family)), hf.AutoTokenizer.from_pretrained(checkpoint(family))
     texts = ["The five lazy jugs.", "", *PROBES.values()]
     codes, meta = codec.encode(texts)
-    for text, row, m in zip(texts, codes, meta):
+    for text, row, m in zip(texts, codes, meta, strict=True):
         theirs = library.encode(text)
         assert [library.bos_token_id, *row[0, : m["n_positions"]].tolist()] == theirs, (
             "all but the token that goes before"

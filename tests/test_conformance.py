@@ -41,11 +41,11 @@ class Blocks(Codec):
         n = lengths.tolist() if lengths is not None else [signals.shape[2]] * len(signals)
         frames = [math.ceil(k / 10) for k in n]
         codes = torch.zeros(len(n), 2, max(frames), dtype=torch.int64)
-        for i, (k, f) in enumerate(zip(n, frames)):
+        for i, (k, f) in enumerate(zip(n, frames, strict=True)):
             padded = torch.nn.functional.pad(signals[i, 0, :k].double(), (0, f * 10 - k)).view(f, 10)
             level = ((padded.mean(1) + 1) / 2 * 255).round().long()
             codes[i, :, :f] = torch.stack([level // 16, level % 16])
-        return Encoded(codes, [{"n_positions": f, "n_samples": k} for f, k in zip(frames, n)])
+        return Encoded(codes, [{"n_positions": f, "n_samples": k} for f, k in zip(frames, n, strict=True)])
 
     def _decode(self, codes, meta):
         level = codes[:, 0] * 16 + codes[:, 1]
@@ -312,7 +312,7 @@ class Rising(Codec):
     def _encode(self, signals, lengths):
         given = [n * 3 // 2 for n in lengths.tolist()]
         codes = torch.zeros(len(given), 1, max(self.expected_positions(n) for n in given), dtype=torch.int64)
-        for row, wave, n, out in zip(codes, signals, lengths.tolist(), given):
+        for row, wave, n, out in zip(codes, signals, lengths.tolist(), given, strict=True):
             frames = torch.nn.functional.pad(wave[0, :n].double(), (0, -n % 10)).view(-1, 10).mean(1)
             row[0, : self.expected_positions(out)] = (
                 ((frames[: self.expected_positions(out)] + 1) * 127.5).round().long()

@@ -195,7 +195,7 @@ def test_other_families_give_mixed_sequences_back(family):
     ]
     ids = [
         i
-        for m, part in zip(("text", "image", "audio", "text"), parts)
+        for m, part in zip(("text", "image", "audio", "text"), parts, strict=True)
         for i in segment(tokenizer.space, m, part).tolist()
     ]
     assert exported.encode(exported.decode(ids)) == ids

@@ -67,7 +67,7 @@ def test_shapes_ranges_and_meta(codec, pictures):
 
 
 def test_decoded_pictures_resemble_the_originals(codec, pictures):
-    for picture, decoded in zip(pictures, codec.decode(*codec.encode(pictures))):
+    for picture, decoded in zip(pictures, codec.decode(*codec.encode(pictures)), strict=True):
         assert peak_signal_noise_ratio(picture.numpy(), decoded.numpy(), data_range=1) > 20
 
 

@@ -66,7 +66,7 @@ def checkpoint(request, tmp_path_factory):
 def test_packed_or_alone_a_sequence_has_the_same_loss(checkpoint):
     data, model = language(12), load_model(checkpoint, SPACE)
     together = target_losses(model, SPACE, data.examples, 64)
-    for example, found in zip(data.examples, together):
+    for example, found in zip(data.examples, together, strict=True):
         alone = target_losses(model, SPACE, [example], 64)[0]
         bare = model(
             input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])
@@ -101,10 +101,12 @@ def test_resumed_is_not_to_be_told_from_uninterrupted(rows_per_step, tmp_path):
     train(data, tmp_path / "halves", stop_after=5)
     resumed = train(data, tmp_path / "halves", model=new_model(SPACE, hidden_size=32, layers=1, seed=9))
     assert losses(resumed) == losses(whole) and len(losses(whole)) == 12
-    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values()):
+    for a, b in zip(whole.model.state_dict().values(), resumed.model.state_dict().values(), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(
-        whole.optimizer.state_dict()["state"].values(), resumed.optimizer.state_dict()["state"].values()
+        whole.optimizer.state_dict()["state"].values(),
+        resumed.optimizer.state_dict()["state"].values(),
+        strict=True,
     ):
         assert all(torch.equal(a[key], b[key]) for key in a)
 

@@ -123,7 +123,7 @@ def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
     generator = torch.Generator().manual_seed(seed)
     waves = [(torch.rand(1, n, generator=generator) - 0.5, 24_000) for n in lengths]
     together = tokenizer.encode_audios(waves)
-    for (wave, rate), tokens in zip(waves, together):
+    for (wave, rate), tokens in zip(waves, together, strict=True):
         alone = tokenizer.encode_audio(wave, rate)
         assert torch.equal(alone.ids, tokens.ids) and alone.meta == tokens.meta
         assert tokenizer.decode_audio(*tokens)[0].shape == wave.shape

@@ -88,10 +88,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
         for i in range(len(columns))
     ]
     place = [Markup(' class="num"') if number else "" for number in numeric]
-    head = joined(Markup("<th{}>{}</th>").format(p, c) for p, c in zip(place, columns))
+    head = joined(Markup("<th{}>{}</th>").format(p, c) for p, c in zip(place, columns, strict=True))
     body = joined(
         Markup("<tr>{}</tr>").format(
-            joined(Markup("<td{}>{}</td>").format(p, _cell(value)) for p, value in zip(place, row))
+            joined(
+                Markup("<td{}>{}</td>").format(p, _cell(value)) for p, value in zip(place, row, strict=True)
+            )
         )
         for row in rows
     )

@@ -162,7 +162,7 @@ def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: st
         if isinstance(values, np.ndarray)
         else (values.amin(others), values.amax(others))
     )
-    for k, (r, low, high) in enumerate(zip(ranges, lowest.tolist(), highest.tolist())):
+    for k, (r, low, high) in enumerate(zip(ranges, lowest.tolist(), highest.tolist(), strict=True)):
         if low < r.start or high >= r.stop:
             row = np.asarray(values[..., k, :])
             position = np.argwhere((row < r.start) | (row >= r.stop))[0]
@@ -219,7 +219,8 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
         raise SpaceError(f"not a token space: {type(error).__name__}: {error}") from error
     if (found := canonical_json(data)) != (expected := canonical_json(to_dict(space))):
         at = next(
-            (i for i, (a, b) in enumerate(zip(found, expected)) if a != b), min(len(found), len(expected))
+            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
+            min(len(found), len(expected)),
         )
         raise SpaceError(
             f"not a token space: its ranges are not contiguous, in order and complete (near {found[max(0, at - 30) : at + 30]!r})"

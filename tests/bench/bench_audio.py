@@ -113,7 +113,7 @@ def main() -> int:
     ]
     print(f"\n{'floor':44}{'found':>9}{'wanted':>12}")
     missed = [found < wanted if sign == ">=" else found > wanted for _, found, sign, wanted in floors]
-    for (title, found, sign, wanted), bad in zip(floors, missed):
+    for (title, found, sign, wanted), bad in zip(floors, missed, strict=True):
         print(f"{title:44}{found:9.3f}{sign:>6}{wanted:6.2f}  {'FAIL' if bad else 'pass'}")
     return int(any(missed))
 

@@ -33,7 +33,7 @@ def loop(space: TokenSpace, values: np.ndarray, forward: bool) -> np.ndarray:
 def loop_over_lists(space: TokenSpace, codes: np.ndarray) -> np.ndarray:
     "The same with the elements taken out of the array and put back all at once: as fast as a loop gets."
     result = []
-    for r, row in zip(space.modality_ranges("audio"), codes.tolist()):
+    for r, row in zip(space.modality_ranges("audio"), codes.tolist(), strict=True):
         line = []
         for code in row:
             if not 0 <= code < len(r):

@@ -76,7 +76,7 @@ def through(codec: EmbeddedImage, pictures: list[np.ndarray]) -> tuple[list[np.n
 
 def main() -> int:
     torch.set_num_threads(1)
-    names, pictures = zip(*photographs().items())
+    names, pictures = zip(*photographs().items(), strict=True)
     codec = EmbeddedImage()
     bits = int(np.log2(codec.spec.codebook_sizes[0])) * codec.expected_positions()
     budget = bits // 8
@@ -96,7 +96,7 @@ def main() -> int:
     )
     print(f"{'':22}{'PSNR (dB)':>10}{'SSIM':>8}{'bytes':>8}{'lowest PSNR':>13}")
     for title, (estimate, sizes) in rows.items():
-        lowest = min(quality([a], [b])[0] for a, b in zip(pictures, estimate))
+        lowest = min(quality([a], [b])[0] for a, b in zip(pictures, estimate, strict=True))
         print(f"{title:22}{means[title][0]:10.2f}{means[title][1]:8.3f}{np.mean(sizes):8.0f}{lowest:13.2f}")
 
     (psnr, ssim), (jpeg_psnr, jpeg_ssim) = means["embedded-image"], means["JPEG, whole file"]

@@ -76,7 +76,7 @@ def sounds() -> dict[str, dict[str, np.ndarray]]:
     }
     mixed = {
         f"{s} over {m}": speech[s] + 0.2 * music[m][: len(speech[s])] / np.abs(music[m]).max()
-        for s, m in zip(speech, music)
+        for s, m in zip(speech, music, strict=True)
     }
     kinds = {"speech": speech, "music": music, "noise": noise, "speech over music": mixed}
     return {

@@ -21,7 +21,7 @@ def report(rows: list[tuple[str, float, str, float]]) -> int:
     "Print (what, found, `>=` or `<=`, wanted; 0 for no floor) as a table. Returns 1 where one is missed, else 0."
     good = [found >= wanted if sign == ">=" else found <= wanted for _, found, sign, wanted in rows]
     print(f"{'median of pairs measured in turn, one core':52}{'found':>9}{'wanted':>12}")
-    for (title, found, sign, wanted), passed in zip(rows, good):
+    for (title, found, sign, wanted), passed in zip(rows, good, strict=True):
         print(
             f"{title:52}{found:9.3f}"
             + (f"{sign:>5}{wanted:7.2f}  {'pass' if passed else 'FAIL'}" if wanted else "")

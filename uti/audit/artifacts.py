@@ -47,10 +47,13 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
     for modality, digest in token_hashes(cases).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
     save_file(
-        {f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone() for i, case in zip(items, cases)},
+        {
+            f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone()
+            for i, case in zip(items, cases, strict=True)
+        },
         folder / TOKENS,
     )
-    for item, case in zip(items, cases):
+    for item, case in zip(items, cases, strict=True):
         if case.reference is not None and prepared.decoder(case.modality):
             _write_pair(case, item, folder)
 

@@ -107,7 +107,7 @@ class FreshProcess:
                 tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples
             ]  # what weights_only reads
             torch.save(
-                [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain)],
+                [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)],
                 Path(folder) / "samples.pt",
             )
             reading, writing = os.pipe()
@@ -121,7 +121,11 @@ class FreshProcess:
         if run.returncode:
             raise RuntimeError(run.stderr.strip().splitlines()[-1])
         return dict(
-            zip(((s.modality, s.name) for s in self.samples), json.loads(run.stdout.strip().splitlines()[-1]))
+            zip(
+                ((s.modality, s.name) for s in self.samples),
+                json.loads(run.stdout.strip().splitlines()[-1]),
+                strict=True,
+            )
         )
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-014

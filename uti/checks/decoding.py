@@ -91,7 +91,9 @@ def idempotence(case: Case) -> Found:
 def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[str, Any]:
     "The signal, or the exception, of each. They are decoded in one batch, and one by one only where that fails."
     try:
-        return dict(zip(codes, codec.decode(torch.stack(list(codes.values())), [meta] * len(codes))))
+        return dict(
+            zip(codes, codec.decode(torch.stack(list(codes.values())), [meta] * len(codes)), strict=True)
+        )
     except Exception:
         found: dict[str, Any] = {}
         for name, wanted in codes.items():

@@ -106,9 +106,11 @@ def batch_of(sample: Sample) -> list[Sample]:
 def invariance_batch(case: Case) -> Found:
     batch = batch_of(case.sample)
     alone = [encode(case.tokenizer, batch[:1])[0], case.tokens, encode(case.tokenizer, batch[2:])[0]]
-    differences = [difference(case.tokenizer, a, b) for a, b in zip(alone, encode(case.tokenizer, batch))]
+    differences = [
+        difference(case.tokenizer, a, b) for a, b in zip(alone, encode(case.tokenizer, batch), strict=True)
+    ]
     count = None if any(n is None for n, _ in differences) else sum(n for n, _ in differences)
-    detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences) if d)
+    detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences, strict=True) if d)
     return Found(not detail, count, 0, detail)
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-016

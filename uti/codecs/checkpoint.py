@@ -269,7 +269,7 @@ def quiet_libraries() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for log, (verbosity, bars) in zip(logs, before):
+        for log, (verbosity, bars) in zip(logs, before, strict=True):
             log.set_verbosity(verbosity)
             if bars:
                 log.enable_progress_bar()

@@ -126,7 +126,9 @@ def _check_batch(spec: CodecSpec, signals: Any, wanted: tuple[int | None, ...]) 
 
     form = f"float32 [batch, {', '.join(str(n or 'samples') for n in wanted)}]"
     shape = tuple(getattr(signals, "shape", ()))
-    fits = len(shape) == len(wanted) + 1 and all(w in (None, n) for w, n in zip(wanted, shape[1:]))
+    fits = len(shape) == len(wanted) + 1 and all(
+        w in (None, n) for w, n in zip(wanted, shape[1:], strict=True)
+    )
     if getattr(signals, "dtype", None) != torch.float32 or not fits:
         raise CodecError(f"codec {spec.name!r} encodes {form}, got {shape_of(signals)}")
     if not signals.numel():
@@ -329,7 +331,10 @@ class AudioSpec(CodecSpec):
         return torch.stack(padded), lengths
 
     def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Sound]:
-        return [Sound(wave[:, : meta["n_samples"]], self.output_rate) for wave, meta in zip(decoded, metas)]
+        return [
+            Sound(wave[:, : meta["n_samples"]], self.output_rate)
+            for wave, meta in zip(decoded, metas, strict=True)
+        ]
 
     def reference(self, source: Any, normal: Sound, clip_seconds: float | None = None) -> Sound:
         from uti.modalities.audio import load_audio, normalise_audio

@@ -242,7 +242,7 @@ def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
     points = _points(reference, metric)
     if not points or not points[0][0] <= rate <= points[-1][0]:
         return None
-    rates, values = zip(*points)
+    rates, values = zip(*points, strict=True)
     return float(np.interp(math.log(rate), np.log(rates), values))
 
 

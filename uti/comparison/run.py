@@ -78,7 +78,10 @@ def names_of(sources: Sequence[str | Path]) -> list[str]:
     own = [
         p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths
     ]  # what follows the dot of Qwen3-0.6B is no suffix
-    wanted = [name if own.count(name) == 1 else f"{p.parent.name}-{name}" for p, name in zip(paths, own)]
+    wanted = [
+        name if own.count(name) == 1 else f"{p.parent.name}-{name}"
+        for p, name in zip(paths, own, strict=True)
+    ]
     names: list[str] = []
     for name in wanted:
         again = (f"{name}-{n}" for n in range(2, len(paths) + 2))
@@ -103,7 +106,7 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
     """
     if not sources:
         raise CompareError("nothing to compare: give at least one uti.yaml, codec or checkpoint")
-    return dict(zip(names_of(sources), map(_config_of, map(str, sources))))
+    return dict(zip(names_of(sources), map(_config_of, map(str, sources)), strict=True))
 
 
 def _config_of(source: str) -> Config:
@@ -312,7 +315,7 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
 def _answers(inputs: Prepared, report: AuditRecord) -> bool:
     "Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that lies beside it?"
     asked = set()
-    for case, item in zip((replace(case) for case in inputs.cases), report.items):
+    for case, item in zip((replace(case) for case in inputs.cases), report.items, strict=True):
         if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
             case.tokens.meta
         ) != canonical_json(item.meta):

@@ -130,7 +130,8 @@ def make_dataset(
     pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
     ids = _encode_pieces(tokenizer, wanted, pieces)
     examples = [
-        _example(tokenizer, task, piece, own, text_tokens) for task, piece, own in zip(wanted, pieces, ids)
+        _example(tokenizer, task, piece, own, text_tokens)
+        for task, piece, own in zip(wanted, pieces, ids, strict=True)
     ]
     return Dataset(
         examples,
@@ -176,7 +177,7 @@ def _encode_pieces(
         group = [i for i, task in enumerate(tasks) if _shown(task) == modality]
         for at in range(0, len(group), 16):
             batch = group[at : at + 16]
-            for i, tokens in zip(batch, encode([pieces[i].signal for i in batch])):
+            for i, tokens in zip(batch, encode([pieces[i].signal for i in batch]), strict=True):
                 ids[i] = tokens.ids.numpy()
     return ids
 

@@ -55,7 +55,7 @@ def _largest_difference(a: Any, b: Any) -> float:
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return max((_largest_difference(a[k], b[k]) for k in a), default=0.0)
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return max((_largest_difference(x, y) for x, y in zip(a, b)), default=0.0)
+        return max((_largest_difference(x, y) for x, y in zip(a, b, strict=False)), default=0.0)
     if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
         return (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):

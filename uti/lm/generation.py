@@ -38,7 +38,7 @@ class GrammarProcessor(LogitsProcessor):
         "Scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n] → the same shape."
         if not self.readers:
             self.readers = [Reader(self.grammar) for _ in input_ids]
-        for reader, new in zip(self.readers, input_ids[:, self.n_seen :].tolist()):
+        for reader, new in zip(self.readers, input_ids[:, self.n_seen :].tolist(), strict=True):
             for token_id in new:
                 if reader.n_read or token_id not in self.grammar.pad:  # padding before a prompt
                     reader.push(token_id)
@@ -88,10 +88,11 @@ def generate(
                 do_sample=temperature > 0, temperature=temperature or None, top_k=0, top_p=1.0, eos_token_id=ends, pad_token_id=pad, use_cache=True,
             )  # fmt: skip
             out += [
-                _trimmed(row[longest - len(r) :], len(r), ends) for row, r in zip(found.cpu().numpy(), rows)
+                _trimmed(row[longest - len(r) :], len(r), ends)
+                for row, r in zip(found.cpu().numpy(), rows, strict=True)
             ]
             progress(min(at + batch_size, len(order)), len(order))
-    return [ids for _, ids in sorted(zip(order, out), key=lambda pair: pair[0])]
+    return [ids for _, ids in sorted(zip(order, out, strict=True), key=lambda pair: pair[0])]
 
 
 def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:

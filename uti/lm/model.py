@@ -149,5 +149,5 @@ def target_losses(
         rights.append((logits.argmax(-1) == labels).cpu())
     model.train(training)
     counts = [int((e.labels != IGNORED).sum()) for e in examples]
-    pieces = zip(torch.cat(losses).split(counts), torch.cat(rights).split(counts), counts)
+    pieces = zip(torch.cat(losses).split(counts), torch.cat(rights).split(counts), counts, strict=True)
     return [TargetLoss(loss.mean().item(), right.double().mean().item(), n) for loss, right, n in pieces]

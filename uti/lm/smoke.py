@@ -65,7 +65,7 @@ class SmokeRun:
         return self.dataset.config
 
     def of_task(self, task: str) -> list[Example]:
-        return [e for e, t in zip(self.dataset.examples, self.tasks) if t == task]
+        return [e for e, t in zip(self.dataset.examples, self.tasks, strict=True) if t == task]
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -118,11 +118,14 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
     if old_rows:
         same = all(
             torch.equal(layer.weight[: space.text].cpu(), old)
-            for layer, old in zip((model.get_input_embeddings(), model.get_output_embeddings()), old_rows)
+            for layer, old in zip(
+                (model.get_input_embeddings(), model.get_output_embeddings()), old_rows, strict=True
+            )
         )
         run.ask("text_rows_unchanged", same, same, True)
     right = {
-        task: [t for t, own in zip(of_each, run.tasks) if own == task] for task in dict.fromkeys(run.tasks)
+        task: [t for t, own in zip(of_each, run.tasks, strict=True) if own == task]
+        for task in dict.fromkeys(run.tasks)
     }
     accuracy = {
         task: sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
@@ -219,6 +222,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
             zip(
                 examples,
                 generate(model, run.dataset.grammar, [prompt_of(e) for e in examples], temperature=0),
+                strict=True,
             )
         ):
             segments, taught = outcome(run.dataset.grammar, ids), outcome(run.dataset.grammar, example.ids)
@@ -276,7 +280,9 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
     for task in dict.fromkeys(run.tasks):
         examples = run.of_task(task)[:most]
         if len(examples) > 1 and len(prompt_of(examples[0])) > 1:
-            shuffled = [with_prompt_of(a, b) for a, b in zip(examples, examples[1:] + examples[:1])]
+            shuffled = [
+                with_prompt_of(a, b) for a, b in zip(examples, examples[1:] + examples[:1], strict=True)
+            ]
             answers.append(
                 Conditioning(
                     task=task,

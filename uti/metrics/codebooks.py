@@ -30,7 +30,7 @@ def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[st
             f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be [n_codebooks, n_positions], and not empty"
         )
     uses = []
-    for k, (row, size) in enumerate(zip(codes, codebook_sizes)):
+    for k, (row, size) in enumerate(zip(codes, codebook_sizes, strict=True)):
         if row.min() < 0 or row.max() >= size:
             raise MetricError(
                 f"codebook {k} has {size} entries, and its codes range from {row.min()} to {row.max()}"

@@ -90,7 +90,7 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
         panels = [mel_panel(wave, rate) for wave, rate in sounds]
         played = [
             folder / name if _short(sound) else None
-            for name, sound in zip((item.original, item.recon), sounds)
+            for name, sound in zip((item.original, item.recon), sounds, strict=True)
         ]
         shown += [
             card(item.name, ["as the codec got it"], panels[0], played[0]),

@@ -117,7 +117,10 @@ def own_form(result: CodecResult) -> str:
 def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
     "The codec's own rate and, where a picture's is another there, the rate in the common form."
     both = (result.rate.own, result.rate.axis)
-    return [fixed(rate, RATE_DECIMALS[modality]) for rate, _ in zip(both, page.rate_columns(modality))]
+    return [
+        fixed(rate, RATE_DECIMALS[modality])
+        for rate, _ in zip(both, page.rate_columns(modality), strict=False)
+    ]
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-009
 def verdict_of(page: Page) -> Markup:

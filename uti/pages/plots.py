@@ -28,7 +28,9 @@ __all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codeb
 def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
     "Original, reconstruction and error map side by side. Float [3, H, W] in [0, 1], twice."
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout="constrained")
-    for ax, picture, label in zip(axes, (original, recon), ("normalised input", "reconstruction")):
+    for ax, picture, label in zip(
+        axes[:2], (original, recon), ("normalised input", "reconstruction"), strict=True
+    ):
         ax.imshow(picture.movedim(0, -1))
         ax.set_title(label)
     error = axes[2].imshow(error_map(original, recon), vmin=0, vmax=0.25, cmap="magma")
@@ -49,7 +51,7 @@ def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "
     axes[0].plot(seconds, recon[0].numpy(), lw=0.5, alpha=0.7, label="reconstruction")
     axes[0].set(ylabel="amplitude", ylim=(-1, 1))
     axes[0].legend(loc="upper right")
-    for ax, mel, label in zip(axes[1:], mels, ("input", "reconstruction")):
+    for ax, mel, label in zip(axes[1:], mels, ("input", "reconstruction"), strict=True):
         image = ax.imshow(
             mel,
             origin="lower",
@@ -75,7 +77,7 @@ def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
         layout="constrained",
         width_ratios=[2 + len(books) for books in use.values()],
     )
-    for ax, (modality, books) in zip(axes[0], use.items()):
+    for ax, (modality, books) in zip(axes[0], use.items(), strict=True):
         reachable = [min(book["size"], book["n_codes"]) for book in books]
         ax.bar(range(len(books)), reachable, color="0.85", label="reachable")
         ax.bar(range(len(books)), [book["perplexity"] for book in books], color="C0", label="perplexity")
@@ -194,7 +196,7 @@ def rate_distortion(
     """
     fig, axes = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
     for i, (name, points) in enumerate(references.items()):
-        for ax, metric in zip(axes[0], metrics):
+        for ax, metric in zip(axes[0], metrics, strict=True):
             there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
             ax.plot(
                 *np.array(there).reshape(-1, 2).T,
@@ -205,7 +207,7 @@ def rate_distortion(
                 label=name,
             )
     labels: list[dict[tuple[float, float], tuple[str, str]]] = [{} for _ in metrics]
-    for ax, (metric, label), there in zip(axes[0], metrics.items(), labels):
+    for ax, (metric, label), there in zip(axes[0], metrics.items(), labels, strict=True):
         for i, (name, (rate, values)) in enumerate(codecs.items()):
             if values.get(metric) is not None:
                 point = (rate, values[metric])
@@ -226,7 +228,7 @@ def rate_distortion(
             ncols=len(references),
             frameon=False,
         )
-    for ax, there in zip(axes[0], labels):
+    for ax, there in zip(axes[0], labels, strict=True):
         _label(ax, there)
     return fig
 

@@ -131,7 +131,7 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
             f"codec {codec.spec.name!r}: {len(vocabulary)} tokens for {space.vocab_size_total} ids; an id has two tokens or none"
         )
     found = built.encode("".join(added.values())).ids
-    if wrong := [token for (i, token), seen in zip(added.items(), [*found, -1]) if i != seen]:
+    if wrong := [token for (i, token), seen in zip(added.items(), [*found, -1], strict=False) if i != seen]:
         raise ExportError(
             f"codec {codec.spec.name!r}: its tokens hide {wrong[0]!r}, which a string of tokens does not give back"
         )

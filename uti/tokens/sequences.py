@@ -118,7 +118,7 @@ def pack(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
         rows[-1].append(example)
     if not examples:
         raise ValueError("there are no sequences to put into a batch")
-    return Batch(*map(np.stack, zip(*(_row(space, row, length) for row in rows))))
+    return Batch(*map(np.stack, zip(*(_row(space, row, length) for row in rows), strict=True)))
 
 
 def pad(space: TokenSpace, examples: Sequence[Example]) -> Batch:
@@ -126,7 +126,7 @@ def pad(space: TokenSpace, examples: Sequence[Example]) -> Batch:
     if not examples:
         raise ValueError("there are no sequences to put into a batch")
     longest = max(len(e.ids) for e in examples)
-    return Batch(*map(np.stack, zip(*(_row(space, [e], longest) for e in examples))))
+    return Batch(*map(np.stack, zip(*(_row(space, [e], longest) for e in examples), strict=True)))
 
 
 def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:

@@ -127,11 +127,15 @@ class UnifiedTokenizer:
 
     def encode_images(self, images: Sequence[str | Path | Image | np.ndarray | Tensor]) -> list[Tokens]:
         "Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
-        return self.encode_normal("image", *zip(*(self.normalise("image", image) for image in images)))
+        return self.encode_normal(
+            "image", *zip(*(self.normalise("image", image) for image in images), strict=True)
+        )
 
     def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
         "Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
-        return self.encode_normal("audio", *zip(*(self.normalise("audio", sound) for sound in sounds)))
+        return self.encode_normal(
+            "audio", *zip(*(self.normalise("audio", sound) for sound in sounds), strict=True)
+        )
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
         "Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who encodes a signal more than once."
@@ -161,7 +165,7 @@ class UnifiedTokenizer:
         codec, (codes, metas) = self.codec(modality), encoded
         ids = to_ids(self.space, modality, codes.cpu())
         tokens = []
-        for item, codec_meta, record in zip(ids, metas, records):
+        for item, codec_meta, record in zip(ids, metas, records, strict=True):
             line = flatten(item[:, : codec_meta["n_positions"]], self.serialisation)
             tokens.append(Tokens(line, self._meta(codec, len(line), codec_meta, record)))
         return tokens

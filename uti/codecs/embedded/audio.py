@@ -180,18 +180,20 @@ class EmbeddedAudio(Codec):
         for n in set(n_frames):
             group = [i for i, m in enumerate(n_frames) if m == n]
             waves = torch.zeros(len(group), n * HOP, dtype=torch.float64)
-            for wave, i in zip(waves, group):
+            for wave, i in zip(waves, group, strict=True):
                 wave[: n_samples[i]] = signals[i, 0, : n_samples[i]]
             latent = self.encoder.latent(self.encoder.mdct(waves.to(device)))
             codes[group, :, :n] = (
                 self.encoder.quantiser.ids(latent).cpu().movedim(-1, 1)[:, : self.spec.n_codebooks]
             )
-        return Encoded(codes, [{"n_positions": f, "n_samples": s} for f, s in zip(n_frames, n_samples)])
+        return Encoded(
+            codes, [{"n_positions": f, "n_samples": s} for f, s in zip(n_frames, n_samples, strict=True)]
+        )
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         waves = torch.zeros(len(codes), 1, max(m["n_samples"] for m in meta))
         device = self.decoder.mdct.basis.device
-        for item, m, wave in zip(codes, meta, waves):
+        for item, m, wave in zip(codes, meta, waves, strict=True):
             n = m["n_samples"]
             if not n:
                 continue

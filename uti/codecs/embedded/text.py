@@ -35,7 +35,7 @@ def check_unicode(spec: CodecSpec, texts: Sequence[str]) -> None:
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
     "Rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with their lengths in the meta."
     codes = torch.zeros(len(rows), 1, max(map(len, rows), default=0), dtype=torch.int64)
-    for item, row in zip(codes, rows):
+    for item, row in zip(codes, rows, strict=True):
         item[0, : len(row)] = torch.tensor(row, dtype=torch.int64)
     return Encoded(codes, [{"n_positions": len(row)} for row in rows])
 
@@ -76,5 +76,5 @@ class EmbeddedText(Codec):
         )
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> list[str]:
-        rows = [item[0, : m["n_positions"]].tolist() for item, m in zip(codes, meta)]
+        rows = [item[0, : m["n_positions"]].tolist() for item, m in zip(codes, meta, strict=True)]
         return self.tokenizer.decode_batch(rows, skip_special_tokens=False)

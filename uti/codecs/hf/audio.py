@@ -129,10 +129,10 @@ def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[T
     "Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a meta per item with the chunks and, where the model divides by it, their loudness."
     output = model.encode(waves, bandwidth=bandwidth)
     chunks = chunk_positions(model.config, waves.shape[-1])
-    codes = torch.cat([chunk[..., :n] for chunk, n in zip(output.audio_codes, chunks)], -1)
+    codes = torch.cat([chunk[..., :n] for chunk, n in zip(output.audio_codes, chunks, strict=True)], -1)
     metas: list[Meta] = [{"chunk_positions": chunks} for _ in waves]
     if model.config.normalize:
-        for meta, scales in zip(metas, torch.cat(output.audio_scales, 1)):
+        for meta, scales in zip(metas, torch.cat(output.audio_scales, 1), strict=True):
             meta["scales"] = scales.tolist()
     return codes, metas
 
@@ -141,7 +141,8 @@ def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Te
     "Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks. The inverse of the layout that `encode_encodec` gives."
     chunks = metas[0]["chunk_positions"]
     frames = [
-        nn.functional.pad(chunk, (0, chunks[0] - n)) for chunk, n in zip(codes.split(chunks, -1), chunks)
+        nn.functional.pad(chunk, (0, chunks[0] - n))
+        for chunk, n in zip(codes.split(chunks, -1), chunks, strict=True)
     ]
     scales = [None] * len(chunks)
     if model.config.normalize:
@@ -161,7 +162,7 @@ def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Te
     if model.config.chunk_length is None or model.dtype in (torch.float32, torch.float64):
         return model.decode(torch.stack(frames), scales, last_frame_pad_length=chunks[0] - last).audio_values
     frames[-1] = frames[-1][..., :last]
-    waves = [model._decode_frame(frame, scale).float() for frame, scale in zip(frames, scales)]
+    waves = [model._decode_frame(frame, scale).float() for frame, scale in zip(frames, scales, strict=True)]
     return model._linear_overlap_add(
         waves, model.config.chunk_stride or 1
     )  # in float32, for the library's weights at the ends of a chunk round to zero in less
@@ -271,7 +272,9 @@ class HFAudio(CheckpointCodec):
         given = [n * self.rates.decode // self.rates.encode for n in taken]  # samples that decode restores
         positions = [self.expected_positions(n) for n in given]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(positions), dtype=torch.int64)
-        metas: list[Meta] = [{"n_positions": p, "n_samples": n} for p, n in zip(positions, given)]
+        metas: list[Meta] = [
+            {"n_positions": p, "n_samples": n} for p, n in zip(positions, given, strict=True)
+        ]
         for n in dict.fromkeys(taken):
             group = [i for i, m in enumerate(taken) if m == n]
             found, extra = self._encode_equal(signals[group, :, :n])
@@ -280,7 +283,7 @@ class HFAudio(CheckpointCodec):
                     f"{self.spec.source}: makes {found.shape[-1]} positions of {n} samples, but its config promises {positions[group[0]]}: a hop length of {self.rates.hop} is not its own"
                 )
             codes[group, :, : found.shape[-1]] = found.long().cpu()
-            for i, more in zip(group, extra):
+            for i, more in zip(group, extra, strict=False):  # most families have nothing of their own
                 metas[i] |= more
         return Encoded(codes, metas)
 
@@ -316,7 +319,9 @@ class HFAudio(CheckpointCodec):
                 codes[group, :, : sum(layout)].to(self.model.device), [meta[i] for i in group]
             )
             found = found.reshape(len(group), self.spec.channels, -1).float().clamp(-1, 1).cpu()
-            for i, wave in zip(group, found):  # some families decode a few samples less than they encode
+            for i, wave in zip(
+                group, found, strict=True
+            ):  # some families decode a few samples less than they encode
                 n = min(meta[i]["n_samples"], wave.shape[-1])
                 waves[i, :, :n] = wave[:, :n]
         return waves

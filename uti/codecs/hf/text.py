@@ -117,4 +117,4 @@ class HFText(CheckpointCodec):
         return pack_rows([self._ids(text) for text in signals])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> list[str]:
-        return [self._text(item[0, : m["n_positions"]].tolist()) for item, m in zip(codes, meta)]
+        return [self._text(item[0, : m["n_positions"]].tolist()) for item, m in zip(codes, meta, strict=True)]

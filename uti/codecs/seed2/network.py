@@ -304,6 +304,6 @@ def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         network = Seed2Network(config)
     notes: tuple[str, ...] = ()
-    for path, tensors in zip(paths, published(network)):
+    for path, tensors in zip(paths, published(network), strict=True):
         notes += surplus_note(load_state(_Views(tensors), read_state(path), str(path)), path.name)
     return network.eval().requires_grad_(False), notes
