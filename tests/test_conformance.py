@@ -1,7 +1,10 @@
 """The conformance kit passes what keeps the contract and fails, for the right reason, what breaks any one promise of it."""
 
+import errno
 import itertools
 import math
+import subprocess
+from dataclasses import replace
 
 import pytest
 import soundfile as sf
@@ -11,11 +14,15 @@ from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
+from uti.checks.case import Case, CodecCase, FreshProcess
+from uti.codecs import base
 from uti.codecs.base import Codec, CodecError, Encoded
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.codecs.spec import AudioSpec
+from uti.config import parse_config
+from uti.modalities.base import Sample
 from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
 from uti.tokens.tokenizer import UnifiedTokenizer
 
@@ -349,3 +356,29 @@ def test_two_sample_rates_are_stated_in_one_place(tmp_path):
         if item.name == "speech.wav"
     ]
     assert {f.samplerate for f in files} == {12_000} and len({f.frames for f in files}) == 1
+
+
+def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch):
+    "A codec that was registered in this process alone: another one does not know it, and says so for every item."
+    monkeypatch.setitem(base._registered, "only-here", EmbeddedText)
+    tokenizer = UnifiedTokenizer.from_config(parse_config({"text": "only-here"}))
+    samples = [Sample(name, "text", name) for name in ("one", "two", "three")]
+    started, run = [], subprocess.run
+    monkeypatch.setattr(
+        subprocess, "run", lambda *given, **more: started.append(given) or run(*given, **more)
+    )
+    fresh = FreshProcess(tokenizer, samples)
+    answers = [CHECKS["fresh_process"].ask(Case.of(tokenizer, sample, fresh)) for sample in samples]
+    assert len(started) == 1 and all(
+        a.failed_gate and "the fresh process failed" in a.detail and "only-here" in a.detail for a in answers
+    )
+
+
+def test_a_full_disk_is_no_answer():
+    "It is not the codec's fault, so it is not recorded as a failed gate."
+
+    def full(case):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        replace(CHECKS["determinism"], function=full).ask(CodecCase(None, "text"))

@@ -83,9 +83,11 @@ class Question:
         return self.of == of and (not self.modalities or case.modality in self.modalities)
 
     def ask(self, case: Any) -> Check:
-        "The answer for `case`, anything with a `modality` and an `item`. What the function raises is a wrong answer."
+        "The answer for `case`, anything with a `modality` and an `item`. What the function raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault."
         try:
             found = self.function(case)
+        except OSError:
+            raise
         except Exception as error:  # whatever it is, it is what was asked for
             found = Found(False, detail=f"raised {type(error).__name__}: {error}")
         gates = self.gates(case) if callable(self.gates) else self.gates

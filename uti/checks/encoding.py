@@ -62,11 +62,10 @@ def determinism(case: Case) -> Found:
 def fresh_process(case: Case) -> Found:
     if case.tokenizer.config is None:
         return Found(None, detail="the codecs were given as objects, which another process cannot make")
-    try:
-        there = case.fresh.hashes[case.modality, case.item]
-    except RuntimeError as error:
-        return Found(False, detail=f"the fresh process failed: {error}")
-    same = there == [token_hash(case.tokens.ids), meta_hash(case.tokens)]
+    there = case.fresh.answer
+    if isinstance(there, str):
+        return Found(False, detail=f"the fresh process failed: {there}")
+    same = there[case.modality, case.item] == [token_hash(case.tokens.ids), meta_hash(case.tokens)]
     return Found(same, detail="" if same else "ids or meta differ there")
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-011
