@@ -27,12 +27,13 @@ __all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_fore
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
 MANIFEST = "uti_manifest.json"
+# what readers open first: the first to go, from the last on, and the last to come
 HEADS = (
     "report.json",
     "comparison.json",
     "smoke.json",
     "index.html",
-)  # what readers open first: the first to go, from the last on, and the last to come
+)
 
 
 class OutdirError(UTIError):
@@ -257,9 +258,8 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
                 _finish(path)
             _sweep(path)
         finally:
-            (path / OURS / "lock").unlink(
-                missing_ok=True
-            )  # while it is held: nobody else has it, and who waits for it looks again
+            # while it is held: nobody else has it, and who waits for it looks again
+            (path / OURS / "lock").unlink(missing_ok=True)
             lock.release()
             remove_if_empty(path / OURS)
             for folder in made:

@@ -29,6 +29,7 @@ from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 __all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
+# what a spec says that changes neither an id nor a number
 REMARKS = (
     "licence",
     "notes",
@@ -36,7 +37,7 @@ REMARKS = (
     "lossless",
     "invariant",
     "idempotent",
-)  # what a spec says that changes neither an id nor a number
+)
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
 
 

@@ -130,9 +130,8 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    cases = [
-        replace(case) for case in prepared.cases
-    ]  # nothing of them is encoded yet, also where a plan runs twice
+    # nothing of them is encoded yet, also where a plan runs twice
+    cases = [replace(case) for case in prepared.cases]
     clock, decoded, checks = Clock(progress), decoded_of(prepared, cases), []
     torch.manual_seed(prepared.config.seed)
     with (

@@ -69,9 +69,8 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
     if len(differing):
         grid = torch.nonzero(codes_of(tokenizer, a) != codes_of(tokenizer, b))
         k, t = min(grid.tolist(), key=lambda cell: (cell[1], cell[0]))
-        return len(
-            differing
-        ), f"{len(differing)} of {len(a.ids)} ids differ, first in codebook {k} at position {t}"
+        said = f"{len(differing)} of {len(a.ids)} ids differ, first in codebook {k} at position {t}"
+        return len(differing), said
     if a.meta != b.meta:
         keys = [key for key in a.meta | b.meta if a.meta.get(key) != b.meta.get(key)]
         return 0, f"the metas differ in {', '.join(keys)}"
@@ -103,9 +102,8 @@ class FreshProcess:
         "(modality, name) → [token hash, meta hash]; where the process fails, the last line that it said."
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
-            plain = [
-                tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples
-            ]  # what weights_only reads
+            # what weights_only reads
+            plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
             torch.save(
                 [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)],
                 Path(folder) / "samples.pt",

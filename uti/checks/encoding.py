@@ -176,6 +176,8 @@ def own(case: Case) -> list[Check]:
     about = {"modality": case.modality, "item": case.item, "gates": True}
     try:
         answers = case.codec.own_checks(signals, case.encoded)
+    except OSError:
+        raise
     except Exception as error:
         detail = f"raised {type(error).__name__}: {error}"
         return [

@@ -301,7 +301,6 @@ for command in (lm.dataset, lm.train, lm.smoke, lm.export):
 
 def main() -> None:
     "The `uti` command."
-    os.environ.setdefault(
-        "TOKENIZERS_PARALLELISM", "false"
-    )  # its threads and a forked process do not go together
+    # its threads and a forked process do not go together
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     as_program(app)

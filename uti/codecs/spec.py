@@ -35,9 +35,8 @@ class CodecSpec(ABC):
     "What a codec of any modality promises. Raises `CodecError` where the fields contradict each other."
 
     modality: ClassVar[str]
-    needs: ClassVar[tuple[str, ...]] = (
-        "n_positions",
-    )  # counts in the meta of an item, without which nothing decodes
+    # counts in the meta of an item, without which nothing decodes
+    needs: ClassVar[tuple[str, ...]] = ("n_positions",)
     meta_free: ClassVar[bool] = False  # ids decode without a meta
     value_range: ClassVar[tuple[float, float] | None] = None  # of a decoded signal's numbers
 
@@ -50,9 +49,8 @@ class CodecSpec(ABC):
     weights_sha256: str = ""  # of the weights' file, where `version` does not tell one from another
     invariant: bool = False  # same ids for any number of threads, alone or in a batch
     idempotent: bool = False  # encode(decode(codes)) = codes for codes that encode gave
-    decode_modes: tuple[str, ...] = (
-        "deterministic",
-    )  # of "deterministic" and "diffusion"; empty: encode only
+    # of "deterministic" and "diffusion"; empty: encode only
+    decode_modes: tuple[str, ...] = ("deterministic",)
     dtype: str = "float32"  # in which the encoder computes
     notes: tuple[str, ...] = ()  # what a reader of the report should know of the weights, a sentence each
 

@@ -75,9 +75,8 @@ def read_comparison(path: str | Path) -> Comparison:
 def names_of(sources: Sequence[str | Path]) -> list[str]:
     "A name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's name before it where two have one name; with a number behind it where even that is not enough."
     paths = [Path(os.path.abspath(source)) for source in sources]  # `.` has a name, too
-    own = [
-        p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths
-    ]  # what follows the dot of Qwen3-0.6B is no suffix
+    # what follows the dot of Qwen3-0.6B is no suffix
+    own = [p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths]
     wanted = [
         name if own.count(name) == 1 else f"{p.parent.name}-{name}"
         for p, name in zip(paths, own, strict=True)
@@ -113,9 +112,8 @@ def _config_of(source: str) -> Config:
     if Path(source).suffix in (".yaml", ".yml"):
         return load_config(source)
     readers = {name: modality for modality in SPECS for name in checkpoint_codecs(modality)}
-    modality = readers.get(source) or modality_of(
-        source
-    )  # a reader cannot be asked without a checkpoint; whoever opens it says so
+    # a reader cannot be asked without a checkpoint; whoever opens it says so
+    modality = readers.get(source) or modality_of(source)
     return with_codecs(None, **{modality: source})
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
@@ -211,9 +209,8 @@ def _measure_common(
     if modality == "image":
         return measure(modality, reference, in_common_form(form, modality, load_image(recon)))
     wave = in_common_form(form, modality, read_audio(recon))
-    wave = torch.nn.functional.pad(
-        wave, (0, reference.shape[-1] - wave.shape[-1])
-    )  # resampled twice: a sample more or less
+    # resampled twice: a sample more or less
+    wave = torch.nn.functional.pad(wave, (0, reference.shape[-1] - wave.shape[-1]))
     return measure(modality, (reference, form.sample_rate), (wave, form.sample_rate))
 
 

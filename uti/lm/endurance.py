@@ -121,9 +121,8 @@ def train_until_killed(
 
     Raises `RuntimeError` with the end of its log where it fails.
     """
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")
-    }  # a notebook's kernel sets them, and then a bar is drawn in place of lines
+    # a notebook's kernel sets them, and then a bar is drawn in place of lines
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
     with log.open("w") as out:
         command = [*TRAIN, "--data", str(data), "--outdir", str(outdir), "--save-every", str(save_every)]
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)

@@ -70,9 +70,8 @@ def generate(
     """
     ends = [end.start for _, end, _ in grammar.tokens.values()]
     pad, out = grammar.pad.start, []
-    order = sorted(
-        range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i][-1])
-    )  # alike beside alike: little padding, and rows that end together
+    # alike beside alike: little padding, and rows that end together
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i][-1]))
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(seed)
         for at in range(0, len(order), batch_size):

@@ -270,9 +270,8 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
     "Losses of up to `most` sequences a task with their own prompt, with that of the next, and with none."
 
     def mean(examples: list[Example]) -> float:
-        longest = max(
-            len(e.ids) for e in examples
-        )  # a target with the prompt of another may be longer than either sequence
+        # a target with the prompt of another may be longer than either sequence
+        longest = max(len(e.ids) for e in examples)
         found = target_losses(model, run.dataset.space, examples, max(longest, run.config.smoke.row_length))
         return sum(t.loss * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
 

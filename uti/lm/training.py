@@ -51,9 +51,8 @@ def seal_checkpoint(folder: Path, dataset: Dataset) -> None:
     files = sorted(p for p in folder.iterdir() if p.is_file())
     for path in files:
         with path.open("rb") as file:
-            os.fsync(
-                file.fileno()
-            )  # before the rename, or a power cut could leave the name without the bytes
+            # before the rename, or a power cut could leave the name without the bytes
+            os.fsync(file.fileno())
     write_json(folder / MANIFEST, {"sha256": {p.name: _digest(p) for p in files}})
 
 
@@ -84,9 +83,8 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
             stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
-    wanted = {
-        name: tuple(weight.shape) for name, weight in model.named_parameters()
-    }  # tied weights once, as they are stored
+    # tied weights once, as they are stored
+    wanted = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     known = model.state_dict()
     wrong = sorted(
         {name for name in stored if name not in known}

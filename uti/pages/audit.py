@@ -28,10 +28,20 @@ from uti.html import (
 )
 from ..modalities.audio import read_audio
 from ..modalities.image import load_image, normalise_image
-from .media import audio_player, card, cards, drawn, shown_table
+from uti.pages.media import (
+    LONGEST_PLAYED,
+    audio_player,
+    card,
+    cards,
+    drawn,
+    is_played,
+    not_shown,
+    shown_table,
+)
 from uti.pages.plots import (
     codebook_bars,
     loss_curves,
+    mel_limits,
     mel_panel,
     picture_row,
     prompt_bars,
@@ -40,12 +50,11 @@ from uti.pages.plots import (
 )
 
 MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
-LONGEST_PLAYED = 30  # seconds
 
 # %% auto #0
-__all__ = ['MOST_SHOWN', 'LONGEST_PLAYED', 'FILES', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary',
-           'environment', 'commands', 'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds',
-           'codebooks', 'token_lm', 'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
+__all__ = ['MOST_SHOWN', 'FILES', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment', 'commands',
+           'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks', 'token_lm',
+           'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005
 def verdict_of(report: AuditRecord) -> Markup:
@@ -87,9 +96,10 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
         ]
     for item in decoded_items(report, "audio")[:1]:
         sounds = [read_audio(folder / name) for name in (item.original, item.recon)]
-        panels = [mel_panel(wave, rate) for wave, rate in sounds]
+        limits = mel_limits(*sounds[0])
+        panels = [mel_panel(wave, rate, limits) for wave, rate in sounds]
         played = [
-            folder / name if _short(sound) else None
+            folder / name if is_played(sound) else None
             for name, sound in zip((item.original, item.recon), sounds, strict=True)
         ]
         shown += [
@@ -97,11 +107,6 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
             card("decoded", [caption(report, item)], panels[1], played[1]),
         ]
     return cards(shown) if shown else Markup("")
-
-
-def _short(sound: tuple[Any, int]) -> bool:
-    "Whether a page plays it itself."
-    return sound[0].shape[1] <= LONGEST_PLAYED * sound[1]
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-007
 def summary(report: AuditRecord) -> Markup:
@@ -281,7 +286,7 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
                 item.name,
             )
         )
-        if _short(original):
+        if is_played(original):
             files = {"normalised input": item.original, "reconstruction": item.recon}
             players = [audio_player(folder / name, f"{item.name}, {what}") for what, name in files.items()]
             shown.append(Markup('<div class="sounds">{}</div>').format(joined(players)))
@@ -292,14 +297,7 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
 
 
 def _rest(items: list[Item], noun: str) -> Markup:
-    "How many are not shown."
-    if not items:
-        return paragraph(f"No {noun} was decoded in this run.")
-    return (
-        paragraph(f"{len(items) - MOST_SHOWN} more stand in report.json.")
-        if len(items) > MOST_SHOWN
-        else Markup("")
-    )
+    return not_shown(len(items), MOST_SHOWN, "report.json", f"No {noun} was decoded in this run.")
 
 
 def codebooks(report: AuditRecord) -> Markup:

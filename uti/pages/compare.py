@@ -27,11 +27,10 @@ from uti.html import (
     verdict,
     whole,
 )
-from ..metrics.audio import log_mel
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
-from .media import card, cards, drawn
-from .plots import mel_panel, rate_distortion
+from .media import LONGEST_PLAYED, card, cards, drawn, is_played, not_shown
+from .plots import mel_limits, mel_panel, rate_distortion
 
 NOTHING = soft("–")
 NOUNS = {"image": "picture", "audio": "sound", "text": "text"}
@@ -39,13 +38,12 @@ UNITS = {"image": "bits/pixel", "audio": "kbps", "text": "bits/byte"}
 RATE_DECIMALS = {"image": 3, "audio": 2, "text": 2}
 PER = {"image": "a picture", "audio": "a second", "text": "a byte"}
 MOST_SHOWN = 8  # items of each modality; all of them stand in comparison.json
-LONGEST_PLAYED = 30  # seconds
 MOST_SENTENCES = 8  # of failed gates, at the top
 
 # %% auto #0
-__all__ = ['NOTHING', 'NOUNS', 'UNITS', 'RATE_DECIMALS', 'PER', 'MOST_SHOWN', 'LONGEST_PLAYED', 'MOST_SENTENCES', 'Row', 'FILES',
-           'Page', 'label', 'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained',
-           'rate_against_distortion', 'tokens', 'pictures', 'sounds', 'every_number', 'audits', 'artifacts', 'gaps']
+__all__ = ['NOTHING', 'NOUNS', 'UNITS', 'RATE_DECIMALS', 'PER', 'MOST_SHOWN', 'MOST_SENTENCES', 'Row', 'FILES', 'Page', 'label',
+           'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens',
+           'pictures', 'sounds', 'every_number', 'audits', 'artifacts', 'gaps']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -334,13 +332,8 @@ def _original_of(page: Page, asset: Asset, own: str, those: Row) -> tuple[Path, 
 
 
 def _rest(assets: list[Asset], noun: str) -> Markup:
-    if not assets:
-        return paragraph(f"No configuration has a codec for {noun}s, or there was no {noun}.")
-    return (
-        paragraph(f"{len(assets) - MOST_SHOWN} more stand in comparison.json.")
-        if len(assets) > MOST_SHOWN
-        else Markup("")
-    )
+    absent = f"No configuration has a codec for {noun}s, or there was no {noun}."
+    return not_shown(len(assets), MOST_SHOWN, "comparison.json", absent)
 
 
 def pictures(page: Page) -> Markup:
@@ -364,7 +357,7 @@ def pictures(page: Page) -> Markup:
 def _sound_card(page: Page, title: str, lines: list[str], path: Path, limits: tuple[float, float]) -> Markup:
     "A spectrogram in the common form, and a player of what the codec got or gave."
     form, sound = page.comparison.common_form, read_audio(path)
-    played = sound.wave.shape[1] <= LONGEST_PLAYED * sound.rate
+    played = is_played(sound)
     said = (
         lines
         if played
@@ -383,8 +376,7 @@ def sounds(page: Page) -> Markup:
     assets, parts = [a for a in page.comparison.assets if a.modality == "audio"], []
     for asset in assets[:MOST_SHOWN]:
         original = read_audio(page.folder / str(asset.original))
-        mel = log_mel(original.wave[:1], original.rate)
-        limits = (float(mel.min()), float(mel.max()))
+        limits = mel_limits(*original)
         parts.append(heading(asset.name))
         for own, those in _by_form(page, asset).items():
             path, (what, how) = _original_of(page, asset, own, those)

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..html import Markup, joined, table
+from ..html import Markup, joined, paragraph, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% auto #0
-__all__ = ['player', 'audio_player', 'drawn', 'card', 'cards', 'shown_table']
+__all__ = ['LONGEST_PLAYED', 'player', 'audio_player', 'drawn', 'card', 'cards', 'is_played', 'not_shown', 'shown_table']
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-003
 def _inside(mime: str, data: bytes) -> str:
@@ -73,6 +73,22 @@ def card(
 def cards(those: Sequence[Markup]) -> Markup:
     "Cards in rows."
     return Markup('<div class="cards">{}</div>').format(joined(those))
+
+# %% ../../nbs/pages/02_media.ipynb #pages-02-rest1
+LONGEST_PLAYED = 30  # seconds
+
+
+def is_played(sound: tuple[Any, int]) -> bool:
+    "Whether a page holds the (wave [channels, samples], sample rate in Hz) itself."
+    wave, rate = sound
+    return wave.shape[1] <= LONGEST_PLAYED * rate
+
+
+def not_shown(n: int, most: int, file: str, absent: str) -> Markup:
+    "How many of `n` items a page leaves to `file`, or, where there are none, the sentence `absent`."
+    if not n:
+        return paragraph(absent)
+    return paragraph(f"{n - most} more stand in {file}.") if n > most else Markup("")
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-011
 def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:

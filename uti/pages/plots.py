@@ -21,7 +21,7 @@ from ..metrics.audio import log_mel
 from ..metrics.image import error_map
 
 # %% auto #0
-__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
+__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_limits', 'mel_panel',
            'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
@@ -109,6 +109,12 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-016
+def mel_limits(wave: Tensor, sample_rate: int) -> tuple[float, float]:
+    "The values of the darkest and the brightest colour of a sound's spectrogram, so that panels can share a scale."
+    mel = log_mel(wave[:1], sample_rate)
+    return float(mel.min()), float(mel.max())
+
+
 def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None = None) -> Figure:
     "The log-mel spectrogram of a sound's first channel, small. Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so that panels can share a scale."
     mel = log_mel(wave[:1], sample_rate)[0].numpy()
@@ -128,6 +134,7 @@ def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-019
 Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
 COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
+# of a label from its point
 OFFSETS = (
     (9, 0),
     (-9, 0),
@@ -141,7 +148,7 @@ OFFSETS = (
     (9, -25),
     (-9, 25),
     (-9, -25),
-)  # of a label from its point
+)
 
 
 def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:

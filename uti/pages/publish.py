@@ -273,9 +273,8 @@ def publish_compare(
     refuse_foreign(folder, ["index.html", "compare.ipynb", "comparison.json"])
     with output_folder(folder) as out:
         (folder / "audits").mkdir(exist_ok=True)
-        (out.staged / "audits").symlink_to(
-            "../../audits"
-        )  # each audit is whole by itself, and stays where the comparison is interrupted
+        # each audit is whole by itself, and stays where the comparison is interrupted
+        (out.staged / "audits").symlink_to("../../audits")
         parameters = {
             "configs": [str(c) for c in configs],
             "assets": str(assets or ""),

@@ -52,6 +52,7 @@ def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
     return line[..., inverse].unflatten(-1, (n_codebooks, n_positions))
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013
+# task → modality of prompt and target
 TASKS = {
     "t2i": ("text", "image"),
     "i2t": ("image", "text"),
@@ -60,7 +61,7 @@ TASKS = {
     "text": (None, "text"),
     "image": (None, "image"),
     "audio": (None, "audio"),
-}  # task → modality of prompt and target
+}
 SHORT = {"text": "text", "image": "img", "audio": "aud"}  # modality → its name in the special tokens
 
 

@@ -163,9 +163,8 @@ def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Te
         return model.decode(torch.stack(frames), scales, last_frame_pad_length=chunks[0] - last).audio_values
     frames[-1] = frames[-1][..., :last]
     waves = [model._decode_frame(frame, scale).float() for frame, scale in zip(frames, scales, strict=True)]
-    return model._linear_overlap_add(
-        waves, model.config.chunk_stride or 1
-    )  # in float32, for the library's weights at the ends of a chunk round to zero in less
+    # in float32, for the library's weights at the ends of a chunk round to zero in less
+    return model._linear_overlap_add(waves, model.config.chunk_stride or 1)
 
 
 def check_encodec_meta(config: Any, meta: Meta) -> None:

@@ -110,9 +110,8 @@ class Pixels:
         return ((images * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
 
-CLIP = Pixels(
-    (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-)  # Radford et al. 2021
+# Radford et al. 2021
+CLIP = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 CENTRED = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CHAMELEON = Pixels((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), rescale_factor=0.0078)
 
@@ -164,9 +163,8 @@ FAMILIES = {
     "glm_image": Family(CLIP, decodes=False),
     "VQModel": Family(CENTRED),
 }
-ALONE = {
-    f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")
-}  # model types of tokenizers saved alone
+# model types of tokenizers saved alone
+ALONE = {f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")}
 
 # %% ../../../nbs/codecs/hf/02_image.ipynb #08-hf-image-012
 def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
@@ -222,9 +220,8 @@ def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Modu
         from diffusers import VQModel
 
         model, notes = load_pretrained(VQModel, folder, torch_dtype=dtype, low_cpu_mem_usage=False)
-        model.register_to_config(
-            lookup_from_codebook=True
-        )  # decode looks ids up; without it it would take them for vectors
+        # decode looks ids up; without it it would take them for vectors
+        model.register_to_config(lookup_from_codebook=True)
         return model, notes
     if kind in ALONE:
         return load_pretrained(getattr(transformers, FAMILIES[ALONE[kind]].vqvae), folder, dtype=dtype)

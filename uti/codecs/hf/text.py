@@ -102,9 +102,8 @@ class HFText(CheckpointCodec):
         )
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
-        return (
-            max(self.tokenizer.get_vocab().values()) + 1,
-        )  # not the number of entries: a vocabulary may have gaps
+        # not the number of entries: a vocabulary may have gaps
+        return (max(self.tokenizer.get_vocab().values()) + 1,)
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)

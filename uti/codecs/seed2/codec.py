@@ -112,9 +112,8 @@ class Seed2(CheckpointCodec):
         return super().decode(codes, meta)
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
-        embeddings = torch.cat(
-            [self.image_embeddings(item[None]) for item in codes]
-        )  # each alone: a batch changes the last bits
+        # each alone: a batch changes the last bits
+        embeddings = torch.cat([self.image_embeddings(item[None]) for item in codes])
         drawn = self.unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
         return nn.functional.interpolate(drawn, self.spec.output_size, mode="bicubic", antialias=True).clamp(
             0, 1

@@ -111,9 +111,8 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # each [batch, heads, positions, width / heads]
+        # each [batch, heads, positions, width / heads]
+        q, k, v = self.attn["qkv"](self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = x + self.attn["proj"](
             nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         )
@@ -148,10 +147,11 @@ def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
     return vision, Blip2QFormerModel(qformer)
 
 # %% ../../../nbs/codecs/seed2/01_network.ipynb #09-seed2-network-011
+# of CLIP's pictures, per channel
 MEAN, STD = (
     (0.48145466, 0.4578275, 0.40821073),
     (0.26862954, 0.26130258, 0.27577711),
-)  # of CLIP's pictures, per channel
+)
 
 
 class Seed2Network(nn.Module):
