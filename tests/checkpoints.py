@@ -3,6 +3,8 @@
 Weights and codebooks are drawn at random so that codes depend on what is encoded: comparing codes says something.
 """
 
+from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers and diffusers, which import it too
+
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,8 +16,6 @@ from diffusers import VQModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers.models.glm_image.configuration_glm_image import GlmImageConfig
-
-import uti.compat  # noqa: F401  before transformers: makes torchaudio importable everywhere
 
 HUBERT = {
     "model_type": "hubert",

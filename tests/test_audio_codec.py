@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from uti.codecs.base import CodecError
-from uti.codecs.embedded.audio import HOP, MDCT, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
+from uti.codecs.embedded.audio import HOP, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
+from uti.codecs.embedded.audio_network import MDCT
 
 LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)
 
@@ -145,7 +146,7 @@ def test_weights_that_are_no_finite_floats_are_refused(spoil, tmp_path):
     state = load_file(WEIGHTS)
     name = sorted(state)[0]
     save_file({**state, name: spoil(state[name])}, tmp_path / "audio.safetensors")
-    with pytest.raises(CodecError, match=f"not weights of the embedded audio codec.*{name}"):
+    with pytest.raises(CodecError, match=f"not the weights of the embedded audio codec.*{name}"):
         EmbeddedAudio(weights=tmp_path / "audio.safetensors")
 
 

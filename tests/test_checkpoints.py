@@ -19,10 +19,13 @@ from small_unclip import save_small_unclip
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.codecs.base import CodecError
-from uti.codecs.checkpoint import find_checkpoint, modality_of, open_codec, recognise
-from uti.codecs.hf.audio import HFAudio, chunk_positions
-from uti.codecs.hf.image import CENTRED, CHAMELEON, CLIP, HFImage
+from uti.codecs.checkpoint import find_checkpoint
+from uti.codecs.hf.audio import HFAudio
+from uti.codecs.hf.encodec import chunk_positions
+from uti.codecs.hf.image import HFImage
+from uti.codecs.hf.image_families import CENTRED, CHAMELEON, CLIP
 from uti.codecs.hf.text import PROBES, HFText
+from uti.codecs.readers import modality_of, open_codec, recognise
 from uti.config import ConfigError, load_config, with_codecs
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -51,7 +54,7 @@ def sounds(codec, *seconds):
 
 def library_codes(codec, waves):
     "Codes [batch, codebooks, positions] by the library's own class and feature extractor, of waves that are valid throughout."
-    model, kind, config = codec.model, codec.spec.name, codec.config
+    model, kind, config = codec.loaded.module, codec.spec.name, codec.loaded.config
     with torch.inference_mode():
         if kind == "encodec":
             output = model.encode(waves, bandwidth=max(config.target_bandwidths))
@@ -76,7 +79,7 @@ def library_codes(codec, waves):
 def test_audio_ids_are_the_librarys(family, checkpoint):
     codec = HFAudio(checkpoint(family))
     waves, _ = sounds(codec, 1.6, 1.6, 1.6)
-    hop = codec.rates.hop * codec.rates.encode // codec.rates.decode
+    hop = codec.loaded.rates.hop * codec.loaded.rates.encode // codec.loaded.rates.decode
     waves = waves[..., : waves.shape[-1] // hop * hop]  # whole frames, which no family pads
     codes, meta = codec.encode(waves)
     theirs = library_codes(codec, waves)
@@ -104,7 +107,7 @@ def test_a_shorter_sound_in_a_batch_keeps_its_codes(family, checkpoint):
             and not found[:, m["n_positions"] :].any()
             and m == alone_meta[0]
         )
-        assert m["n_samples"] == n * codec.rates.decode // codec.rates.encode
+        assert m["n_samples"] == n * codec.loaded.rates.decode // codec.loaded.rates.encode
         assert (
             torch.equal(back[:, : m["n_samples"]], codec.decode(alone, alone_meta)[0])
             and not back[:, m["n_samples"] :].any()
@@ -118,12 +121,12 @@ def test_decoded_sounds_are_the_librarys(family, checkpoint):
     codes, meta = codec.encode(waves)
     with torch.inference_mode():
         if codec.spec.name == "encodec":
-            output = codec.model.encode(waves, bandwidth=max(codec.config.target_bandwidths))
-            theirs = codec.model.decode(
+            output = codec.loaded.module.encode(waves, bandwidth=max(codec.loaded.config.target_bandwidths))
+            theirs = codec.loaded.module.decode(
                 output.audio_codes, output.audio_scales, last_frame_pad_length=output.last_frame_pad_length
             ).audio_values
         else:
-            theirs = codec.model.decode(audio_codes=codes).audio_values
+            theirs = codec.loaded.module.decode(audio_codes=codes).audio_values
     theirs = theirs.reshape(1, codec.spec.channels, -1)[..., : meta[0]["n_samples"]].clamp(-1, 1)
     assert torch.equal(codec.decode(codes, meta)[..., : theirs.shape[-1]], theirs)
 
@@ -148,8 +151,8 @@ def test_chunks_are_those_that_encodec_makes(n_samples, checkpoint):
     codec = HFAudio(checkpoint("encodec_48khz"))
     wave = torch.rand(1, 2, n_samples) - 0.5
     with torch.inference_mode():
-        output = codec.model.encode(wave, bandwidth=3.0)
-    chunks = chunk_positions(codec.config, n_samples)
+        output = codec.loaded.module.encode(wave, bandwidth=3.0)
+    chunks = chunk_positions(codec.loaded.config, n_samples)
     assert len(chunks) == len(output.audio_codes) and chunks[0] - chunks[-1] == output.last_frame_pad_length
     codes, meta = codec.encode(wave)
     assert codes.shape[-1] == sum(chunks) and codec.decode(codes, meta).shape == wave.shape
@@ -176,7 +179,7 @@ def test_encodec_at_its_published_size(name, tmp_path):
     model = liven(hf.EncodecModel(hf.EncodecConfig(**PUBLISHED[name])).eval())
     model.save_pretrained(tmp_path / name)
     codec = HFAudio(tmp_path / name)
-    assert sum(p.numel() for p in codec.model.parameters()) > 14_000_000
+    assert sum(p.numel() for p in codec.loaded.module.parameters()) > 14_000_000
     waves, _ = sounds(codec, 1.25, 1.25)
     codes = codec.encode(waves).codes
     assert torch.equal(codes, library_codes(codec, waves)) and len(codes.unique()) > 100
@@ -497,7 +500,7 @@ from uti.cli.main import app
 for arguments in ({[["audit", "--image" if family == "VQModel" else "--audio", f"./{family}", "--outdir", "out"] for family in bad]}):
     with contextlib.suppress(SystemExit):
         app(arguments)
-from uti.codecs.checkpoint import open_codec
+from uti.codecs.readers import open_codec
 from uti.codecs.decoders.unclip import Unclip
 for modality, folder in {[("audio", str(checkpoint("encodec_24khz"))), ("audio", str(checkpoint("neucodec"))), ("image", str(checkpoint("VQModel"))), ("image", str(checkpoint("janus"))), ("text", str(checkpoint("unigram")))]}:
     open_codec(modality, folder, {{}})

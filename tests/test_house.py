@@ -127,7 +127,13 @@ def test_report_notebooks_show_data_as_text(path):
 
 @pytest.mark.parametrize(
     "statement",
-    ["import uti", "import uti.cli.main", "import uti.codecs.base", "import uti.space", "import uti.config"],
+    [
+        "import uti",
+        "import uti.space",
+        "import uti.config",
+        "from uti.cli.main import codecs; codecs()",
+        "from uti.codecs.base import codec_spec; codec_spec('embedded-audio', n_codebooks=2)",
+    ],
 )
 def test_torch_is_imported_late(statement):
     code = f"import sys; {statement}; assert not [m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules]"

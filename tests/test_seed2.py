@@ -18,7 +18,8 @@ from uti.checks.case import reference_of
 from uti.codecs.base import CodecError
 from uti.codecs.decoders.unclip import Unclip, pipeline_folder
 from uti.codecs.seed2.codec import Seed2
-from uti.codecs.seed2.network import MEAN, STD, Seed2Config, Seed2Network, load_network, published
+from uti.codecs.seed2.config import Seed2Config
+from uti.codecs.seed2.network import MEAN, STD, Seed2Network, load_network, published
 from uti.modalities.base import Sample
 from uti.modalities.image import normalise_image
 from uti.testing import check_codec

@@ -30,7 +30,7 @@ def main() -> int:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         codec = HFAudio(checkpoint(folder))
-    model, tokenizer = codec.model, UnifiedTokenizer({"audio": codec})
+    model, tokenizer = codec.loaded.module, UnifiedTokenizer({"audio": codec})
     waves = 0.2 * torch.randn(8, 2, SECONDS * RATE, generator=torch.Generator().manual_seed(0)).clamp(-4, 4)
 
     def bare(batch: torch.Tensor) -> torch.Tensor:

@@ -230,15 +230,15 @@ def _here(absent: str, some: bool) -> str:
 def codecs() -> None:
     "List the registered codecs: what each is, what it needs, and whether it can be loaded here."
     with sentences():
-        from uti.codecs.base import codec_targets, load_codec
-        from uti.codecs.checkpoint import checkpoint_codecs
+        from uti.codecs.base import codec_spec, codec_targets
+        from uti.codecs.readers import checkpoint_codecs
         from uti.codecs.spec import SPECS
 
         readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
         table = Table("name", "modality", "codebooks", "form", "licence", "here", box=None)
         for name in (n for n in codec_targets() if n not in readers):
             try:
-                spec = load_codec(name).spec
+                spec = codec_spec(name)
             except Exception as error:  # a codec of somebody else may fail in any way; the list goes on
                 table.add_row(
                     name, "", "", "", "", f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}"
@@ -259,7 +259,7 @@ def codecs() -> None:
         for name, reader in readers.items():
             absent = ", ".join(reader.absent())
             table.add_row(
-                name, reader.modality, reader.reads, _here(absent, len(reader.absent()) < len(reader.classes))
+                name, reader.modality, reader.reads, _here(absent, len(reader.absent()) < len(reader.modules))
             )
         out.print(table)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from uti.codecs.spec import Signals
 
 # %% auto #0
-__all__ = ['Encoded', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec']
+__all__ = ['Encoded', 'pack_rows', 'alike', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec', 'codec_spec']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -35,6 +35,24 @@ class Encoded(NamedTuple):
 
     codes: Tensor
     meta: list[Meta]
+
+# %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
+def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
+    "Rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with their lengths in the meta."
+    import torch
+
+    codes = torch.zeros(len(rows), 1, max(map(len, rows), default=0), dtype=torch.int64)
+    for item, row in zip(codes, rows, strict=True):
+        item[0, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return Encoded(codes, [{"n_positions": len(row)} for row in rows])
+
+
+def alike(values: Iterable[Any]) -> dict[Any, list[int]]:
+    "Each of the `values` → the places that have it, in order."
+    places: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    return places
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-014
 def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
@@ -81,6 +99,11 @@ class Codec(ABC):
     decoder_hint: str = (
         ""  # what a user can do about a decode mode that is not there, as the end of a sentence
     )
+
+    @classmethod
+    def spec_of(cls, **options: Any) -> CodecSpec:
+        "What a codec made with `options` promises. A codec that can say so without its weights does."
+        return cls(**options).spec
 
     @abstractmethod
     def _encode(self, signals: Signals, lengths: Tensor | None) -> Encoded:
@@ -187,11 +210,8 @@ def codec_targets() -> dict[str, Any]:
     return dict(sorted({**_installed(), **_registered}.items()))
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-024
-def load_codec(name: str, **options: Any) -> Codec:
-    """The codec known as `name`, made with `options`.
-
-    Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not take, and whatever the codec raises while it loads.
-    """
+def _target(name: str, options: dict[str, Any]) -> Any:
+    "What makes the codec known as `name`, imported. Raises `CodecError` for an unknown name (the message lists the nearest), or for options that it does not take."
     targets = codec_targets()
     if name not in targets:
         near = difflib.get_close_matches(name, targets, n=3, cutoff=0.4) or list(targets)
@@ -206,4 +226,18 @@ def load_codec(name: str, **options: Any) -> Codec:
         raise CodecError(
             f"codec {name!r} does not take these options: {', '.join(options) or 'none given'} ({error})"
         ) from error
-    return target(**options)
+    return target
+
+
+def load_codec(name: str, **options: Any) -> Codec:
+    """The codec known as `name`, made with `options`.
+
+    Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not take, and whatever the codec raises while it loads.
+    """
+    return _target(name, options)(**options)
+
+
+def codec_spec(name: str, **options: Any) -> CodecSpec:
+    "What the codec known as `name`, made with `options`, promises; without its weights where it can say so. Raises as `load_codec`."
+    target = _target(name, options)
+    return target.spec_of(**options) if isinstance(target, type) else target(**options).spec

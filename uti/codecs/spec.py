@@ -170,6 +170,11 @@ class TextSpec(CodecSpec):
     def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
         if isinstance(signals, str) or not all(isinstance(s, str) for s in signals):
             raise CodecError(f"codec {self.name!r} encodes a list of str, got {type(signals).__name__}")
+        for text in signals:
+            if any("\ud800" <= c <= "\udfff" for c in text):
+                raise self.error(
+                    f"the text {text[:20]!a} holds half a surrogate pair, which no UTF-8 text can hold"
+                )
 
     def normalise(self, signal: str, clip_seconds: float | None = None) -> tuple[str, dict[str, Any]]:
         return signal, {}

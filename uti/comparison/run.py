@@ -26,7 +26,7 @@ from ..audit.record import AuditError, AuditRecord, told
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..codecs.base import CodecError
-from ..codecs.checkpoint import checkpoint_codecs, modality_of
+from ..codecs.readers import checkpoint_codecs, modality_of
 from ..codecs.spec import SPECS
 from uti.comparison.record import (
     Asset,

@@ -18,7 +18,8 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from ..codecs.checkpoint import find_checkpoint, load_pretrained
+from ..codecs.checkpoint import find_checkpoint
+from ..codecs.weights import load_pretrained
 from ..config import Smoke
 from ..errors import UTIError
 from ..space import TokenSpace, diff_spaces, load_space

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..codecs.base import Codec, CodecError, Encoded
-from ..codecs.checkpoint import open_codec
+from ..codecs.readers import open_codec
 from ..config import Config, dump_config, load_config
 from ..errors import UTIError
 from ..files import write_text

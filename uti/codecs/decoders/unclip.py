@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..base import CodecError
-from ..checkpoint import find_checkpoint, load_pretrained, quiet_libraries, read_json
+from ..checkpoint import find_checkpoint, quiet_libraries, read_json
+from ..spec import CodecError
+from ..weights import load_pretrained
 
 # %% auto #0
 __all__ = ['check_index', 'pipeline_folder', 'load_pipeline', 'Unclip']

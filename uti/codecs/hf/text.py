@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from ..base import CodecError, Encoded, Meta
-from ..checkpoint import CheckpointCodec, content_version, find_checkpoint, licence, quiet_libraries
-from ..embedded.text import check_unicode, pack_rows
+from ..base import CodecError, Encoded, Meta, pack_rows
+from ..checkpoint import content_version, find_checkpoint, licence, quiet_libraries
+from ..readers import CheckpointCodec
 from ..spec import TextSpec
+
+if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
+    from torch import Tensor
 
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lossy_probes', 'HFText']
@@ -75,7 +76,7 @@ class HFText(CheckpointCodec):
 
     modality = "text"
     reads = "any tokenizer of transformers, or a tokenizer.json"
-    classes = ("transformers:AutoTokenizer",)
+    modules = ("transformers",)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
@@ -112,7 +113,6 @@ class HFText(CheckpointCodec):
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _encode(self, signals: Sequence[str], lengths: Tensor | None) -> Encoded:
-        check_unicode(self.spec, signals)
         return pack_rows([self._ids(text) for text in signals])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> list[str]:
