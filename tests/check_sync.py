@@ -1,4 +1,7 @@
-"""Is everything that is generated what the notebooks generate? `--write-readme` writes the generated copies instead of comparing."""
+"""Is everything that is generated what the notebooks generate?
+
+`--write-readme` writes the generated copies instead of comparing.
+"""
 
 import configparser
 import re

@@ -1,9 +1,11 @@
-"""Small checkpoints of the real classes, with random weights, made on the spot: `save(family, folder)` leaves what `save_pretrained` leaves.
+"""Small checkpoints of the real classes, with random weights, made on the spot: `save(family, folder)` leaves
+what `save_pretrained` leaves.
 
-Weights and codebooks are drawn at random so that codes depend on what is encoded: comparing codes says something.
+Weights and codebooks are drawn at random so that codes depend on what is encoded: comparing codes says
+something.
 """
 
-from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers and diffusers, which import it too
+from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 from collections.abc import Callable
 from functools import partial
@@ -36,7 +38,8 @@ W2V = {
     "feature_projection_input_dim": 160,
 }
 TWO_BRANCHES = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "encoder_hidden_size": 4,
+    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "head_dim": 8, "encoder_hidden_size": 4,
     "semantic_model_config": W2V, "quantization_dim": 48, "max_position_embeddings": 512,
 }  # fmt: skip
 ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "codebook_dim": 16, "num_lstm_layers": 1}
@@ -95,20 +98,28 @@ def dac(ratios: list[int], **more: Any) -> dict[str, Any]:
 
 AUDIO: dict[str, Callable[[], nn.Module]] = {
     "encodec_24khz": lambda: hf.EncodecModel(hf.EncodecConfig(**ENCODEC)),
-    "encodec_32khz": lambda: hf.EncodecModel(hf.EncodecConfig(**ENCODEC, sampling_rate=32_000, upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[0.3, 1.2])),
-    "encodec_48khz": lambda: hf.EncodecModel(hf.EncodecConfig(**ENCODEC, **STEREO, sampling_rate=48_000, target_bandwidths=[3.0, 6.0])),
-    "dac": lambda: hf.DacModel(hf.DacConfig(encoder_hidden_size=4, downsampling_ratios=[2, 4, 5, 8], decoder_hidden_size=64, n_codebooks=4, codebook_size=64, codebook_dim=4, sampling_rate=24_000)),
+    "encodec_32khz": lambda: hf.EncodecModel(hf.EncodecConfig(**ENCODEC, sampling_rate=32_000,
+        upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[0.3, 1.2])),
+    "encodec_48khz": lambda: hf.EncodecModel(hf.EncodecConfig(**ENCODEC, **STEREO, sampling_rate=48_000,
+        target_bandwidths=[3.0, 6.0])),
+    "dac": lambda: hf.DacModel(hf.DacConfig(encoder_hidden_size=4, downsampling_ratios=[2, 4, 5, 8],
+        decoder_hidden_size=64, n_codebooks=4, codebook_size=64, codebook_dim=4, sampling_rate=24_000)),
     "mimi": lambda: hf.MimiModel(
         hf.MimiConfig(
-            num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=8, vector_quantization_hidden_dimension=8, num_quantizers=8, num_semantic_quantizers=1,
-            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8, intermediate_size=32, upsample_groups=16,
+            num_filters=4, hidden_size=16, codebook_size=64, codebook_dim=8,
+            vector_quantization_hidden_dimension=8, num_quantizers=8, num_semantic_quantizers=1,
+            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2, head_dim=8,
+            intermediate_size=32, upsample_groups=16,
         )
     ),
-    "xcodec": lambda: hf.XcodecModel(hf.XcodecConfig(acoustic_model_config=dac([8, 5, 4, 2], decoder_hidden_size=32), semantic_model_config=HUBERT, codebook_size=64, target_bandwidths=(0.3, 0.6, 1.2))),
+    "xcodec": lambda: hf.XcodecModel(hf.XcodecConfig(acoustic_model_config=dac([8, 5, 4, 2],
+        decoder_hidden_size=32), semantic_model_config=HUBERT, codebook_size=64,
+        target_bandwidths=(0.3, 0.6, 1.2))),
     "xcodec2": lambda: hf.Xcodec2Model(hf.Xcodec2Config(**TWO_BRANCHES)),
     "neucodec": lambda: hf.NeuCodecModel(hf.NeuCodecConfig(**TWO_BRANCHES)),
     "higgs_audio_v2_tokenizer": lambda: hf.HiggsAudioV2TokenizerModel(
-        hf.HiggsAudioV2TokenizerConfig(acoustic_model_config=dac([8, 5, 4, 2, 3], decoder_hidden_size=64), semantic_model_config=HUBERT, codebook_size=64, target_bandwidths=(0.3, 0.6, 1.2))
+        hf.HiggsAudioV2TokenizerConfig(acoustic_model_config=dac([8, 5, 4, 2, 3], decoder_hidden_size=64),
+            semantic_model_config=HUBERT, codebook_size=64, target_bandwidths=(0.3, 0.6, 1.2))
     ),
 }  # fmt: skip
 IMAGE: dict[str, Callable[[], nn.Module]] = {
@@ -116,20 +127,26 @@ IMAGE: dict[str, Callable[[], nn.Module]] = {
     "janus_vqgan": lambda: hf.JanusVQVAE(hf.JanusVQVAEConfig(num_patches=8, **VQ)),
     "emu3_vqgan": lambda: hf.Emu3VQVAE(hf.Emu3VQVAEConfig(**EMU3)),
     "VQModel": lambda: VQModel(
-        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256, sample_size=32
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256,
+        sample_size=32
     ),
-    "emu3": lambda: hf.Emu3ForConditionalGeneration(hf.Emu3Config(vq_config=EMU3, text_config=LLM, vocabulary_map={"<image>": 2, "<|visual token 000000|>": 100})),
-    "chameleon": lambda: hf.ChameleonForConditionalGeneration(hf.ChameleonConfig(vq_config={"resolution": 32, **VQ}, vocabulary_map={"IMGIMGA": 1, "<image>": 2}, **LLM)),
+    "emu3": lambda: hf.Emu3ForConditionalGeneration(hf.Emu3Config(vq_config=EMU3, text_config=LLM,
+        vocabulary_map={"<image>": 2, "<|visual token 000000|>": 100})),
+    "chameleon": lambda: hf.ChameleonForConditionalGeneration(hf.ChameleonConfig(vq_config={"resolution": 32,
+        **VQ}, vocabulary_map={"IMGIMGA": 1, "<image>": 2}, **LLM)),
     "janus": lambda: hf.JanusForConditionalGeneration(
         hf.JanusConfig(
             text_config={"model_type": "llama", **LLM}, vq_config={"num_patches": 8, **VQ},
-            vision_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 64, "patch_size": 8, "projection_dim": 16},
+            vision_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "image_size": 64, "patch_size": 8, "projection_dim": 16},
         )
     ),
     "glm_image": lambda: hf.GlmImageForConditionalGeneration(
         GlmImageConfig(
             text_config=LLM, vq_config={"embed_dim": 16, "num_embeddings": 64, "latent_channels": 32},
-            vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "image_size": 64, "patch_size": 8, "intermediate_size": 32},
+            vision_config={"depth": 2, "hidden_size": 32, "num_heads": 2, "image_size": 64, "patch_size": 8,
+                "intermediate_size": 32},
         )
     ),
 }  # fmt: skip
@@ -179,8 +196,10 @@ OPTIONS = {
 def liven(model: nn.Module, codebooks: float = 0.05) -> nn.Module:
     """Draw the weights of `model` again so that its codes depend on what it encodes.
 
-    As libraries initialise them, deep encoders pass on little but their biases, and codes that hardly vary are equal to anything. Here biases are zero, every layer keeps the variance of its input
-    (He et al. 2015, without the factor for ReLU), and codebooks are normal with standard deviation `codebooks`.
+    As libraries initialise them, deep encoders pass on little but their biases, and codes that hardly vary
+    are equal to anything. Here biases are zero, every layer keeps the variance of its input
+    (He et al. 2015, without the factor for ReLU), and codebooks are normal with standard deviation
+    `codebooks`.
     """
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a thread each is fastest, and threads that wait must not keep a core busy.
-# What is said of numbers of threads is tested with `torch.set_num_threads`, or in a process with a number of its own.
+# OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a
+# thread each is fastest, and threads that wait must not keep a core busy.
+# What is said of numbers of threads is tested with `torch.set_num_threads`, or in a process with a number of
+# its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -20,7 +22,8 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow, too")
 
 
-# Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process, so no other makes it again.
+# Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
+# so no other makes it again.
 SHARED = ("audited", "hostile", "published", "mixed", "smoked")
 
 
@@ -46,7 +49,9 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def uti_in() -> Callable[..., subprocess.CompletedProcess]:
-    "`uti_in(folder, *arguments)`: the command in `folder`, in this process, which saves the seconds that a new one needs to import torch; what a process would have returned."
+    """`uti_in(folder, *arguments)`: the command in `folder`, in this process, which saves the seconds that a
+    new one needs to import torch; what a process would have returned.
+    """
     from typer.testing import CliRunner
 
     from uti.cli.main import app
@@ -71,7 +76,9 @@ def uti_here(uti_in, tmp_path):
 
 
 def process(folder, *arguments, **environment) -> subprocess.CompletedProcess:
-    "The command in `folder` and in a process of its own, for what a process alone shows: environment, threads, tracebacks."
+    """The command in `folder` and in a process of its own, for what a process alone shows: environment,
+    threads, tracebacks.
+    """
     command = [sys.executable, "-c", "from uti.cli.main import main; main()", *map(str, arguments)]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}
@@ -91,11 +98,13 @@ from uti.codecs.spec import ImageSpec
 
 class Stripes(Codec):
     "One id a picture: its mean grey."
-    spec = ImageSpec("stripes", (256,), version="1", licence="MIT", source="none", input_size=(16, 16), grid=(1, 1), invariant=True)
+    spec = ImageSpec("stripes", (256,), version="1", licence="MIT", source="none",
+                     input_size=(16, 16), grid=(1, 1), invariant=True)
     def __init__(self, breaks=False):
         self.breaks = breaks
     def _encode(self, signals, lengths):
-        return Encoded((signals.mean((1, 2, 3), keepdim=True)[:, 0] * 255).long(), [{"n_positions": 1} for _ in signals])
+        codes = (signals.mean((1, 2, 3), keepdim=True)[:, 0] * 255).long()
+        return Encoded(codes, [{"n_positions": 1} for _ in signals])
     def _decode(self, codes, meta):
         if self.breaks:
             raise RuntimeError("the decoder fell over")
@@ -107,7 +116,9 @@ class Stripes(Codec):
 
 @pytest.fixture
 def third_party(tmp_path_factory, monkeypatch):
-    "A package with an entry point in the group `uti.codecs`, for this process and those it starts; returns its folder."
+    """A package with an entry point in the group `uti.codecs`, for this process and those it starts; returns
+    its folder.
+    """
     folder = tmp_path_factory.mktemp("site")
     (folder / "their_codec.py").write_text(THIRD_PARTY)
     info = folder / "their_codec-1.0.dist-info"

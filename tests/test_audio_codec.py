@@ -1,4 +1,6 @@
-"""The embedded audio codec: the same ids however it is asked, exact lengths, and a prefix of codebooks that is a codec itself."""
+"""The embedded audio codec: the same ids however it is asked, exact lengths, and a prefix of codebooks that
+is a codec itself.
+"""
 
 import json
 import math
@@ -21,7 +23,9 @@ def codec():
 
 @pytest.fixture(scope="module")
 def sounds():
-    "Chirps over noise, float32 [len(LENGTHS), 1, SAMPLE_RATE]: every item differs, and is loud to its very end."
+    """Chirps over noise, float32 [len(LENGTHS), 1, SAMPLE_RATE]: every item differs, and is loud to its very
+    end.
+    """
     t = torch.arange(SAMPLE_RATE) / SAMPLE_RATE
     noise = torch.rand(len(LENGTHS), 1, SAMPLE_RATE, generator=torch.Generator().manual_seed(0)) - 0.5
     chirps = torch.stack(

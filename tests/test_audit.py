@@ -1,4 +1,6 @@
-"""The main job as a user runs it: hashes that never change, baselines that gate, reports that render whatever happens."""
+"""The main job as a user runs it: hashes that never change, baselines that gate, reports that render whatever
+happens.
+"""
 
 import importlib
 import json
@@ -31,7 +33,8 @@ from uti.pages.publish import publish_audit, render_notebook
 from uti.space import token_hash
 from uti.tokens.tokenizer import UnifiedTokenizer
 
-# The embedded codecs and the shipped assets. These change only with a new version of a codec, and then its `version` does, too.
+# The embedded codecs and the shipped assets. These change only with a new version of a codec, and then its
+# `version` does, too.
 HASHES = {
     "token_space": "dfcb2013929ee46c6824c0ff2cff3df2b5a08c4c28de4bf15b4215aec07a5d2a",
     "text_tokens": "de7c2090fe30e082fed07c0adb5ceb3392899422f888c4cfb7d7d36d45cb9874",
@@ -51,7 +54,9 @@ def audited(tmp_path_factory, uti_in):
 
 @pytest.fixture(scope="session")
 def reported(audited):
-    "The folder of a report of the same, on two threads and in a process of its own, held against a baseline that is better; and the finished process."
+    """The folder of a report of the same, on two threads and in a process of its own, held against a baseline
+    that is better; and the finished process.
+    """
 
     def better(data):
         data["metrics_v2"]["image_psnr"] += 2
@@ -131,10 +136,15 @@ def test_the_report_fits_its_schema_and_has_the_earlier_names(audited):
 
 
 EARLIER = {  # names and types of the earlier system, with the values of the shipped assets
-    "text_deterministic": True, "image_deterministic": True, "audio_deterministic": True, "text_token_range_ok": True, "image_token_range_ok": True, "audio_token_range_ok": True,
-    "audio_codebook_order_ok": True, "audio_shape_ok": True, "image_shape_ok": True, "image_token_count": 1024, "audio_token_count": 1920, "audio_sample_rate_ok": True, "audio_channels_ok": True,
-    "audio_length_ok": True, "audio_length_expected": 76800, "audio_length_actual": 76800, "image_size_ok": True, "image_size_expected": [256, 256], "image_size_actual": [256, 256],
-    "runtime_sizes": {"text": [4096], "image": [65536], "audio": [1024] * 8}, "runtime_size_match": {"text": True, "image": True, "audio": True},
+    "text_deterministic": True, "image_deterministic": True, "audio_deterministic": True,
+    "text_token_range_ok": True, "image_token_range_ok": True, "audio_token_range_ok": True,
+    "audio_codebook_order_ok": True, "audio_shape_ok": True, "image_shape_ok": True,
+    "image_token_count": 1024, "audio_token_count": 1920, "audio_sample_rate_ok": True,
+    "audio_channels_ok": True,
+    "audio_length_ok": True, "audio_length_expected": 76800, "audio_length_actual": 76800,
+    "image_size_ok": True, "image_size_expected": [256, 256], "image_size_actual": [256, 256],
+    "runtime_sizes": {"text": [4096], "image": [65536], "audio": [1024] * 8},
+    "runtime_size_match": {"text": True, "image": True, "audio": True},
     "image_idempotent": False, "audio_idempotent": False, "image_decode_ok": True, "audio_decode_ok": True,
 }  # fmt: skip
 
@@ -251,7 +261,10 @@ def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audit
     )
     failed = {name: answer.detail for name, answer in drift(tmp_path, same).items() if not answer.passed}
     assert failed == {
-        "speech.wav": f"the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at position 3"
+        "speech.wav": (
+            f"the ids are not those of the baseline: 2 of {len(line)} ids differ, first in codebook 5 at "
+            "position 3"
+        )
     }
 
 
@@ -350,7 +363,8 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
     again = [signal for signal in seen[len(prepared.samples) :] if not isinstance(signal, str)]
     assert len(again) == 2  # what was decoded, a picture and a sound, for the round trip
     assert not any(signal is s.signal for signal in again for s in prepared.samples)
-    # its tokens · again · other threads · in a batch, and its two neighbours alone · after the round trip; the eighth is made by the fresh process
+    # its tokens · again · other threads · in a batch, and its two neighbours alone · after the round trip;
+    # the eighth is made by the fresh process
     assert calls["image_encode"] == calls["audio_encode"] == 7
     # its reconstruction · again · after the round trip · random, lowest and highest codes in one batch
     assert calls["image_decode"] == calls["audio_decode"] == 4
@@ -377,7 +391,8 @@ def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti_here, ch
 
 def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_here):
     (tmp_path / "uti.yaml").write_text(
-        "text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, options: {n_codebooks: 4}}\n"
+        "text: {codec: embedded-text}\nimage: {codec: embedded-image}\naudio: {codec: embedded-audio, "
+        "options: {n_codebooks: 4}}\n"
     )
     result = uti_here(
         "audit", "--outdir", "out", "--config", "uti.yaml", "--baseline-report", audited / "report.json"

@@ -1,4 +1,6 @@
-"""Codecs from checkpoints: the ids are the library's own, bit for bit; the contract holds; what is damaged, dangerous or unknown is refused with a sentence."""
+"""Codecs from checkpoints: the ids are the library's own, bit for bit; the contract holds; what is damaged,
+dangerous or unknown is refused with a sentence.
+"""
 
 import json
 import math
@@ -53,7 +55,9 @@ def sounds(codec, *seconds):
 
 
 def library_codes(codec, waves):
-    "Codes [batch, codebooks, positions] by the library's own class and feature extractor, of waves that are valid throughout."
+    """Codes [batch, codebooks, positions] by the library's own class and feature extractor, of waves that are
+    valid throughout.
+    """
     model, kind, config = codec.loaded.module, codec.spec.name, codec.loaded.config
     with torch.inference_mode():
         if kind == "encodec":
@@ -341,7 +345,9 @@ def test_every_file_of_a_tokenizer_belongs_to_its_version(name, checkpoint, tmp_
 
 
 def test_a_vqmodel_inside_a_pipeline(checkpoint, tmp_path):
-    "Its config says 32 pixels where nobody set any, its pixels may lie in [0, 1], and the licence is the pipeline's."
+    """Its config says 32 pixels where nobody set any, its pixels may lie in [0, 1], and the licence is the
+    pipeline's.
+    """
     whole = tmp_path / "pipeline"
     shutil.copytree(checkpoint("VQModel"), whole / "vqvae")
     (whole / "README.md").write_text("---\nlicense: mit\n---\n")
@@ -463,7 +469,9 @@ def ask_for_remote_code(folder):
 
 
 DAMAGES = [
-    remove_a_key, reshape_a_tensor, plant_a_pickle, plant_a_raw_pickle, forget_the_config, name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous, ask_for_remote_code
+    remove_a_key, reshape_a_tensor, plant_a_pickle, plant_a_raw_pickle, forget_the_config,
+    name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous,
+    ask_for_remote_code
 ]  # fmt: skip
 
 
@@ -480,7 +488,9 @@ def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here
 
 @pytest.mark.run
 def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
-    "In a process of its own, where what transformers and diffusers print reaches the terminal: a line for each command, one of them on a checkpoint with weights that are missing or do not fit."
+    """In a process of its own, where what transformers and diffusers print reaches the terminal: a line for
+    each command, one of them on a checkpoint with weights that are missing or do not fit.
+    """
     bad = {}
     for family, _modality in {"encodec_24khz": "audio", "neucodec": "audio", "VQModel": "image"}.items():
         bad[family] = shutil.copytree(checkpoint(family), tmp_path / family)
@@ -494,15 +504,27 @@ def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
             metadata={"format": "pt"},
         )
     save_small_unclip(tmp_path / "unclip")
+    audits = [
+        ["audit", "--image" if family == "VQModel" else "--audio", f"./{family}", "--outdir", "out"]
+        for family in bad
+    ]
+    families = {
+        "encodec_24khz": "audio",
+        "neucodec": "audio",
+        "VQModel": "image",
+        "janus": "image",
+        "unigram": "text",
+    }
+    good = [(modality, str(checkpoint(family))) for family, modality in families.items()]
     code = f"""
 import contextlib, sys
 from uti.cli.main import app
-for arguments in ({[["audit", "--image" if family == "VQModel" else "--audio", f"./{family}", "--outdir", "out"] for family in bad]}):
+for arguments in {audits}:
     with contextlib.suppress(SystemExit):
         app(arguments)
 from uti.codecs.readers import open_codec
 from uti.codecs.decoders.unclip import Unclip
-for modality, folder in {[("audio", str(checkpoint("encodec_24khz"))), ("audio", str(checkpoint("neucodec"))), ("image", str(checkpoint("VQModel"))), ("image", str(checkpoint("janus"))), ("text", str(checkpoint("unigram")))]}:
+for modality, folder in {good}:
     open_codec(modality, folder, {{}})
 Unclip("unclip")
 """
@@ -647,15 +669,17 @@ def test_a_config_that_no_machine_can_serve_is_refused(case, checkpoint, tmp_pat
         open_codec("audio" if family in AUDIO else "image", str(folder), {})
 
 
+A_CHECKPOINT = "a checkpoint must be a folder or the id of a model on the Hugging Face hub"
+A_SIZE = "image_size must be a multiple of 4 pixels and at most 4096"
 YAMLS = {
     "device: cuda\ntext: embedded-text": "device 'cuda' cannot be used here",
     "device: nonsense\ntext: embedded-text": "device 'nonsense' cannot be used here",
     "device: meta\ntext: embedded-text": "device 'meta' cannot be used here",
     "audio: {codec: ./dac, options: {checkpoint: ./other}}": "./dac: is the checkpoint already",
-    "audio: {codec: hf-audio, options: {checkpoint: [1, 2]}}": "a checkpoint must be a folder or the id of a model on the Hugging Face hub, got [1, 2]",
-    "audio: {codec: hf-audio, options: {checkpoint: ''}}": "a checkpoint must be a folder or the id of a model on the Hugging Face hub, got ''",
-    "image: {codec: ./VQModel, options: {image_size: 100000000}}": "image_size must be a multiple of 4 pixels and at most 4096",
-    "image: {codec: ./VQModel, options: {image_size: '64'}}": "image_size must be a multiple of 4 pixels and at most 4096",
+    "audio: {codec: hf-audio, options: {checkpoint: [1, 2]}}": f"{A_CHECKPOINT}, got [1, 2]",
+    "audio: {codec: hf-audio, options: {checkpoint: ''}}": f"{A_CHECKPOINT}, got ''",
+    "image: {codec: ./VQModel, options: {image_size: 100000000}}": A_SIZE,
+    "image: {codec: ./VQModel, options: {image_size: '64'}}": A_SIZE,
     "image: {codec: ./VQModel, options: {image_std: 0.5}}": "image_std must be three finite numbers above 0",
 }
 

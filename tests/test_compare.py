@@ -1,4 +1,6 @@
-"""Several codecs on one page: rates that are right, distortion that can be compared, work that is not done twice."""
+"""Several codecs on one page: rates that are right, distortion that can be compared, work that is not done
+twice.
+"""
 
 import base64
 import json
@@ -51,7 +53,8 @@ def work(tmp_path_factory, small):
     for name, n in (("eight", 8), ("two", 2)):
         (folder / name).mkdir()
         (folder / name / "uti.yaml").write_text(
-            f"text: {{codec: embedded-text}}\nimage: {{codec: embedded-image}}\naudio: {{codec: embedded-audio, options: {{n_codebooks: {n}}}}}\n"
+            f"text: {{codec: embedded-text}}\nimage: {{codec: embedded-image}}\naudio: {{codec: "
+            f"embedded-audio, options: {{n_codebooks: {n}}}}}\n"
         )
     shutil.copytree(small, folder / "small")
     return folder
@@ -102,7 +105,9 @@ def test_a_comparison_may_be_of_one_modality(uti_here, tmp_path, work, modality)
 
 @pytest.fixture(scope="module")
 def mixed(work, uti_in):
-    "The folder of the report of the embedded codecs, two EnCodecs with random weights, and a codec of small pictures; and what the command printed."
+    """The folder of the report of the embedded codecs, two EnCodecs with random weights, and a codec of small
+    pictures; and what the command printed.
+    """
     for family in ("encodec_24khz", "encodec_48khz", "VQModel"):
         save(family, work)
     shutil.copy(DEFAULT_CONFIG, work / "embedded.yaml")
@@ -363,7 +368,9 @@ class Again(Exception):
 
 @pytest.fixture
 def keeps(monkeypatch):
-    "`keeps(config, outdir, assets, decode_mode)`: whether `compare` keeps the audit that lies in `outdir`; runs none."
+    """`keeps(config, outdir, assets, decode_mode)`: whether `compare` keeps the audit that lies in `outdir`;
+    runs none.
+    """
 
     def asked(config, outdir, assets, decode_mode="deterministic"):
         def run(*arguments):
@@ -489,7 +496,10 @@ def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_pat
         result = uti_here("compare", name)
         assert (
             result.returncode == 2
-            and f"codec '{name}' reads a checkpoint: give a folder (./{name} for one of that name) or a hub id"
+            and (
+                f"codec '{name}' reads a checkpoint: give a folder (./{name} for one of that name) or a hub "
+                "id"
+            )
             in result.stderr
         )
         assert "none given" not in result.stderr and result.stderr.count("\n") == 1

@@ -1,4 +1,6 @@
-"""The conformance kit passes what keeps the contract and fails, for the right reason, what breaks any one promise of it."""
+"""The conformance kit passes what keeps the contract and fails, for the right reason, what breaks any one
+promise of it.
+"""
 
 import errno
 import itertools
@@ -280,7 +282,9 @@ def question():
 
 
 def test_a_check_needs_one_place(question, tmp_path):
-    "On the list, it is asked by the kit and by the audit, gates where it should, and stands in report.json with its sentence."
+    """On the list, it is asked by the kit and by the audit, gates where it should, and stands in report.json
+    with its sentence.
+    """
     codec = EmbeddedAudio()
     answers = [c for name, asked in codec_checks(codec) if name == "no_code_is_zero" for c in asked()]
     assert len(answers) == 4 and all(c.gates for c in answers)
@@ -336,7 +340,9 @@ class Rising(Codec):
 
 
 def test_two_sample_rates_are_stated_in_one_place(tmp_path):
-    "The contract, the gates, the record and the files of a codec that takes one rate and gives another follow from its spec."
+    """The contract, the gates, the record and the files of a codec that takes one rate and gives another
+    follow from its spec.
+    """
     assert not [c for c in check_codec(Rising()) if c.failed_gate]
     record = run_audit(AuditPlan(UnifiedTokenizer({"audio": Rising()}), tmp_path))
     read = read_record(tmp_path / "report.json")
@@ -359,7 +365,9 @@ def test_two_sample_rates_are_stated_in_one_place(tmp_path):
 
 
 def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch):
-    "A codec that was registered in this process alone: another one does not know it, and says so for every item."
+    """A codec that was registered in this process alone: another one does not know it, and says so for every
+    item.
+    """
     monkeypatch.setitem(base._registered, "only-here", EmbeddedText)
     tokenizer = UnifiedTokenizer.from_config(parse_config({"text": "only-here"}))
     samples = [Sample(name, "text", name) for name in ("one", "two", "three")]

@@ -1,4 +1,6 @@
-"""The exported tokenizer: every id of the space, exactly; texts and mixed sequences give their ids back; what cannot be exact is refused, and nothing is half-written."""
+"""The exported tokenizer: every id of the space, exactly; texts and mixed sequences give their ids back; what
+cannot be exact is refused, and nothing is half-written.
+"""
 
 import json
 import subprocess
@@ -54,7 +56,9 @@ def unified(text, image=(300, 16), audio=(20,) * 12):
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory):
-    "(a tokenizer with the space of the embedded codecs, the one exported from it as the library beneath transformers loads it, the folder)"
+    """(a tokenizer with the space of the embedded codecs, the one exported from it as the library beneath
+    transformers loads it, the folder)
+    """
     tokenizer = unified(EmbeddedText(), image=(65536,), audio=(1024,) * 8)
     folder = export_tokenizer(tokenizer, tmp_path_factory.mktemp("export") / "embedded")
     return tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")), folder
@@ -424,7 +428,8 @@ from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 strings = json.load(sys.stdin)
 ids = [tokenizer.encode(string) for string in strings]
-print(json.dumps([len(tokenizer), tokenizer.pad_token_id, ids, [tokenizer.decode(row) for row in ids] == strings]))
+same = [tokenizer.decode(row) for row in ids] == strings
+print(json.dumps([len(tokenizer), tokenizer.pad_token_id, ids, same]))
 """
 
 

@@ -1,4 +1,6 @@
-"""The grammar admits what can be decoded, refuses everything else by its position, and its legal steps lead nowhere else."""
+"""The grammar admits what can be decoded, refuses everything else by its position, and its legal steps lead
+nowhere else.
+"""
 
 import random
 
@@ -23,7 +25,9 @@ def grammar(serialisation="interleaved"):
 
 
 def signal(modality: str, rng: np.random.Generator, serialisation: str) -> np.ndarray:
-    "Global ids of a random segment that is well-formed by construction: through codes, not through the grammar."
+    """Global ids of a random segment that is well-formed by construction: through codes, not through the
+    grammar.
+    """
     sizes = {"text": (60,), "image": (20, 30), "audio": (5, 6, 7)}[modality]
     n = int(rng.choice(list(LENGTHS[modality])))
     codes = torch.from_numpy(np.stack([rng.integers(0, size, n) for size in sizes]))
@@ -98,7 +102,10 @@ def test_a_sequence_that_ends_inside_a_picture_is_refused(cut):
     ids = build(SPACE, "image", signal("image", np.random.default_rng(0), "interleaved")).ids[:-cut]
     with pytest.raises(
         SequenceError,
-        match=rf"ends at position {len(ids)}, inside the image that began at position 1, after {8 - cut + 1} of its ids",
+        match=(
+            rf"ends at position {len(ids)}, inside the image that began at position 1, after {8 - cut + 1} "
+            r"of its ids"
+        ),
     ):
         parse(grammar(), ids)
 
@@ -117,7 +124,9 @@ def test_a_grammar_comes_back_from_json():
 
 
 def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
-    "EnCodec at 48 kHz encodes overlapping chunks: not every number of positions is one that a sound makes, and the grammar admits only those."
+    """EnCodec at 48 kHz encodes overlapping chunks: not every number of positions is one that a sound makes,
+    and the grammar admits only those.
+    """
     import transformers
 
     from uti.codecs.hf.audio import HFAudio

@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb")) + sorted((ROOT / "reports" / "embedded").glob("*.ipynb"))
-# room → floor. A module may import its own room, the ground and lower floors: never upward, and never sideways into another room of its floor.
+# room → floor. A module may import its own room, the ground and lower floors: never upward, and never
+# sideways into another room of its floor.
 GROUND = {"compat", "errors", "files", "html", "outdir", "space"}
 ROOMS = {
     "ground": 0,
@@ -72,7 +73,10 @@ def reading_order(module: str) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_look_down(module):
-    "By rooms, so that a new module costs no line here. Inside a room a notebook stands on those that are read before it, which leaves no circle."
+    """By rooms, so that a new module costs no line here.
+
+    Inside a room a notebook stands on those that are read before it, which leaves no circle.
+    """
     room = room_of(module)
     for other in imports(MODULES[module]) & set(MODULES):
         there = room_of(other)
@@ -88,7 +92,9 @@ def test_imports_look_down(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_what_a_room_may_not_know(module):
-    "Nobody imports a command, a door, or the front door; pages see records and never a codec; metrics and modalities know no codec; a codec never sees an id."
+    """Nobody imports a command, a door, or the front door; pages see records and never a codec; metrics and
+    modalities know no codec; a codec never sees an id.
+    """
     room, found = room_of(module), imports(MODULES[module])
     rooms = {room_of(other) for other in found & set(MODULES)}
     doors = {
@@ -136,7 +142,10 @@ def test_report_notebooks_show_data_as_text(path):
     ],
 )
 def test_torch_is_imported_late(statement):
-    code = f"import sys; {statement}; assert not [m for m in ('torch', 'transformers', 'matplotlib') if m in sys.modules]"
+    code = (
+        f"import sys; {statement}; assert not [m for m in ('torch', 'transformers', 'matplotlib') if m in "
+        "sys.modules]"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -157,7 +166,12 @@ def test_the_front_door_has_what_it_says():
 
 @pytest.mark.run
 def test_the_library_does_not_need_nbdev():
-    code = "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli.main, uti.pages.publish, uti.testing, uti.codecs.embedded.text, uti.codecs.embedded.image, uti.codecs.embedded.audio, uti.codecs.hf.text, uti.codecs.hf.image, uti.codecs.hf.audio, uti.codecs.seed2.codec, uti.comparison.run, uti.tokens.export"
+    code = (
+        "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli.main, "
+        "uti.pages.publish, uti.testing, uti.codecs.embedded.text, uti.codecs.embedded.image, "
+        "uti.codecs.embedded.audio, uti.codecs.hf.text, uti.codecs.hf.image, uti.codecs.hf.audio, "
+        "uti.codecs.seed2.codec, uti.comparison.run, uti.tokens.export"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,4 +1,6 @@
-"""The embedded image codec: same ids whatever the threads and the batch, any codes decode, and only its own weights load."""
+"""The embedded image codec: same ids whatever the threads and the batch, any codes decode, and only its own
+weights load.
+"""
 
 import hashlib
 
@@ -42,7 +44,9 @@ def test_ids_do_not_depend_on_threads_or_batch(codec, pictures):
 
 
 def test_ids_of_version_1_are_these(codec):
-    "Version 1 gives these ids for this picture, on any machine; ids that change their meaning need another version."
+    """Version 1 gives these ids for this picture, on any machine; ids that change their meaning need another
+    version.
+    """
     assert codec.spec.version == "1"
     y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
     picture = torch.stack([x / 255, y / 255, ((x // 16 + y // 16) % 2).float()])[None]

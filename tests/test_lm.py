@@ -1,4 +1,6 @@
-"""The language model: grown to the space, trained on rows that do not leak, interrupted, killed, shared out, and asked for what is legal."""
+"""The language model: grown to the space, trained on rows that do not leak, interrupted, killed, shared out,
+and asked for what is legal.
+"""
 
 import json
 import os
@@ -194,7 +196,11 @@ def test_killed_at_a_step_and_during_a_save(tmp_path):
 
 @pytest.mark.slow
 def test_twenty_random_kills(tmp_path):
-    "Half of them while a checkpoint is being written. Whatever happens, no more than the steps since the last save are lost, and the losses are those of a run that nobody killed."
+    """Half of them while a checkpoint is being written.
+
+    Whatever happens, no more than the steps since the last save are lost, and the losses are those of a run
+    that nobody killed.
+    """
     save_every, steps, kills, rng = 2, 60, 0, random.Random()
     data = language(steps=steps)
     expected = losses(train(data, tmp_path / "whole", save_every=steps))
@@ -260,7 +266,10 @@ def respell(folder, change):
 WRONG = {
     "a checkpoint of another token space": (
         ruin_space,
-        r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids there; .*--allow-other-token-space",
+        (
+            r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids "
+            r"there; .*--allow-other-token-space"
+        ),
     ),
     "a truncated checkpoint": (
         cut_weights,
@@ -273,7 +282,10 @@ WRONG = {
     ),
     "a sequence that ends inside an image": (
         lambda f: respell(f, lambda x: x[:-4]),
-        r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position \d+, after 6 of its ids",
+        (
+            r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position "
+            r"\d+, after 6 of its ids"
+        ),
     ),
     "an empty dataset": (lambda f: save_empty(f), r"data: the dataset is empty, it holds no sequences"),
     "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/token_space.json: cannot be read"),
@@ -284,7 +296,10 @@ WRONG = {
     "starts that cut nothing": (lambda f: save_starts(f), r"its starts do not cut its 20 ids into sequences"),
     "a checkpoint of another model": (
         lambda f: save_dataset(language(20, steps=2, hidden_size=64), f / "data"),
-        r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, 64\] here, and \d+ more differ",
+        (
+            r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, "
+            r"64\] here, and \d+ more differ"
+        ),
     ),
     "a model with too few positions": (
         lambda f: few_positions(f),

@@ -1,4 +1,6 @@
-"""The output folder is the user's: whatever happens to a run, their files stay as they are, and the results are an old run's or a new one's."""
+"""The output folder is the user's: whatever happens to a run, their files stay as they are, and the results
+are an old run's or a new one's.
+"""
 
 import json
 import multiprocessing
@@ -58,7 +60,10 @@ def users_files_are_untouched(folder):
 
 
 def is_whole(folder) -> bool:
-    "Is there a result, and is every file of it what its manifest says? Only its page may be missing. Where there is none, nothing may look like one."
+    """Is there a result, and is every file of it what its manifest says?
+
+    Only its page may be missing. Where there is none, nothing may look like one.
+    """
     if not (folder / "report.json").exists():
         assert not [name for name in HEADS if (folder / name).exists()]
         return False

@@ -1,4 +1,4 @@
-"""A page that is safe and tells the truth: hostile names are text, and a run that broke says so everywhere."""
+"""A page that is safe and tells the truth: hostile names are text, a run that broke says so everywhere."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from uti.config import parse_config
 from uti.modalities.image import normalise_image, write_png
 from uti.pages.publish import write_list
 
-RUN = "document.title=String.fromCharCode(80,87,78)"  # a handler that runs leaves a mark that can be read: the title PWN
+# a handler that runs leaves a mark that can be read: the title PWN
+RUN = "document.title=String.fromCharCode(80,87,78)"
 HOSTILE = f"<img src=x onerror={RUN}><span onclick={RUN}>$\\frac$`*_[x](javascript:{RUN})"
 CODEC = f"""
 from uti.codecs.base import Codec, Encoded
@@ -26,7 +27,9 @@ import torch
 HOSTILE = {HOSTILE!r}
 
 class Hostile(Codec):
-    spec = ImageSpec(HOSTILE, (256,), version=HOSTILE, licence=HOSTILE, source="<script>{RUN}</script>" + HOSTILE, input_size=(16, 16), grid=(1, 1), notes=(HOSTILE, "<audio onerror={RUN}>" * 40))
+    spec = ImageSpec(HOSTILE, (256,), version=HOSTILE, licence=HOSTILE,
+                     source="<script>{RUN}</script>" + HOSTILE, input_size=(16, 16), grid=(1, 1),
+                     notes=(HOSTILE, "<audio onerror={RUN}>" * 40))
     def runtime_codebook_sizes(self):
         return (256,)
     def own_checks(self, signals, encoded):
@@ -34,7 +37,8 @@ class Hostile(Codec):
     def _encode(self, signals, lengths):
         import warnings
         warnings.warn(HOSTILE)
-        return Encoded((signals.mean((1, 2, 3)) * 255).round().long()[:, None, None], [{{"n_positions": 1}} for _ in signals])
+        codes = (signals.mean((1, 2, 3)) * 255).round().long()[:, None, None]
+        return Encoded(codes, [{{"n_positions": 1}} for _ in signals])
     def _decode(self, codes, meta):
         return (codes[:, :, :, None] / 255.0).float().expand(-1, 3, 16, 16)
 """
@@ -42,7 +46,9 @@ class Hostile(Codec):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory, assets):
-    "The page of a report in which every string that somebody else can write is markup, and the finished process."
+    """The page of a report in which every string that somebody else can write is markup, and the finished
+    process.
+    """
     work = tmp_path_factory.mktemp("hostile")
     info = work / "package" / "hostile_codec-1.dist-info"
     info.mkdir(parents=True)

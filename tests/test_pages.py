@@ -141,7 +141,9 @@ def test_the_notebook_of_a_report_is_headings_and_calls(path):
 
 
 def test_what_travels_shows_itself(report):
-    "In Jupyter: the record its verdict, an answer its question, ids their first, a space its ranges; all of it as text that is safe."
+    """In Jupyter: the record its verdict, an answer its question, ids their first, a space its ranges; all of
+    it as text that is safe.
+    """
     tokenizer = UnifiedTokenizer.from_config()
     tokens = tokenizer.encode_text("Every id has one meaning.")
     wrong = Check(name="odd", question="<b>?", passed=False, gates=True)

@@ -1,4 +1,7 @@
-"""SEED-2: the same numbers as SEED's own code at every stage, only its own weights load, and pictures are drawn the same twice, without a network."""
+"""SEED-2: the same numbers as SEED's own code at every stage, only its own weights load.
+
+Pictures are drawn the same twice, without a network.
+"""
 
 import json
 import os
@@ -177,7 +180,10 @@ def test_pictures_are_squashed_as_in_the_reference(reference, resample):
 
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
 def test_pictures_of_any_proportions_reach_the_codec_squashed(checkpoint, resample):
-    "So they get the ids that SEED's own code gives them; what the decoded picture is measured against is squashed, too."
+    """So they get the ids that SEED's own code gives them.
+
+    What the decoded picture is measured against is squashed, too.
+    """
     codec = Seed2(checkpoint, resample=resample)
     tokenizer = UnifiedTokenizer({"image": codec})
     pixels = torch.randint(
@@ -286,7 +292,8 @@ def test_surplus_weights_are_listed(checkpoint):
         "eva_vit_g.pth holds 15 weights that the codec does not use: blocks.3.attn.proj.bias"
     )
     assert quantiser.startswith(
-        "seed_quantizer.pt holds 57 weights that the codec does not use: Qformer.bert.embeddings.position_embeddings.weight"
+        "seed_quantizer.pt holds 57 weights that the codec does not use: "
+        "Qformer.bert.embeddings.position_embeddings.weight"
     )
 
 
@@ -520,7 +527,10 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path, unclip_fold
     copytree(unclip_folder, repository / "snapshots" / "0123abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abc")
-    code = "import sys; from uti.codecs.decoders.unclip import pipeline_folder; print(*[pipeline_folder(model) for model in sys.argv[1:]])"
+    code = (
+        "import sys; from uti.codecs.decoders.unclip import pipeline_folder; "
+        "print(*[pipeline_folder(model) for model in sys.argv[1:]])"
+    )
     run = subprocess.run(
         [sys.executable, "-c", code, "somebody/unclip"],
         capture_output=True,

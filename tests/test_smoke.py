@@ -1,4 +1,6 @@
-"""`uti smoke` as a user runs it: a page, a smoke.json, an audit that takes it over; a gate that fails, a run that is interrupted."""
+"""`uti smoke` as a user runs it: a page, a smoke.json, an audit that takes it over; a gate that fails, a run
+that is interrupted.
+"""
 
 import json
 import re
@@ -19,7 +21,8 @@ SMALL = """
 text: embedded-text
 image: {codec: embedded-image, options: {size: 32}}
 audio: {codec: embedded-audio, options: {n_codebooks: 1}}
-smoke: {sequences: 25, text_tokens: 24, audio_positions: 6, steps: 20, row_length: 128, hidden_size: 32, layers: 1, loss_fraction: %s, generated: 10}
+smoke: {sequences: 25, text_tokens: 24, audio_positions: 6, steps: 20, row_length: 128, hidden_size: 32,
+  layers: 1, loss_fraction: %s, generated: 10}
 """
 
 

@@ -39,7 +39,10 @@ class CodecConfig(_Strict):
 
     codec: str = Field(
         min_length=1,
-        description="name under which the codec is registered, or a checkpoint: a folder, or the id of a model on the Hugging Face hub",
+        description=(
+            "name under which the codec is registered, or a checkpoint: a folder, or the id of a model on "
+            "the Hugging Face hub"
+        ),
     )
     options: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of the codec")
 
@@ -49,7 +52,7 @@ class CodecConfig(_Strict):
         "`audio: facebook/encodec_24khz` is short for `audio: {codec: facebook/encodec_24khz}`."
         return {"codec": data} if isinstance(data, str) else data
 
-
+# %% ../nbs/02_config.ipynb #03-config-004-b
 class Smoke(_Strict):
     "The smoke test of a language model: what it learns, which model, how long."
 
@@ -61,7 +64,7 @@ class Smoke(_Strict):
     )
     only_new_rows: bool = Field(
         False,
-        description="train the rows of the ids that the checkpoint's text vocabulary does not have, and nothing else",
+        description="train only the rows of the ids that the checkpoint's text vocabulary does not have",
     )
     hidden_size: int = Field(96, ge=32, multiple_of=32, description="width of the small model")
     layers: int = Field(2, ge=1, description="layers of the small model")
@@ -76,7 +79,7 @@ class Smoke(_Strict):
         60, ge=1, description="sequences that each model generates, with the grammar and without"
     )
 
-
+# %% ../nbs/02_config.ipynb #03-config-004-c
 class Config(_Strict):
     "What `uti.yaml` says. A modality that is absent is not audited."
 
@@ -121,11 +124,17 @@ def _sentence(error: dict[str, Any]) -> str:
         return f"unknown key {'.'.join(where)!r}; {hint}"
     if error["type"] == "value_error":
         return f"{'.'.join(where)}: {error['ctx']['error']}"
-    return f"{'.'.join(where) or 'the top level'}: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    return (
+        f"{'.'.join(where) or 'the top level'}: {error['msg'][0].lower()}{error['msg'][1:]}, got "
+        f"{error['input']!r}"
+    )
 
 
 def parse_config(data: Any, source: str = "config") -> Config:
-    "`data` (parsed YAML) as a `Config`. Raises `ConfigError` naming `source`, the first key at fault, and what is wrong with it."
+    """`data` (parsed YAML) as a `Config`.
+
+    Raises `ConfigError` naming `source`, the first key at fault, and what is wrong with it.
+    """
     try:
         config = Config.model_validate({} if data is None else data)
     except ValidationError as error:
@@ -153,6 +162,8 @@ def dump_config(config: Config) -> str:
 
 
 def with_codecs(config: Config | None, **codecs: str | None) -> Config:
-    "`config` with these codecs (modality → name or checkpoint) in place of its own; without a config, these alone. Raises `ConfigError`."
+    """`config` with these codecs (modality → name or checkpoint) in place of its own; without a config, these
+    alone. Raises `ConfigError`.
+    """
     wanted = {modality: {"codec": codec} for modality, codec in codecs.items() if codec is not None}
     return parse_config({**(config.model_dump(exclude_none=True) if config else {}), **wanted})

@@ -7,4 +7,7 @@ __all__ = ['UTIError']
 
 # %% ../nbs/00_errors.ipynb #errors-002
 class UTIError(ValueError):
-    "What somebody gave to UTI is at fault; the message names it and says why. Each module raises its own kind."
+    """What somebody gave to UTI is at fault; the message names it and says why.
+
+    Each module raises its own kind.
+    """

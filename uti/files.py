@@ -19,7 +19,8 @@ from typing import Any
 # %% ../nbs/00_files.ipynb #00-files-003
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix; renamed to `path` when the block ends well, removed when it does not.
+    """A temporary path beside `path`, with the same suffix; renamed to `path` when the block ends well,
+    removed when it does not.
 
     For writers that want a path of their own. Raises `OSError` where the folder cannot be written.
     """
@@ -43,7 +44,10 @@ def _umask() -> int:
 
 # %% ../nbs/00_files.ipynb #00-files-006
 def write_text(path: str | Path, text: str) -> None:
-    "Write `text` to `path` as UTF-8, whole or not at all. Raises `OSError` where the folder cannot be written."
+    """Write `text` to `path` as UTF-8, whole or not at all.
+
+    Raises `OSError` where the folder cannot be written.
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

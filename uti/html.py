@@ -52,7 +52,7 @@ def link(path: str, text: str) -> Markup:
     "A link to a file beside the page."
     return Markup('<a href="{}">{}</a>').format(quote(path), text)
 
-
+# %% ../nbs/00_html.ipynb #00-html-003-b
 def whole(text: Any) -> Markup:
     "Text that is not broken into lines."
     return Markup('<span class="nowrap">{}</span>').format(text)
@@ -101,7 +101,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
         '<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
     ).format(head, body)
 
-
+# %% ../nbs/00_html.ipynb #00-html-005-b
 def verdict(passed: bool, headline: str, sentences: Sequence[str]) -> Markup:
     "The first thing a reader sees."
     lines = joined(paragraph(sentence) for sentence in sentences)

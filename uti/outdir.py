@@ -28,12 +28,7 @@ __all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_fore
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
 MANIFEST = "uti_manifest.json"
 # what readers open first: the first to go, from the last on, and the last to come
-HEADS = (
-    "report.json",
-    "comparison.json",
-    "smoke.json",
-    "index.html",
-)
+HEADS = ("report.json", "comparison.json", "smoke.json", "index.html")
 
 
 class OutdirError(UTIError):
@@ -41,7 +36,8 @@ class OutdirError(UTIError):
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-005
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """`{"files": {path: sha256}, "folders": [path]}` of the run whose results lie in `folder`; empty where there is none. Paths are relative, with `/`.
+    """`{"files": {path: sha256}, "folders": [path]}` of the run whose results lie in `folder`; empty where
+    there is none. Paths are relative, with `/`.
 
     Raises `OutdirError` for a file of that name that is no manifest.
     """
@@ -61,13 +57,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         return {"files": {}, "folders": []}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutdirError(
-            f"{path}: not a manifest of UTI ({' '.join(str(error).split())[:100]}); move it away, or choose another folder"
+            f"{path}: not a manifest of UTI ({' '.join(str(error).split())[:100]}); move it away, or choose "
+            "another folder"
         ) from error
     return {"files": files, "folders": folders}
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-006
 def is_foreign(folder: Path, name: str, known: dict[str, Iterable[str]]) -> bool:
-    "Is something at `name` in `folder` that is not one of ours? `known`: path → the sha256s that it may have. A link, or a file where a folder has to be, is not ours either."
+    """Is something at `name` in `folder` that is not one of ours?
+
+    `known`: path → the sha256s that it may have. A link, or a file where a folder has to be, is not ours
+    either.
+    """
     path = folder
     for part in PurePosixPath(name).parts[:-1]:
         path = path / part
@@ -80,12 +81,15 @@ def is_foreign(folder: Path, name: str, known: dict[str, Iterable[str]]) -> bool
 
 
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
-    "Raise `OutdirError` where a run would have to replace a file in `folder` that no run wrote, or that was changed since."
+    """Raise `OutdirError` where a run would have to replace a file in `folder` that no run wrote, or that was
+    changed since.
+    """
     known = {name: (sha,) for name, sha in read_manifest(folder)["files"].items()}
     for name in names:
         if is_foreign(folder, name, known):
             raise OutdirError(
-                f"{folder / name}: is there already, and is not as a run of UTI left it; move it away, or choose another folder"
+                f"{folder / name}: is there already, and is not as a run of UTI left it; move it away, or "
+                "choose another folder"
             )
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-009
@@ -94,7 +98,10 @@ def _journal(folder: Path) -> Path:
 
 
 def _finish(folder: Path) -> None:
-    "Do what the journal in `folder` says, whatever of it was done before. Raises `OutdirError` where somebody else's file has come in between."
+    """Do what the journal in `folder` says, whatever of it was done before.
+
+    Raises `OutdirError` where somebody else's file has come in between.
+    """
     journal = json.loads(_journal(folder).read_text(encoding="utf-8"))
     staged, files, stale, before = (
         folder / OURS / journal["staged"],
@@ -107,7 +114,8 @@ def _finish(folder: Path) -> None:
     for name in (*waiting, *stale):
         if is_foreign(folder, name, known):
             raise OutdirError(
-                f"{folder / name}: has come there while a run was bringing its results to their places; move it away"
+                f"{folder / name}: has come there while a run was bringing its results to their places; "
+                "move it away"
             )
     for name in reversed(HEADS):  # the old result is withdrawn
         if name in waiting or name in stale:
@@ -123,7 +131,7 @@ def _finish(folder: Path) -> None:
         remove_if_empty(folder / name)
     _journal(folder).unlink()
 
-
+# %% ../nbs/00_outdir.ipynb #00-outdir-009-b
 def remove_if_empty(folder: Path) -> None:
     "Remove `folder` unless it holds something, or is none."
     with suppress(OSError):
@@ -131,7 +139,9 @@ def remove_if_empty(folder: Path) -> None:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011
 class OutputFolder:
-    "`path`: the user's folder; `staged`: an empty folder inside it, where a run writes what `publish` brings to its place."
+    """`path`: the user's folder; `staged`: an empty folder inside it, where a run writes what `publish`
+    brings to its place.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -139,13 +149,17 @@ class OutputFolder:
         self.staged.mkdir()
 
     def kept(self, name: str) -> Path:
-        "A folder that outlives a run that is interrupted, for the next one to go on from; it is gone when a run publishes a whole result."
+        """A folder that outlives a run that is interrupted, for the next one to go on from; it is gone when a
+        run publishes a whole result.
+        """
         return self.path / OURS / f"kept-{name}"
 
     def publish(self, *, beside_earlier: bool = False) -> None:
-        """Bring everything in `staged` to its place; the files of the run before are replaced or, unless `beside_earlier`, removed.
+        """Bring everything in `staged` to its place; the files of the run before are replaced or, unless
+        `beside_earlier`, removed.
 
-        Raises `OutdirError`, and changes nothing, where a file that is not ours is in the way. Links and empty folders in `staged` are passed over.
+        Raises `OutdirError`, and changes nothing, where a file that is not ours is in the way. Links and
+        empty folders in `staged` are passed over.
         """
         paths = sorted(
             p
@@ -194,7 +208,10 @@ class OutputFolder:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-013
 def _sweep(folder: Path) -> None:
-    "Remove what runs have in `folder`'s one subfolder of ours, but for what is kept. Raises `OutdirError` where it holds anything else."
+    """Remove what runs have in `folder`'s one subfolder of ours, but for what is kept.
+
+    Raises `OutdirError` where it holds anything else.
+    """
     ours = folder / OURS
     names = sorted(p.name for p in ours.iterdir())
     if other := [
@@ -203,7 +220,8 @@ def _sweep(folder: Path) -> None:
         if name not in ("lock", "journal.json") and not name.startswith(("new-", "kept-", ".journal-"))
     ]:
         raise OutdirError(
-            f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or choose another folder"
+            f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or "
+            "choose another folder"
         )
     for name in names:
         if name.startswith("new-"):
@@ -211,9 +229,12 @@ def _sweep(folder: Path) -> None:
         elif name.startswith(".journal-"):
             (ours / name).unlink()
 
-
+# %% ../nbs/00_outdir.ipynb #00-outdir-013-b
 def _make_folder(path: Path) -> list[Path]:
-    "Make `path` and the folders above it that are missing; returns those that were made, innermost first. Raises `OutdirError`, and leaves none, where one cannot be."
+    """Make `path` and the folders above it that are missing; returns those that were made, innermost first.
+
+    Raises `OutdirError`, and leaves none, where one cannot be.
+    """
     made: list[Path] = []
     try:
         for folder in (*reversed(path.absolute().parents), path.absolute()):
@@ -232,9 +253,11 @@ def _make_folder(path: Path) -> list[Path]:
 # %% ../nbs/00_outdir.ipynb #00-outdir-014
 @contextmanager
 def output_folder(path: str | Path) -> Iterator[OutputFolder]:
-    """The folder `path`, made where it is missing, for one run alone. What is neither published nor kept when the block ends is gone, with the folders that were made for nothing.
+    """The folder `path`, made where it is missing, for one run alone. What is neither published nor kept when
+    the block ends is gone, with the folders that were made for nothing.
 
-    Raises `OutdirError` where the folder cannot be written, another run writes into it, or a name of ours is taken.
+    Raises `OutdirError` where the folder cannot be written, another run writes into it, or a name of ours is
+    taken.
     """
     path = Path(path)
     made = _make_folder(path)
@@ -243,7 +266,8 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise OutdirError(
-            f"{path}: another run writes into this folder at the moment; wait for it, or choose another folder"
+            f"{path}: another run writes into this folder at the moment; wait for it, or choose another "
+            "folder"
         ) from error
     except OSError as error:
         raise OutdirError(f"{path}: cannot be written ({error.filename}: {error.strerror})") from error
@@ -267,7 +291,9 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-015
 def check_writable(path: Path) -> None:
-    "Raise `OutdirError` unless `path` is, or can become, a folder that can be written: tried, because permissions alone do not tell. For folders that several processes of one run write into."
+    """Raise `OutdirError` unless `path` is, or can become, a folder that can be written: tried, because
+    permissions alone do not tell. For folders that several processes of one run write into.
+    """
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     try:
         with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):

@@ -46,15 +46,19 @@ def canonical_json(value: Any) -> str:
 
 
 def token_hash(ids: Ids) -> str:
-    "sha256, as 64 hex digits, over `ids` (integers of any shape, numpy, torch or a list) as little-endian int64 in C order."
+    """sha256, as 64 hex digits, over `ids` (integers of any shape, numpy, torch or a list) as little-endian
+    int64 in C order.
+    """
     return hashlib.sha256(np.ascontiguousarray(np.asarray(ids), dtype="<i8").tobytes()).hexdigest()
 
 # %% ../nbs/00_space.ipynb #00-space-008
 @dataclass(frozen=True)
 class TokenSpace:
-    """The ranges of global token ids of a text vocabulary and of the codebooks of an image and an audio codec.
+    """The ranges of global token ids of a text vocabulary and of the codebooks of an image and an audio
+    codec.
 
-    `text`: entries of the text vocabulary; `image`, `audio`: entries of each codebook. A modality that is not there has size 0 or no codebooks.
+    `text`: entries of the text vocabulary; `image`, `audio`: entries of each codebook. A modality that is not
+    there has size 0 or no codebooks.
     Raises `SpaceError` for a size that is not a positive integer, or for a space without any modality.
     """
 
@@ -68,7 +72,8 @@ class TokenSpace:
         sizes = [*self.image, *self.audio, *([self.text] if self.text else [])]
         if not sizes or not all(isinstance(n, int) and n > 0 for n in sizes):
             raise SpaceError(
-                f"a token space needs positive sizes, got text={self.text}, image={self.image}, audio={self.audio}"
+                f"a token space needs positive sizes, got text={self.text}, image={self.image}, "
+                f"audio={self.audio}"
             )
 
     @cached_property
@@ -104,7 +109,10 @@ class TokenSpace:
         return max(r.stop for r in self.ranges.values())
 
     def modality_ranges(self, modality: str) -> list[range]:
-        "The ranges of `modality` (text, image or audio), one a codebook. Raises `SpaceError` where the space has none."
+        """The ranges of `modality` (text, image or audio), one a codebook.
+
+        Raises `SpaceError` where the space has none.
+        """
         prefix = modality.upper()
         found = [r for name, r in self.ranges.items() if name == prefix or name.startswith(f"{prefix}_CB")]
         if not found:
@@ -140,7 +148,9 @@ def _starts(ranges: list[range], like: Ids) -> Ids:
 
 
 def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: str) -> None:
-    "Raise `SpaceError` naming the first of `values` [..., n_codebooks, n_positions] that is outside the range of its codebook."
+    """Raise `SpaceError` naming the first of `values` [..., n_codebooks, n_positions] that is outside the
+    range of its codebook.
+    """
     if values.ndim < 2 or values.shape[-2] != len(ranges):
         raise SpaceError(
             f"{noun}s must be [..., {len(ranges)} codebooks, n_positions], got shape {list(values.shape)}"
@@ -167,12 +177,14 @@ def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: st
             row = np.asarray(values[..., k, :])
             position = np.argwhere((row < r.start) | (row >= r.stop))[0]
             raise SpaceError(
-                f"{noun} {row[tuple(position)]} at position {position[-1]} of codebook {k} is outside {names[k]}, [{r.start}, {r.stop})"
+                f"{noun} {row[tuple(position)]} at position {position[-1]} of codebook {k} is outside "
+                f"{names[k]}, [{r.start}, {r.stop})"
             )
 
 # %% ../nbs/00_space.ipynb #00-space-016
 def to_ids(space: TokenSpace, modality: str, codes: Ids) -> Ids:
-    """Global ids of `codes`, integers [..., n_codebooks, n_positions] of a modality: same shape, same kind of array, int64.
+    """Global ids of `codes`, integers [..., n_codebooks, n_positions] of a modality: same shape, same kind of
+    array, int64.
 
     Raises `SpaceError` for another number of codebooks or a code outside its codebook.
     """
@@ -223,7 +235,8 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
             min(len(found), len(expected)),
         )
         raise SpaceError(
-            f"not a token space: its ranges are not contiguous, in order and complete (near {found[max(0, at - 30) : at + 30]!r})"
+            "not a token space: its ranges are not contiguous, in order and complete (near "
+            f"{found[max(0, at - 30) : at + 30]!r})"
         )
     return space
 

@@ -62,7 +62,10 @@ Answers = Callable[[], list[Check]]
 
 
 def codec_checks(codec: Codec) -> Iterator[tuple[str, Answers]]:
-    "(name, function that gives the answers) for every question about a codec and what it encodes. What the codec raises is an answer."
+    """(name, function that gives the answers) for every question about a codec and what it encodes.
+
+    What the codec raises is an answer.
+    """
     tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
     fresh = FreshProcess(tokenizer, samples)
     items: list[Any] = [Case.of(tokenizer, sample, fresh) for sample in samples]
@@ -85,7 +88,10 @@ def _answers(question: Question, cases: list[Any]) -> Answers:
 
 # %% ../nbs/08_testing.ipynb #10-testing-010
 def check_codec(codec: Codec) -> list[Check]:
-    "Ask every question of `codec` and return all answers. Raises `AssertionError` that lists every broken promise."
+    """Ask every question of `codec` and return all answers.
+
+    Raises `AssertionError` that lists every broken promise.
+    """
     answers = [check for _, answers in codec_checks(codec) for check in answers()]
     broken = [
         f"{c.name}{f' ({c.item})' if c.item else ''}: {c.detail or f'found {c.found}, promised {c.expected}'}"
@@ -100,7 +106,9 @@ def check_codec(codec: Codec) -> list[Check]:
 
 
 def parametrize_with_checks(*codecs: Codec) -> Callable:
-    "A pytest decorator: the test runs once for each (`codec_name`, `question`); `assert not failures(question)` is its whole body."
+    """A pytest decorator: the test runs once for each (`codec_name`, `question`); `assert not
+    failures(question)` is its whole body.
+    """
     import pytest
 
     cases = [

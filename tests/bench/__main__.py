@@ -1,4 +1,7 @@
-"""`python -m tests.bench`: every bench after another. Exits 1 when any floor is missed, 2 when a peer is not installed."""
+"""`python -m tests.bench`: every bench after another.
+
+Exits 1 when any floor is missed, 2 when a peer is not installed.
+"""
 
 import subprocess
 import sys

@@ -1,4 +1,7 @@
-"""The embedded audio codec beside Opus at the same bitrate: `python tests/bench/bench_audio.py`. Exits 1 when a floor is missed, 2 where no Opus encoder is installed."""
+"""The embedded audio codec beside Opus at the same bitrate: `python tests/bench/bench_audio.py`.
+
+Exits 1 when a floor is missed, 2 where no Opus encoder is installed.
+"""
 
 import shutil
 import subprocess
@@ -26,7 +29,9 @@ KBPS = 6
 
 
 def opus(wave: np.ndarray, frame_ms: int) -> torch.Tensor:
-    "`wave` through ffmpeg's libopus at a hard constant `KBPS` in frames of `frame_ms`, back at 24 kHz mono, shifted by the delay that suits it best."
+    """`wave` through ffmpeg's libopus at a hard constant `KBPS` in frames of `frame_ms`, back at 24 kHz mono,
+    shifted by the delay that suits it best.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
         sf.write(source, wave, RATE, subtype="PCM_16")
@@ -68,7 +73,10 @@ def scores(waves: dict, estimate) -> np.ndarray:
 def main() -> int:
     if not shutil.which("ffmpeg"):
         print(
-            "error: ffmpeg with libopus is not installed; it is what the codec is compared with (Debian: apt-get install ffmpeg)",
+            (
+                "error: ffmpeg with libopus is not installed; it is what the codec is compared with "
+                "(Debian: apt-get install ffmpeg)"
+            ),
             file=sys.stderr,
         )
         return 2
@@ -76,7 +84,8 @@ def main() -> int:
     kinds = sounds()
     codec = EmbeddedAudio()
     contenders = {"embedded-audio, 8 codebooks": lambda w: through(codec, w)}
-    # 20 ms is Opus's default, which the floors are against; 60 ms its strongest setting at this rate, because the headers of frames take the least of it
+    # 20 ms is Opus's default, which the floors are against; 60 ms its strongest setting at this rate, because
+    # the headers of frames take the least of it
     contenders |= {f"Opus, {KBPS} kbps, {ms} ms frames": lambda w, ms=ms: opus(w, ms) for ms in (20, 60)}
     for n in (4, 2, 1):
         fewer = EmbeddedAudio(n_codebooks=n)
@@ -87,7 +96,8 @@ def main() -> int:
     }
 
     print(
-        f"{sum(map(len, kinds.values()))} held-out sounds, 24 kHz mono; SNR in dB / log-mel L1, mean of each kind\n"
+        f"{sum(map(len, kinds.values()))} held-out sounds, 24 kHz mono; SNR in dB / log-mel L1, mean of "
+        "each kind\n"
     )
     print(f"{'':30}" + "".join(f"{kind:>20}" for kind in [*kinds, "mean"]))
     for name, rows in table.items():

@@ -1,4 +1,6 @@
-"""EnCodec at 48 kHz through UTI beside the bare model, at the published size with random weights: `python tests/bench/bench_encodec.py`. Exits 1 when a floor is missed."""
+"""EnCodec at 48 kHz through UTI beside the bare model, at the published size with random weights: `python
+tests/bench/bench_encodec.py`. Exits 1 when a floor is missed.
+"""
 
 import sys
 import tempfile
@@ -17,7 +19,9 @@ OVERHEAD_FLOOR, RATE, SECONDS, BANDWIDTH = 1.03, 48_000, 10, 24.0
 
 
 def checkpoint(folder: str) -> Path:
-    "A checkpoint with the config of facebook/encodec_48khz; its weights are random, which costs the same time."
+    """A checkpoint with the config of facebook/encodec_48khz; its weights are random, which costs the same
+    time.
+    """
     torch.manual_seed(0)
     config = transformers.EncodecConfig(
         **STEREO, sampling_rate=RATE, target_bandwidths=[3.0, 6.0, 12.0, 24.0]
@@ -39,7 +43,8 @@ def main() -> int:
 
     n = sum(p.numel() for p in model.parameters())
     print(
-        f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; {SECONDS} s of sound\n"
+        f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; "
+        f"{SECONDS} s of sound\n"
     )
     rows = [
         (

@@ -1,4 +1,6 @@
-"""Ids ↔ codes beside a plain Python loop, and UnifiedTokenizer beside the bare codec: `python tests/bench/bench_ids.py`. Exits 1 when a floor is missed."""
+"""Ids ↔ codes beside a plain Python loop, and UnifiedTokenizer beside the bare codec: `python
+tests/bench/bench_ids.py`. Exits 1 when a floor is missed.
+"""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""The embedded image codec beside JPEG and WebP at no more bits than it spends: `python tests/bench/bench_image.py`. Exits 1 when a floor is missed."""
+"""The embedded image codec beside JPEG and WebP at no more bits than it spends: `python
+tests/bench/bench_image.py`. Exits 1 when a floor is missed.
+"""
 
 import io
 import sys
@@ -29,7 +31,9 @@ def whole_file(file: bytes) -> int:
 
 
 def jpeg_payload(file: bytes) -> int:
-    "Bytes of a JPEG's Huffman tables and entropy-coded scan; not of its markers, frame header and quantisation tables, which a decoder that knows the size and quality could make."
+    """Bytes of a JPEG's Huffman tables and entropy-coded scan; not of its markers, frame header and
+    quantisation tables, which a decoder that knows the size and quality could make.
+    """
     total, at = 0, 2
     while file[at + 1] != 0xDA:  # start of scan
         length = 2 + int.from_bytes(file[at + 2 : at + 4], "big")
@@ -45,7 +49,10 @@ def saved(picture: np.ndarray, quality: int, options: dict) -> bytes:
 
 
 def compressed(picture: np.ndarray, budget: int, size: Callable[[bytes], int], options: dict) -> bytes:
-    "The file of the highest quality whose `size` is at most `budget` bytes. Raises ValueError where there is none."
+    """The file of the highest quality whose `size` is at most `budget` bytes.
+
+    Raises ValueError where there is none.
+    """
     fitting = [file for quality in range(101) if size(file := saved(picture, quality, options)) <= budget]
     if not fitting:
         raise ValueError(f"{options['format']} has no quality that fits {budget} bytes")
@@ -65,7 +72,9 @@ def quality(references: list[np.ndarray], estimates: list[np.ndarray]) -> tuple[
 
 
 def through(codec: EmbeddedImage, pictures: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    "The pictures after encode and decode, one at a time, and pictures per second of processor time on one core."
+    """The pictures after encode and decode, one at a time, and pictures per second of processor time on one
+    core.
+    """
     batches = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 255 for p in pictures]
     codec.decode(*codec.encode(batches[0]))  # warm up
     start = time.process_time()
@@ -92,7 +101,8 @@ def main() -> int:
     means = {title: quality(pictures, estimate) for title, (estimate, _) in rows.items()}
 
     print(
-        f"{len(pictures)} pictures of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): {', '.join(names)}\n"
+        f"{len(pictures)} pictures of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): "
+        f"{', '.join(names)}\n"
     )
     print(f"{'':22}{'PSNR (dB)':>10}{'SSIM':>8}{'bytes':>8}{'lowest PSNR':>13}")
     for title, (estimate, sizes) in rows.items():

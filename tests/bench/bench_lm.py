@@ -1,4 +1,7 @@
-"""A language model on the ids: training through the Trainer beside a bare loop, the grammar beside free sampling, and 1,000 sequences of an untrained model: `python tests/bench/bench_lm.py`. Exits 1 when a floor is missed."""
+"""A language model on the ids: training through the Trainer beside a bare loop, the grammar beside free
+sampling, and 1,000 sequences of an untrained model: `python tests/bench/bench_lm.py`. Exits 1 when a floor is
+missed.
+"""
 
 import statistics
 import sys
@@ -24,7 +27,9 @@ TRAINING_FLOOR, GRAMMAR_FLOOR, STEPS, SEQUENCES = 0.9, 1.1, 40, 1000
 
 
 def bare(data: Dataset) -> float:
-    "Tokens a second of the same model, rows and optimiser in a loop of plain PyTorch: forward, backward, clip, step. The first step, which warms up, is not counted."
+    """Tokens a second of the same model, rows and optimiser in a loop of plain PyTorch: forward, backward,
+    clip, step. The first step, which warms up, is not counted.
+    """
     wanted, ended = data.config.smoke, []
     model = make_model(wanted, data.space)
     optimiser = torch.optim.AdamW(model.parameters(), lr=wanted.learning_rate, weight_decay=0, fused=True)
@@ -86,11 +91,13 @@ def main() -> int:
 
     n = sum(p.numel() for p in model.parameters())
     print(
-        f"{type(model).__name__}, {n / 1e6:.1f} million parameters, {data.space.vocab_size_total:,} ids; rows of {config.smoke.row_length} tokens\n"
+        f"{type(model).__name__}, {n / 1e6:.1f} million parameters, {data.space.vocab_size_total:,} ids; "
+        f"rows of {config.smoke.row_length} tokens\n"
     )
     pairs = [(through_the_trainer(short), bare(short)) for _ in range(5)]
     print(
-        f"tokens a second: {statistics.median(a for a, _ in pairs):,.0f} through the Trainer, {statistics.median(b for _, b in pairs):,.0f} in a bare loop\n"
+        f"tokens a second: {statistics.median(a for a, _ in pairs):,.0f} through the Trainer, "
+        f"{statistics.median(b for _, b in pairs):,.0f} in a bare loop\n"
     )
     rows = [
         (
@@ -111,7 +118,10 @@ def main() -> int:
 
 
 def thousand(tokenizer: UnifiedTokenizer, data: Dataset, model: torch.nn.Module) -> int:
-    "Generate `SEQUENCES` with the grammar and without, from an untrained model, and decode. Returns 1 where one under the grammar does not decode."
+    """Generate `SEQUENCES` with the grammar and without, from an untrained model, and decode.
+
+    Returns 1 where one under the grammar does not decode.
+    """
     prompts = [prompt_of(data.examples[i % len(data.examples)]) for i in range(SEQUENCES)]
     bound = [outcome(data.grammar, ids) for ids in generate(model, data.grammar, prompts, batch_size=64)]
     free = [
@@ -120,7 +130,8 @@ def thousand(tokenizer: UnifiedTokenizer, data: Dataset, model: torch.nn.Module)
     ]
     decoded = sum(decode_segment(tokenizer, o.target) is not None for o in bound if not o.error)
     print(
-        f"\nuntrained model, {SEQUENCES:,} sequences: under the grammar {sum(not o.error for o in bound):,} well-formed and {decoded:,} decoded; without it {sum(not o.error for o in free):,} well-formed"
+        f"\nuntrained model, {SEQUENCES:,} sequences: under the grammar {sum(not o.error for o in bound):,} "
+        f"well-formed and {decoded:,} decoded; without it {sum(not o.error for o in free):,} well-formed"
     )
     return int(decoded != SEQUENCES)
 

@@ -1,6 +1,8 @@
-"""Held-out sounds: voices, sentences, instruments and noises that no training of ours has heard. 24 kHz mono, about four seconds each.
+"""Held-out sounds: voices, sentences, instruments and noises that no training of ours has heard. 24 kHz mono,
+about four seconds each.
 
-The speech in `data/` was made once with espeak-ng (voices en-gb-x-rp, en-gb-x-gbcwmd, pt, en-gb-x-rp+m8); everything else is made here, the same every time.
+The speech in `data/` was made once with espeak-ng (voices en-gb-x-rp, en-gb-x-gbcwmd, pt, en-gb-x-rp+m8);
+everything else is made here, the same every time.
 """
 
 from pathlib import Path

@@ -35,7 +35,9 @@ def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
 
 
 def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[Item], folder: Path) -> None:
-    "Token space, hashes, ids, normalised inputs and reconstructions into `folder`; the first picture and sound also as recon.png and recon.wav. Notes in `items` which file is whose."
+    """Token space, hashes, ids, normalised inputs and reconstructions into `folder`; the first picture and
+    sound also as recon.png and recon.wav. Notes in `items` which file is whose.
+    """
     save_space(prepared.tokenizer.space, folder / "token_space.json")
     if prepared.baseline:
         write_json(folder / "baseline_report.json", to_report(prepared.baseline.record))
@@ -57,7 +59,7 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
         if case.reference is not None and prepared.decoder(case.modality):
             _write_pair(case, item, folder)
 
-
+# %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003-b
 def _write_pair(case: Case, item: Item, folder: Path) -> None:
     "A picture or sound, normalised and decoded."
     modality = MODALITIES[item.modality]

@@ -30,29 +30,29 @@ __all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'base
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
 # what a spec says that changes neither an id nor a number
-REMARKS = (
-    "licence",
-    "notes",
-    "decode_modes",
-    "lossless",
-    "invariant",
-    "idempotent",
-)
+REMARKS = ("licence", "notes", "decode_modes", "lossless", "invariant", "idempotent")
+
+
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
 
 
 @dataclass(frozen=True)
 class Baseline:
-    "`tokens`: the ids that lie beside the record, by `modality/item`; without those that are not the ones whose hash the record has."
+    """`tokens`: the ids that lie beside the record, by `modality/item`; without those that are not the ones
+    whose hash the record has.
+    """
 
     record: AuditRecord
     tokens: dict[str, Tensor]
     modality: None = None
     item: None = None
 
-
+# %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-b
 def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> Baseline:
-    "The baseline in the report.json `path`. Raises `AuditError` where it was made with another token space, another codec, or other files."
+    """The baseline in the report.json `path`.
+
+    Raises `AuditError` where it was made with another token space, another codec, or other files.
+    """
     record = read_record(path)
     if differences := diff_spaces(tokenizer.space, from_dict(record.token_space)):
         raise AuditError(
@@ -77,9 +77,12 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
         )
     return Baseline(record, _tokens_beside(Path(path), record))
 
-
+# %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-c
 def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
-    "The ids in the file beside a record, of each item whose hash they have. They only help to say where ids differ, so none is no error."
+    """The ids in the file beside a record, of each item whose hash they have.
+
+    They only help to say where ids differ, so none is no error.
+    """
     try:
         found = load_file(path.with_name(TOKENS))
     except (OSError, SafetensorError):
@@ -120,7 +123,7 @@ def baseline_ids(held: ThenAndNow) -> Found:
     count, detail = held.case.difference(Tokens(ids, then.meta))
     return Found(False, count, 0, f"{other}: {detail}")
 
-
+# %% ../../nbs/audit/04_baseline.ipynb #audit-04-005-b
 def hold_against(
     baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]
 ) -> HeldAgainst:

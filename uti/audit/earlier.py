@@ -30,51 +30,43 @@ def _first(record: AuditRecord, name: str, modality: str, field: str) -> Any:
     "`found` or `expected` of the first answer to a question."
     return next((getattr(c, field) for c in record.checks if c.name == name and c.modality == modality), None)
 
+# %% ../../nbs/audit/02_earlier.ipynb #audit-02-004-b
+_NUMBERS = (
+    "audio_snr_db", "audio_mae", "audio_log_mel_l1", "image_psnr", "image_ssim", "audio_roundtrip_snr_db",
+    "audio_roundtrip_mae"
+)  # fmt: skip
+_FLAGS = {  # "image_shape_ok" and the like → the question
+    "{}_shape_ok": "shape", "{}_idempotent": "idempotence", "{}_decode_ok": "any_codes_decode"
+}  # fmt: skip
+
 
 def earlier_names(record: AuditRecord) -> dict[str, Any]:
-    "The flat names of the earlier system, with its types: numbers, true or false, null where something was not asked."
+    """The flat names of the earlier system, with its types: numbers, true or false, null where something was
+    not asked.
+    """
 
     def asked(name: str, modality: str) -> bool | None:
         return _answered(record, name, modality)
 
-    numbers = (
-        "audio_snr_db",
-        "audio_mae",
-        "audio_log_mel_l1",
-        "image_psnr",
-        "image_ssim",
-        "audio_roundtrip_snr_db",
-        "audio_roundtrip_mae",
-    )
-    flat: dict[str, Any] = {
-        name: record.metrics[name].value if name in record.metrics else None for name in numbers
-    }
+    means, seen = record.metrics, ("image", "audio")
+    flat: dict[str, Any] = {name: means[name].value if name in means else None for name in _NUMBERS}
     flat |= {f"{m}_deterministic": asked("determinism", m) for m in SPECS}
     flat |= {f"{m}_token_range_ok": asked("token_range", m) for m in SPECS}
-    flat |= {f"{m}_shape_ok": asked("shape", m) for m in ("image", "audio")}
-    flat |= {f"{m}_idempotent": asked("idempotence", m) for m in ("image", "audio")}
-    flat |= {f"{m}_decode_ok": asked("any_codes_decode", m) for m in ("image", "audio")}
-    flat |= {
-        f"{m}_token_count": next((i.n_tokens for i in record.items if i.modality == m), None)
-        for m in ("image", "audio")
-    }
+    flat |= {name.format(m): asked(question, m) for name, question in _FLAGS.items() for m in seen}
+    for m in seen:
+        flat[f"{m}_token_count"] = next((i.n_tokens for i in record.items if i.modality == m), None)
     flat |= {f"audio_{name}_ok": asked(name, "audio") for name in ("sample_rate", "length", "channels")}
     flat |= {
         "audio_codebook_order_ok": asked("token_range", "audio"),
         "image_size_ok": asked("size", "image"),
     }
-    flat |= {
-        f"audio_length_{which}": _first(record, "length", "audio", field)
-        for which, field in (("expected", "expected"), ("actual", "found"))
-    }
-    flat |= {
-        f"image_size_{which}": _size(_first(record, "size", "image", field))
-        for which, field in (("expected", "expected"), ("actual", "found"))
-    }
+    for which, field in (("expected", "expected"), ("actual", "found")):
+        flat[f"audio_length_{which}"] = _first(record, "length", "audio", field)
+        flat[f"image_size_{which}"] = _size(_first(record, "size", "image", field))
     flat["runtime_sizes"] = {m: _first(record, "runtime_size", m, "found") for m in record.codecs}
     return flat | {"runtime_size_match": {m: asked("runtime_size", m) for m in record.codecs}}
 
-
+# %% ../../nbs/audit/02_earlier.ipynb #audit-02-004-c
 def _size(shape: list[int] | None) -> list[int] | None:
     "[rows, columns] of [3, rows, columns]."
     return shape[1:] if shape else None
@@ -90,13 +82,18 @@ def to_report(record: AuditRecord) -> dict[str, Any]:
         "metrics_v2_baseline": record.baseline.metrics if record.baseline else None,
     }
     return {
-        "schema_version": data.pop("schema_version"), "pass": data.pop("pass"), "metrics_v2": {name: m["value"] for name, m in means.items()}, **held,
-        **earlier_names(record), "metrics_v2_reasons": {name: m["reason"] for name, m in means.items() if m["reason"]}, **data,
+        "schema_version": data.pop("schema_version"), "pass": data.pop("pass"),
+        "metrics_v2": {name: m["value"] for name, m in means.items()}, **held,
+        **earlier_names(record),
+        "metrics_v2_reasons": {name: m["reason"] for name, m in means.items() if m["reason"]}, **data,
     }  # fmt: skip
 
 
 def report_schema() -> dict[str, Any]:
-    "The JSON Schema of report.json: the record's, with the means of the metrics under their earlier names. The flat names, which are derived, are not in it."
+    """The JSON Schema of report.json: the record's, with the means of the metrics under their earlier names.
+
+    The flat names, which are derived, are not in it.
+    """
     schema = AuditRecord.model_json_schema()
     means = {
         "metrics_v2": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
@@ -113,7 +110,7 @@ def report_schema() -> dict[str, Any]:
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number that JSON has")
 
-
+# %% ../../nbs/audit/02_earlier.ipynb #audit-02-005-b
 def read_record(path: str | Path) -> AuditRecord:
     "The record in the report.json `path`. Raises `AuditError` for a file that is missing or is no report."
     try:
@@ -135,7 +132,8 @@ def read_record(path: str | Path) -> AuditRecord:
     except ValidationError as error:
         first = error.errors()[0]
         raise AuditError(
-            f"{path}: not a report.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+            f"{path}: not a report.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
+            f"{first['msg']})"
         ) from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise AuditError(

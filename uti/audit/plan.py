@@ -31,9 +31,11 @@ __all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'Prepared', 'prepare', 'artif
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
 class AuditPlan:
-    """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), or a tokenizer made of codec objects. `outdir`: the folder for report.json and the artifacts.
+    """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), or a tokenizer made of codec
+    objects. `outdir`: the folder for report.json and the artifacts.
 
-    `assets`: a folder with pictures and sounds (None: the shipped ones). `baseline`: the report.json of an earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
+    `assets`: a folder with pictures and sounds (None: the shipped ones). `baseline`: the report.json of an
+    earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
     space, whose gates become this run's. `command`: what repeats the run.
     """
 
@@ -45,10 +47,13 @@ class AuditPlan:
     smoke: str | Path | None = None
     command: str = "uti audit"
 
-
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-003-b
 @dataclass(frozen=True)
 class Prepared:
-    "A plan with everything loaded. `cases`: the samples, as read and as the codec takes them, nothing encoded yet."
+    """A plan with everything loaded.
+
+    `cases`: the samples, as read and as the codec takes them, nothing encoded yet.
+    """
 
     tokenizer: UnifiedTokenizer
     outdir: Path
@@ -70,7 +75,9 @@ class Prepared:
         return self.tokenizer.config or Config()
 
     def decoder(self, modality: str) -> str | None:
-        "The decoder that runs for `modality`: the one that the plan names, the only one of a codec that draws no pictures, or None."
+        """The decoder that runs for `modality`: the one that the plan names, the only one of a codec that
+        draws no pictures, or None.
+        """
         modes = self.tokenizer.codec(modality).spec.decode_modes
         if self.decode_mode == "none" or not modes:
             return None
@@ -78,7 +85,11 @@ class Prepared:
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004
 def prepare(plan: AuditPlan) -> Prepared:
-    "Load and validate a plan. Raises `AuditError`, `CodecError`, `ConfigError`, `MediaError` or `OutdirError`, each one sentence that names what is at fault, before anything is written."
+    """Load and validate a plan.
+
+    Raises `AuditError`, `CodecError`, `ConfigError`, `MediaError` or `OutdirError`, each one sentence that
+    names what is at fault, before anything is written.
+    """
     if plan.decode_mode not in DECODE_MODES:
         raise AuditError(f"decode mode {plan.decode_mode!r} is unknown; there are {', '.join(DECODE_MODES)}")
     outdir, assets = Path(plan.outdir), Path(plan.assets) if plan.assets else None
@@ -96,18 +107,20 @@ def prepare(plan: AuditPlan) -> Prepared:
     samples = load_samples(assets, list(tokenizer.codecs))
     if not samples:
         raise AuditError(
-            f"{plan.assets}: holds nothing for the configured codecs, which are for {', '.join(tokenizer.codecs)}"
+            f"{plan.assets}: holds nothing for the configured codecs, which are for "
+            f"{', '.join(tokenizer.codecs)}"
         )
     fresh = FreshProcess(tokenizer, samples)
     prepared = Prepared(
         tokenizer, outdir, [_case(tokenizer, sample, fresh) for sample in samples], plan.decode_mode,
         baseline=load_baseline(plan.baseline, tokenizer, samples) if plan.baseline else None,
-        smoke=load_smoke(plan.smoke, tokenizer) if plan.smoke else None, smoke_folder=Path(plan.smoke).parent if plan.smoke else None, command=plan.command,
+        smoke=load_smoke(plan.smoke, tokenizer) if plan.smoke else None,
+        smoke_folder=Path(plan.smoke).parent if plan.smoke else None, command=plan.command,
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared
 
-
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
 def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
     "The case of a sample. Raises `MediaError` naming the sample."
     try:
@@ -146,13 +159,16 @@ def generated_files(prepared: Prepared) -> list[Path]:
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008
 def check_apart(outdir: Path, assets: Path | None) -> None:
-    "Raise `AuditError` where a run would read its own results: `assets` is, or holds, `outdir`, or is a subfolder that results go to."
+    """Raise `AuditError` where a run would read its own results: `assets` is, or holds, `outdir`, or is a
+    subfolder that results go to.
+    """
     if assets is None:
         return
     there, here = outdir.resolve(), assets.resolve()
     if here == there or here in there.parents:
         raise AuditError(
-            f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; choose an output folder outside it"
+            f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; "
+            "choose an output folder outside it"
         )
     if here in [there / name for name in FOLDERS]:
         raise AuditError(
@@ -161,7 +177,9 @@ def check_apart(outdir: Path, assets: Path | None) -> None:
 
 
 def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
-    "Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder that is named. Codecs that only encode need none."
+    """Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder
+    that is named. Codecs that only encode need none.
+    """
     codecs = [tokenizer.codecs["image"]] if "image" in tokenizer.codecs else list(tokenizer.codecs.values())
     has_it = any(decode_mode in codec.spec.decode_modes for codec in codecs)
     only_encode = decode_mode == "deterministic" and not any(codec.spec.decode_modes for codec in codecs)
@@ -170,10 +188,11 @@ def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
     codec = codecs[0]
     hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
     raise AuditError(
-        f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has {', '.join(codec.spec.decode_modes) or 'none'}{hint}"
+        f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has "
+        f"{', '.join(codec.spec.decode_modes) or 'none'}{hint}"
     )
 
-
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b
 @contextmanager
 def decoders(prepared: Prepared) -> Iterator[None]:
     "Run a block with the decoders of the plan, whatever other plans did to the same codecs."

@@ -81,7 +81,10 @@ class AuditRecord(BaseModel):
     baseline: HeldAgainst | None = None
     token_lm: dict[str, Any] | None = Field(
         None,
-        description="what the smoke tests of a language model found on the same token space; null where none were given. Their checks are among `checks`",
+        description=(
+            "what the smoke tests of a language model found on the same token space; null where none were "
+            "given. Their checks are among `checks`"
+        ),
     )
     checks: list[Check]
     items: list[Item]
@@ -91,7 +94,10 @@ class AuditRecord(BaseModel):
 
     def _repr_html_(self) -> str:
         "In Jupyter: the verdict, what failed, and the metrics."
-        headline = f"{'Passed' if self.passed else 'Failed'}: {self.n_gates - len(self.failed)} of {self.n_gates} gates"
+        headline = (
+            f"{'Passed' if self.passed else 'Failed'}: {self.n_gates - len(self.failed)} of {self.n_gates} "
+            "gates"
+        )
         means = [[name, m.value, self.metric_facts[name].unit, m.reason] for name, m in self.metrics.items()]
         return str(
             verdict(self.passed, headline, self.failed)
@@ -120,7 +126,10 @@ class AuditRecord(BaseModel):
             gate.detail for gate in self.gates if not gate.passed
         ]
 
-
+# %% ../../nbs/audit/01_record.ipynb #audit-01-005-b
 def told(check: Check) -> str:
     "An answer as a sentence: what was asked of what, and what was found."
-    return f"{check.name}, {check.modality or 'token space'}{f', {check.item}' if check.item else ''}: {check.detail or f'found {check.found}, expected {check.expected}'}"
+    return (
+        f"{check.name}, {check.modality or 'token space'}{f', {check.item}' if check.item else ''}: "
+        f"{check.detail or f'found {check.found}, expected {check.expected}'}"
+    )

@@ -38,6 +38,10 @@ from ..metrics.registry import METRICS
 from ..outdir import output_folder
 from ..space import space_hash, to_dict, token_hash
 
+# %% auto #0
+__all__ = ['Progress', 'STEPS', 'Clock', 'run_audit']
+
+# %% ../../nbs/audit/08_run.ipynb #audit-08-002-x
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
 STEPS = (
     "encoding",
@@ -48,9 +52,6 @@ STEPS = (
     "measuring",
     "writing the report",
 )
-
-# %% auto #0
-__all__ = ['Progress', 'STEPS', 'Clock', 'run_audit']
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-003
 class Clock:
@@ -82,7 +83,7 @@ def _item(case: Case, numbers: Measured | None) -> Item:
         **found,
     )
 
-
+# %% ../../nbs/audit/08_run.ipynb #audit-08-004-b
 def _record(
     prepared: Prepared,
     cases: Sequence[Case],
@@ -125,9 +126,11 @@ def _record(
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-005
 def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, steps, what: None) -> AuditRecord:
-    """Audit; write report.json and the artifacts into the plan's folder, all at the end or, where the run breaks, not at all (`uti.outdir`).
+    """Audit; write report.json and the artifacts into the plan's folder, all at the end or, where the run
+    breaks, not at all (`uti.outdir`).
 
-    `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before anything is written.
+    `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before
+    anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
     # nothing of them is encoded yet, also where a plan runs twice

@@ -34,7 +34,10 @@ def examples() -> dict[str, Path]:
 
 
 def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]:
-    "The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read. Raises `MediaError`."
+    """The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read.
+
+    Raises `MediaError`.
+    """
     files = find_media(folder or ASSETS)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
     samples += [

@@ -41,7 +41,10 @@ class Resume(BaseModel):
 
 
 class Kill(BaseModel):
-    "One SIGKILL. Steps are optimiser steps; `killed_at` was the last that was reported, `resumed_at` the first after."
+    """One SIGKILL.
+
+    Steps are optimiser steps; `killed_at` was the last that was reported, `resumed_at` the first after.
+    """
 
     when: Literal["at a random step", "during a save"]
     killed_at: int
@@ -52,7 +55,7 @@ class Kill(BaseModel):
     def lost(self) -> int:
         return max(0, self.killed_at - self.resumed_at + 1)
 
-
+# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003-b
 class Generated(BaseModel):
     "What a model wrote."
 
@@ -150,7 +153,7 @@ class SmokeReport(BaseModel):
             exclude={"environment", "codecs", "token_space", "checks", "schema_version"},
         )
 
-
+# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004-b
 class SmokeError(UTIError):
     "A file is no smoke.json; the message names it and says why."
 
@@ -164,5 +167,6 @@ def read_smoke(path: str | Path) -> SmokeReport:
     except ValidationError as error:
         first = error.errors()[0]
         raise SmokeError(
-            f"{path}: not a smoke.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+            f"{path}: not a smoke.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
+            f"{first['msg']})"
         ) from error

@@ -57,7 +57,10 @@ def decoded_of(prepared: Prepared, cases: Sequence[Case]) -> list[Case]:
 
 
 def check_decoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
-    "What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode. `cases`: those that are decoded."
+    """What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode.
+
+    `cases`: those that are decoded.
+    """
     answers = [answer for case in cases for answer in ask("decoded item", case)]
     for case in codec_cases(prepared):
         if not case.spec.decode_modes:

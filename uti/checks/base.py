@@ -54,7 +54,8 @@ class Check(BaseModel):
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006
 Of = Literal[
-    "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec", "token space", "baseline"
+    "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec",
+    "token space", "baseline"
 ]  # fmt: skip
 
 
@@ -67,10 +68,14 @@ class Found:
     expected: Any = None
     detail: str = ""
 
-
+# %% ../../nbs/checks/01_base.ipynb #checks-01-006-b
 @dataclass(frozen=True)
 class Question:
-    "A check in the list. `gates`: whether a wrong answer fails an audit, or a function of the case that says so. `modalities`: those that it is asked of; empty: all."
+    """A check in the list.
+
+    `gates`: whether a wrong answer fails an audit, or a function of the case that says so. `modalities`:
+    those that it is asked of; empty: all.
+    """
 
     name: str
     sentence: str
@@ -83,7 +88,10 @@ class Question:
         return self.of == of and (not self.modalities or case.modality in self.modalities)
 
     def ask(self, case: Any) -> Check:
-        "The answer for `case`, anything with a `modality` and an `item`. What the function raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault."
+        """The answer for `case`, anything with a `modality` and an `item`.
+
+        What the function raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault.
+        """
         try:
             found = self.function(case)
         except OSError:
@@ -100,7 +108,7 @@ class Question:
             **vars(found),
         )
 
-
+# %% ../../nbs/checks/01_base.ipynb #checks-01-006-c
 CHECKS: dict[str, Question] = {}
 
 
@@ -109,7 +117,8 @@ def check(
 ) -> Callable:
     """Put the decorated function of (case) → `Found` on the list, under its name.
 
-    The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another one has the name.
+    The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another
+    one has the name.
     """
 
     def listed(function: Callable[[Any], Found]) -> Callable[[Any], Found]:

@@ -49,7 +49,10 @@ def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Token
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-007
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
-    "Codes int64 [n_codebooks, n_positions] of one item's ids. Raises `SpaceError` for an id that its position does not allow."
+    """Codes int64 [n_codebooks, n_positions] of one item's ids.
+
+    Raises `SpaceError` for an id that its position does not allow.
+    """
     modality = tokens.meta["modality"]
     return to_codes(
         tokenizer.space, modality, unflatten(tokens.ids, tokenizer.serialisation, tokens.meta["n_codebooks"])
@@ -62,7 +65,9 @@ def meta_hash(tokens: Tokens) -> str:
 
 
 def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int | None, str]:
-    "(differing ids, a sentence that names the first by codebook and position); None where even the counts differ. 0 differing ids with a sentence: the metas differ."
+    """(differing ids, a sentence that names the first by codebook and position); None where even the counts
+    differ. 0 differing ids with a sentence: the metas differ.
+    """
     if a.ids.shape != b.ids.shape:
         return None, f"{len(a.ids)} ids against {len(b.ids)}"
     differing = torch.nonzero(a.ids != b.ids).flatten()
@@ -77,14 +82,17 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
     return 0, ""
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-010
-# its standard input stays open as long as the process that asks lives; whatever ends that one ends this one too
+# its standard input stays open as long as the process that asks lives; whatever ends that one ends this one
+# too
 _FRESH = """import os, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 from uti.checks.case import hashes_in_this_process; hashes_in_this_process(sys.argv[1])"""
 
 
 def hashes_in_this_process(folder: str) -> None:
-    "The fresh process's side: encode what `samples.pt` in `folder` holds with its `uti.yaml`, and print a JSON list of (token hash, meta hash)."
+    """The fresh process's side: encode what `samples.pt` in `folder` holds with its `uti.yaml`, and print a
+    JSON list of (token hash, meta hash).
+    """
     tokenizer = UnifiedTokenizer.from_config(Path(folder) / "uti.yaml")
     saved = torch.load(Path(folder) / "samples.pt", weights_only=True)
     tokens = [encode(tokenizer, [Sample(name, modality, signal)])[0] for name, modality, signal in saved]
@@ -128,14 +136,20 @@ class FreshProcess:
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-014
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
-    "What the decoded `sample` is measured against: a picture, float32 [3, H, W], or a (wave, rate) as its codec decodes it. None for a text."
+    """What the decoded `sample` is measured against: a picture, float32 [3, H, W], or a (wave, rate) as its
+    codec decodes it. None for a text.
+    """
     spec = tokenizer.codec(sample.modality).spec
     return spec.reference(sample.signal, normal(tokenizer, sample).signal, tokenizer.clip_seconds)
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-015
 @dataclass(eq=False)
 class Case:
-    "One sample of a tokenizer. `source`: as it was read. `sample`: in the normal form of its codec. `reference`: what its decoded signal is measured against, None for a text."
+    """One sample of a tokenizer.
+
+    `source`: as it was read. `sample`: in the normal form of its codec. `reference`: what its decoded signal
+    is measured against, None for a text.
+    """
 
     tokenizer: UnifiedTokenizer
     source: Sample

@@ -89,7 +89,10 @@ def idempotence(case: Case) -> Found:
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-011
 def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[str, Any]:
-    "The signal, or the exception, of each. They are decoded in one batch, and one by one only where that fails."
+    """The signal, or the exception, of each.
+
+    They are decoded in one batch, and one by one only where that fails.
+    """
     try:
         return dict(
             zip(codes, codec.decode(torch.stack(list(codes.values())), [meta] * len(codes)), strict=True)

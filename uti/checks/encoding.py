@@ -26,7 +26,9 @@ __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threa
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-005
 @check("Codes and meta of the promised form", of="encoded item")
 def codes(case: Case) -> Found:
-    "Did `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a JSON-serialisable meta an item?"
+    """Did `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a
+    JSON-serialisable meta an item?
+    """
     detail = _form(case.encoded, case.spec.n_codebooks)
     return Found(not detail, detail=detail)
 

@@ -33,43 +33,42 @@ def _corrupted(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[st
     for modality in tokenizer.codecs:
         if modality != meta["modality"]:
             yield f"an id of {modality}", Tokens(first_id(space.modality_ranges(modality)[0].start), meta)
+    if not tokenizer.codec(meta["modality"]).spec.meta_free:
+        yield "one id too few", Tokens(ids[:-1], meta)
+        if meta["n_codebooks"] > 1:
+            yield "an id of another codebook", Tokens(first_id(int(ids[-1])), meta)
+
+# %% ../../nbs/checks/05_rejection.ipynb #checks-05-003-x
+_IN_EVERY_META = (
+    "modality", "codec", "codec_version", "serialisation", "n_codebooks", "n_positions", "n_tokens"
+)  # fmt: skip
+
+
+def _altered_metas(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[str, Tokens]]:
+    "(what was done, the ids with a meta that must be refused)."
+    ids, meta = tokens.ids, tokens.meta
     spec = tokenizer.codec(meta["modality"]).spec
     if spec.meta_free:
         return
-    yield "one id too few", Tokens(ids[:-1], meta)
-    if meta["n_codebooks"] > 1:
-        yield "an id of another codebook", Tokens(first_id(int(ids[-1])), meta)
-    for key in (
-        "modality",
-        "codec",
-        "codec_version",
-        "serialisation",
-        "n_codebooks",
-        "n_positions",
-        "n_tokens",
-    ):
+    for key in _IN_EVERY_META:
         altered = meta[key] + 1 if isinstance(meta[key], int) else f"{meta[key]}-altered"
         yield f"meta with {key} altered", Tokens(ids, {**meta, key: altered})
         yield f"meta without {key}", Tokens(ids, {k: v for k, v in meta.items() if k != key})
     yield "meta without codec_meta", Tokens(ids, {k: v for k, v in meta.items() if k != "codec_meta"})
     if "n_samples" in spec.needs:
-        hop = spec.samples_of(1)
-        yield (
-            "meta with another number of samples",
-            Tokens(
-                ids,
-                {
-                    **meta,
-                    "codec_meta": {**meta["codec_meta"], "n_samples": meta["codec_meta"]["n_samples"] + hop},
-                },
-            ),
-        )
+        more = meta["codec_meta"]["n_samples"] + spec.samples_of(1)
+        longer = {**meta, "codec_meta": {**meta["codec_meta"], "n_samples": more}}
+        yield "meta with another number of samples", Tokens(ids, longer)
+
+
+def _wrong(tokenizer: UnifiedTokenizer, tokens: Tokens) -> list[tuple[str, Tokens]]:
+    return [*_corrupted(tokenizer, tokens), *_altered_metas(tokenizer, tokens)]
 
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-005
 @check("Wrong ids and altered metas are refused", of="decoded item")
 def rejection(case: Case) -> Found:
     accepted, asked = [], 0
-    for what, wrong in _corrupted(case.tokenizer, case.tokens):
+    for what, wrong in _wrong(case.tokenizer, case.tokens):
         asked += 1
         try:
             case.tokenizer.decode(case.modality, wrong)

@@ -35,7 +35,9 @@ __all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'Ima
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
-    "A console whose reader may leave: what was to be said goes nowhere, and the command ends as it would have ended."
+    """A console whose reader may leave: what was to be said goes nowhere, and the command ends as it would
+    have ended.
+    """
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -57,7 +59,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and ha
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    "Turn what the user can mend into one sentence on standard error and exit code 2. Anything else is our fault and keeps its traceback."
+    """Turn what the user can mend into one sentence on standard error and exit code 2.
+
+    Anything else is our fault and keeps its traceback.
+    """
     try:
         yield
     except UTIError as error:
@@ -75,7 +80,9 @@ def fail(sentence: str) -> NoReturn:
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-016
 def exit_code(result: Published) -> int:
-    "0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is none."
+    """0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is
+    none.
+    """
     return 3 if result.broke else int(not result.report.passed)
 
 
@@ -87,7 +94,10 @@ def _terminated(*_: Any) -> NoReturn:
 
 
 def as_program(app: typer.Typer) -> NoReturn:
-    "Run `app` as the program, and exit. What nobody expected is printed with its traceback and where to report it: exit code 3."
+    """Run `app` as the program, and exit.
+
+    What nobody expected is printed with its traceback and where to report it: exit code 3.
+    """
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
@@ -95,7 +105,8 @@ def as_program(app: typer.Typer) -> NoReturn:
         traceback.print_exc()
         err.print(
             Text(
-                f"error: this is a fault of UTI and not of yours; please report it, with the lines above: {REPORT_IT}"
+                "error: this is a fault of UTI and not of yours; please report it, with the lines above: "
+                f"{REPORT_IT}"
             )
         )
         sys.exit(3)
@@ -123,7 +134,10 @@ TextOption = Annotated[
     str | None,
     typer.Option(
         "--text",
-        help="A text codec: a registered name, a checkpoint folder, or a hub id. Without --config, only modalities named so are audited.",
+        help=(
+            "A text codec: a registered name, a checkpoint folder, or a hub id. Without --config, only "
+            "modalities named so are audited."
+        ),
     ),
 ]
 ImageOption = Annotated[str | None, typer.Option("--image", help="The same for images.")]
@@ -145,7 +159,10 @@ SmokeOption = Annotated[
     Path | None,
     typer.Option(
         "--smoke-report",
-        help="The smoke.json of a language model's smoke tests on the same token space: their section in the report, and their gates.",
+        help=(
+            "The smoke.json of a language model's smoke tests on the same token space: their section in the "
+            "report, and their gates."
+        ),
     ),
 ]
 ModeOption = Annotated[DecodeMode, typer.Option("--decode-mode", help="How image ids become pixels.")]
@@ -154,7 +171,10 @@ ModeOption = Annotated[DecodeMode, typer.Option("--decode-mode", help="How image
 def wanted_config(
     config: Path | None, text: str | None, image: str | None, audio: str | None, default: Path | None = None
 ) -> Config:
-    "The config that the options make; `default`: the file that is read where they name nothing. Raises `ConfigError`."
+    """The config that the options make; `default`: the file that is read where they name nothing.
+
+    Raises `ConfigError`.
+    """
     from uti.config import load_config, with_codecs
 
     named = any(name is not None for name in (text, image, audio))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from uti.audit.smoke_report import SmokeReport
 
 # %% auto #0
-__all__ = ['dataset', 'train', 'print_smoke', 'smoke', 'export']
+__all__ = ['DataOption', 'RunOption', 'OtherSpaceOption', 'dataset', 'train', 'print_smoke', 'smoke', 'export']
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-003
 def dataset(
@@ -43,7 +44,10 @@ def dataset(
     audio: AudioOption = None,
     smoke_assets: AssetsOption = None,
 ) -> None:
-    "Cut training sequences from pictures, sounds and texts, as the smoke section of the config says, into a folder that knows its token space."
+    """Cut training sequences from pictures, sounds and texts into a folder that knows its token space.
+
+    How many, and how long, the smoke section of the config says.
+    """
     with sentences():
         from uti.config import SMOKE_CONFIG
         from uti.lm.data import save_dataset
@@ -59,28 +63,39 @@ def dataset(
     )
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-004
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        help="A folder that `uti dataset` wrote. Model, steps and rows are those of the smoke section of the "
+        "uti.yaml in it."
+    ),
+]
+RunOption = Annotated[
+    Path,
+    typer.Option(
+        help="Folder for checkpoints and TensorBoard logs. Where it holds a checkpoint, training goes on "
+        "from it."
+    ),
+]
+OtherSpaceOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-other-token-space", help="Load checkpoints that were trained on another token space."
+    ),
+]
+
+# %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-004-x
 def train(
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="A folder that `uti dataset` wrote. Model, steps and rows are those of the smoke section of the uti.yaml in it."
-        ),
-    ],
-    outdir: Annotated[
-        Path,
-        typer.Option(
-            help="Folder for checkpoints and TensorBoard logs. Where it holds a checkpoint, training goes on from it."
-        ),
-    ],
+    data: DataOption,
+    outdir: RunOption,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
-    allow_other_token_space: Annotated[
-        bool,
-        typer.Option(
-            "--allow-other-token-space", help="Load checkpoints that were trained on another token space."
-        ),
-    ] = False,
+    allow_other_token_space: OtherSpaceOption = False,
 ) -> None:
-    "Train a language model on a dataset; interrupted or killed, the same command goes on from the last whole checkpoint. Runs under torchrun and accelerate launch."
+    """Train a language model on a dataset.
+
+    Interrupted or killed, the same command goes on from the last whole checkpoint. Runs under torchrun and
+    accelerate launch.
+    """
     with sentences():
         import torch
 
@@ -91,19 +106,13 @@ def train(
 
         check_writable(outdir)
         with progress_bar() as progress:
-            trainer = run(
-                load_dataset(data),
-                outdir,
-                save_every=save_every,
-                allow_other_space=allow_other_token_space,
-                progress=progress,
-            )
+            options = {"save_every": save_every, "allow_other_space": allow_other_token_space}
+            trainer = run(load_dataset(data), outdir, progress=progress, **options)
     found = losses(trainer)
-    if (
-        torch.distributed.is_initialized()
-    ):  # a process that ends with its group open may abort while the others close theirs
-        # The group may not be freed with the model: it would wait for gloo's thread with the interpreter's
-        # lock held, and that thread for the lock.
+    if torch.distributed.is_initialized():
+        # A process that ends with its group open may abort while the others close theirs. The group may not
+        # be freed with the model: it would wait for gloo's thread with the interpreter's lock held, and that
+        # thread for the lock.
         del trainer
         gc.collect()
         torch.distributed.barrier()
@@ -114,50 +123,42 @@ def train(
         )
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005
+def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:
+    "(test, what was found, about it)."
+    o, r = report.overfit, report.resume
+    loss = f"loss {o.losses[0]:.3f} → {o.final_loss:.3f} nats a token"
+    yield "overfit", loss, f"{o.accuracy:.1%} of targets right, teacher-forced"
+    differences = (
+        f"loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}"
+    )
+    interrupted = f"interrupted after {r.interrupted_after} of {r.steps} steps"
+    yield "resume", f"largest difference: {differences}", interrupted
+    for k in report.kills:
+        killed = f"killed after step {k.killed_at}, went on with {k.resumed_at}, saved every {k.saved_every}"
+        yield f"kill {k.when}", f"{k.lost} steps lost", killed
+    for g in report.generated:
+        mute = f", {g.without_decoder} have no decoder" if g.without_decoder else ""
+        decoded = f"{g.decoded} decoded{mute}" if g.decoded is not None else ""
+        who = f"{g.model} model, {'grammar' if g.grammar else 'free'}"
+        yield who, f"{g.well_formed} of {g.n} well-formed", decoded
+    for c in report.conditioning:
+        nats = f"right {c.right:.3f}, shuffled {c.shuffled:.3f}, none {c.none:.3f}"
+        yield f"prompt, {c.task}", nats, "nats a token"
+
+# %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005-x
 def print_smoke(report: SmokeReport) -> None:
     "The gates and the numbers, for a terminal."
     table = Table("test", "found", "", box=None)
-    r = report.resume
-    table.add_row(
-        "overfit",
-        f"loss {report.overfit.losses[0]:.3f} → {report.overfit.final_loss:.3f} nats a token",
-        f"{report.overfit.accuracy:.1%} of targets right, teacher-forced",
-    )
-    table.add_row(
-        "resume",
-        f"largest difference: loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}",
-        f"interrupted after {r.interrupted_after} of {r.steps} steps",
-    )
-    for k in report.kills:
-        table.add_row(
-            f"kill {k.when}",
-            f"{k.lost} steps lost",
-            f"killed after step {k.killed_at}, went on with {k.resumed_at}, saved every {k.saved_every}",
-        )
-    for g in report.generated:
-        table.add_row(
-            f"{g.model} model, {'grammar' if g.grammar else 'free'}",
-            f"{g.well_formed} of {g.n} well-formed",
-            f"{g.decoded} decoded{f', {g.without_decoder} have no decoder' if g.without_decoder else ''}"
-            if g.decoded is not None
-            else "",
-        )
-    for c in report.conditioning:
-        table.add_row(
-            f"prompt, {c.task}",
-            f"right {c.right:.3f}, shuffled {c.shuffled:.3f}, none {c.none:.3f}",
-            "nats a token",
-        )
+    for row in _smoke_rows(report):
+        table.add_row(*row)
     out.print(table, highlight=False)
-    for check in report.checks:
-        if check.failed_gate:
-            out.print(
-                f"✗ {check.name}: {check.detail or f'found {check.found}, expected {check.expected}'}",
-                markup=False,
-            )
+    for check in (c for c in report.checks if c.failed_gate):
+        said = check.detail or f"found {check.found}, expected {check.expected}"
+        out.print(f"✗ {check.name}: {said}", markup=False)
     asked = sum(c.gates and c.passed is not None for c in report.checks)
     out.print(
-        f"{'PASSED' if report.passed else 'FAILED'}: {asked} gates asked, {sum(report.tasks.values())} sequences, token space {report.token_space_sha256[:12]}",
+        f"{'PASSED' if report.passed else 'FAILED'}: {asked} gates asked, {sum(report.tasks.values())} "
+        f"sequences, token space {report.token_space_sha256[:12]}",
         style="bold green" if report.passed else "bold red",
     )
 
@@ -171,7 +172,10 @@ def smoke(
     audio: AudioOption = None,
     smoke_assets: AssetsOption = None,
 ) -> None:
-    "Smoke-test a language model on the ids: overfit, resume, kill, generate, condition. Renders a page; exits 1 where a gate failed."
+    """Smoke-test a language model on the ids: overfit, resume, kill, generate, condition.
+
+    Renders a page; exits 1 where a gate failed.
+    """
     with sentences():
         from uti.config import SMOKE_CONFIG
         from uti.pages.publish import publish_smoke
@@ -202,7 +206,7 @@ def export(
     image: ImageOption = None,
     audio: AudioOption = None,
 ) -> None:
-    "Write the space as a Hugging Face tokenizer: every id a token, loaded by AutoTokenizer with no code of UTI."
+    "Write the space as a Hugging Face tokenizer: every id a token, loaded without code of UTI."
     with sentences():
         from uti.tokens.export import ExportError, export_tokenizer
         from uti.tokens.tokenizer import UnifiedTokenizer
@@ -210,7 +214,8 @@ def export(
         wanted = wanted_config(config, text, image, audio)
         if not wanted.text:
             raise ExportError(
-                f"{config or 'the config'}: a tokenizer is exported around a text tokenizer, and there is no text codec in it"
+                f"{config or 'the config'}: a tokenizer is exported around a text tokenizer, and there is "
+                "no text codec in it"
             )
         tokenizer = UnifiedTokenizer.from_config(wanted)
         export_tokenizer(tokenizer, output)

@@ -35,13 +35,18 @@ from uti.cli.console import (
 
 if TYPE_CHECKING:
     from uti.audit.record import AuditRecord
+    from uti.comparison.record import Entry
 
 # %% auto #0
-__all__ = ['app', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare', 'codecs', 'space', 'main']
+__all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare',
+           'codecs', 'space', 'main']
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-004
 app = typer.Typer(
-    help="Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it.",
+    help=(
+        "Unified Token Interface: text, images and audio in one space of token ids, and the audit that "
+        "proves it."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -67,9 +72,18 @@ def print_verdict(record: AuditRecord) -> None:
     if record.baseline and not record.baseline.passed:
         out.print(f"the baseline of {record.baseline.created} did not pass itself", markup=False)
     out.print(
-        f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} items, token space {record.token_space_sha256[:12]}",
+        (
+            f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} "
+            f"items, token space {record.token_space_sha256[:12]}"
+        ),
         style="bold green" if record.passed else "bold red",
     )
+
+# %% ../../nbs/cli/03_main.ipynb #13-cli-006-0
+AuditFolderOption = Annotated[Path, typer.Option(help="Folder for report.json and the artifacts.")]
+SpaceFileOption = Annotated[
+    Path | None, typer.Option(help="Also write the token space to this file, and its sha256 beside it.")
+]
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006
 @app.command()
@@ -78,34 +92,27 @@ def audit(
     text: TextOption = None,
     image: ImageOption = None,
     audio: AudioOption = None,
-    token_space_out: Annotated[
-        Path | None, typer.Option(help="Also write the token space to this file, and its sha256 beside it.")
-    ] = None,
+    token_space_out: SpaceFileOption = None,
     smoke_assets: AssetsOption = None,
-    outdir: Annotated[Path, typer.Option(help="Folder for report.json and the artifacts.")] = Path(
-        "outputs/uti_audit"
-    ),
+    outdir: AuditFolderOption = Path("outputs/uti_audit"),
     decode_mode: ModeOption = DecodeMode.deterministic,
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
 ) -> None:
-    "Audit the codecs: every check, every metric, the baseline's gates. Writes report.json; exits 1 where a gate failed."
+    """Audit the codecs: every check, every metric, the baseline's gates.
+
+    Writes report.json; exits 1 where a gate failed.
+    """
     with sentences():
         from uti.audit.plan import AuditPlan, prepare
         from uti.audit.run import run_audit
         from uti.space import save_space
 
-        prepared = prepare(
-            AuditPlan(
-                wanted_config(config, text, image, audio),
-                outdir,
-                smoke_assets,
-                decode_mode.value,
-                baseline_report,
-                smoke_report,
-                command_line(),
-            )
-        )
+        plan = AuditPlan(
+            wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value,
+            baseline_report, smoke_report, command_line()
+        )  # fmt: skip
+        prepared = prepare(plan)
         if token_space_out:
             token_space_out.parent.mkdir(parents=True, exist_ok=True)
             save_space(prepared.tokenizer.space, token_space_out)
@@ -115,7 +122,7 @@ def audit(
     out.print(f"{outdir}/report.json", highlight=False)
     raise typer.Exit(0 if record.passed else 1)
 
-
+# %% ../../nbs/cli/03_main.ipynb #13-cli-006-b
 def audit_main() -> None:
     "`python -m uti.audit`: the audit alone, with the same options."
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -171,6 +178,16 @@ def render(notebook: Annotated[Path, typer.Argument(help="An executed report not
         page = render_notebook(notebook)
     out.print(str(page), highlight=False)
 
+# %% ../../nbs/cli/03_main.ipynb #13-cli-012-0
+_UNITS = {"image": "bits/pixel", "audio": "kbps", "text": "bits/byte"}
+
+
+def _line(entry: Entry) -> str:
+    "A configuration, its rates, and the gates that failed."
+    rates = {m: entry.results[m].rate.own for m in _UNITS if m in entry.results}
+    told = [f"{rate:.3g} {_UNITS[m]}" for m, rate in rates.items() if rate is not None]
+    return f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*told, *entry.failed_gates])}"
+
 # %% ../../nbs/cli/03_main.ipynb #13-cli-012
 @app.command()
 def compare(
@@ -188,7 +205,10 @@ def compare(
     smoke_assets: AssetsOption = None,
     decode_mode: ModeOption = DecodeMode.deterministic,
 ) -> None:
-    "Compare codecs: audit each on the same files, measure all in one common form beside reference codecs, render one report."
+    """Compare codecs on the same files, beside reference codecs, and render one report.
+
+    Each is audited in its own form, and all are measured in a common one.
+    """
     with sentences():
         from uti.pages.publish import publish_compare
 
@@ -205,27 +225,20 @@ def compare(
     if result.report is None:
         err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
     for entry in result.report.entries if result.report else ():
-        rates = [
-            f"{r.rate.own:.3g} {unit}"
-            for m, unit in (("image", "bits/pixel"), ("audio", "kbps"), ("text", "bits/byte"))
-            if (r := entry.results.get(m)) and r.rate.own is not None
-        ]
-        out.print(
-            f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*rates, *entry.failed_gates])}",
-            markup=False,
-            highlight=False,
-        )
+        out.print(_line(entry), markup=False, highlight=False)
     out.print(str(result.page), highlight=False)
     raise typer.Exit(exit_code(result))
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
 def _here(absent: str, some: bool) -> str:
-    "Whether a reader of checkpoints can work here: `absent` names the classes that are not installed, `some` says that others are."
+    """Whether a reader of checkpoints can work here: `absent` names the classes that are not installed,
+    `some` says that others are.
+    """
     if not absent:
         return "✓"
     return f"✓ but not {absent}" if some else f"✗ not installed: {absent}"
 
-
+# %% ../../nbs/cli/03_main.ipynb #13-cli-014-b
 @app.command()
 def codecs() -> None:
     "List the registered codecs: what each is, what it needs, and whether it can be loaded here."

@@ -30,7 +30,8 @@ class Encoded(NamedTuple):
     """Codes and what decode needs beside them.
 
     `codes`: int64 [batch, n_codebooks, n_positions], zero beyond an item's own positions.
-    `meta`: one JSON-serialisable dict an item, with `n_positions` (its valid positions) and, for audio, `n_samples`.
+    `meta`: one JSON-serialisable dict an item, with `n_positions` (its valid positions) and, for audio,
+    `n_samples`.
     """
 
     codes: Tensor
@@ -38,7 +39,9 @@ class Encoded(NamedTuple):
 
 # %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
-    "Rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with their lengths in the meta."
+    """Rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with their
+    lengths in the meta.
+    """
     import torch
 
     codes = torch.zeros(len(rows), 1, max(map(len, rows), default=0), dtype=torch.int64)
@@ -56,12 +59,15 @@ def alike(values: Iterable[Any]) -> dict[Any, list[int]]:
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-014
 def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
-    """Raise `CodecError` unless `codes` (int64 [batch, n_codebooks, n_positions]) are in range and each item's `meta` fits them."""
+    """Raise `CodecError` unless `codes` (int64 [batch, n_codebooks, n_positions]) are in range and each
+    item's `meta` fits them.
+    """
     import torch
 
     if getattr(codes, "dtype", None) != torch.int64 or codes.ndim != 3 or codes.shape[1] != spec.n_codebooks:
         raise CodecError(
-            f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got {shape_of(codes)}"
+            f"codec {spec.name!r} decodes int64 [batch, {spec.n_codebooks}, n_positions], got "
+            f"{shape_of(codes)}"
         )
     if len(meta) != len(codes):
         raise CodecError(f"codec {spec.name!r}: {len(codes)} items of codes came with {len(meta)} of meta")
@@ -77,7 +83,9 @@ def check_codes(spec: CodecSpec, codes: Tensor, meta: Sequence[Meta]) -> None:
 
 
 def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
-    "Raise `CodecError` unless `item` has the counts that decode needs, and they fit `n_positions` positions of codes."
+    """Raise `CodecError` unless `item` has the counts that decode needs, and they fit `n_positions` positions
+    of codes.
+    """
     for key in spec.needs:
         if not isinstance(item.get(key), int) or item[key] < 0:
             raise CodecError(f"codec {spec.name!r}: meta must have {key}, a count, got {item.get(key)!r}")
@@ -90,8 +98,10 @@ def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
 class Codec(ABC):
     """One modality's signal ↔ codes.
 
-    A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of positions is not `spec.positions`
-    also writes `expected_positions`, and one with weights writes `to`. Inputs are already checked when `_encode` and `_decode` are called.
+    A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of
+    positions is not `spec.positions`
+    also writes `expected_positions`, and one with weights writes `to`. Inputs are already checked when
+    `_encode` and `_decode` are called.
     """
 
     spec: CodecSpec
@@ -120,8 +130,10 @@ class Codec(ABC):
     def encode(self, signals: Signals, lengths: Tensor | None = None) -> Encoded:
         """Codes of a batch.
 
-        `signals`: float32 [batch, 3, H, W] in [0, 1], float32 [batch, channels, samples] in [-1, 1], or a list of str. `lengths`: int64 [batch], the valid samples of each
-        sound (default: all). Returns codes int64 [batch, n_codebooks, n_positions] and a meta per item. Raises `CodecError` for any other input.
+        `signals`: float32 [batch, 3, H, W] in [0, 1], float32 [batch, channels, samples] in [-1, 1], or a
+        list of str. `lengths`: int64 [batch], the valid samples of each
+        sound (default: all). Returns codes int64 [batch, n_codebooks, n_positions] and a meta per item.
+        Raises `CodecError` for any other input.
         """
         import torch
 
@@ -130,8 +142,10 @@ class Codec(ABC):
             return self._encode(signals, lengths)
 
     def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Signals:
-        """Signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32 [batch, 3, H, W], sounds float32 [batch, channels, most n_samples]
-        (zero beyond an item's own), or a list of str. Raises `CodecError` for codes out of range, a meta that does not fit, or a codec that cannot decode.
+        """Signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32 [batch, 3,
+        H, W], sounds float32 [batch, channels, most n_samples]
+        (zero beyond an item's own), or a list of str. Raises `CodecError` for codes out of range, a meta that
+        does not fit, or a codec that cannot decode.
         """
         import torch
 
@@ -144,7 +158,9 @@ class Codec(ABC):
             return self._decode(codes, meta)
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:
-        "Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's codes (`n_positions`) as well."
+        """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's
+        codes (`n_positions`) as well.
+        """
         samples = item.get("n_samples")
         expected, fixed = self.expected_positions(samples), "n_samples" not in self.spec.needs
         for n in (item["n_positions"], n_positions if fixed else item["n_positions"]):
@@ -153,11 +169,15 @@ class Codec(ABC):
                 raise self.spec.error(f"{made_by} {expected} positions, got {n}")
 
     def expected_positions(self, n_samples: int | None = None) -> int | None:
-        "Positions that the promises predict: from the hop for `n_samples` of audio, those of a picture, None for text."
+        """Positions that the promises predict: from the hop for `n_samples` of audio, those of a picture,
+        None for text.
+        """
         return self.spec.positions(n_samples)
 
     def neutral_meta(self, n_samples: int | None = None) -> Meta:
-        "The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1, a whole picture, or one token of text."
+        """The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1,
+        a whole picture, or one token of text.
+        """
         meta = {"n_positions": self.expected_positions(n_samples) or 1}
         return {**meta, "n_samples": n_samples} if "n_samples" in self.spec.needs else meta
 
@@ -169,7 +189,9 @@ class Codec(ABC):
         return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
     def sound_lengths(self, most_positions: int) -> dict[int, int]:
-        "Audio: each number of positions up to `most_positions` that whole hops of a sound can make → its samples. A codec that cuts sounds into chunks may skip some."
+        """Audio: each number of positions up to `most_positions` that whole hops of a sound can make → its
+        samples. A codec that cuts sounds into chunks may skip some.
+        """
         lengths: dict[int, int] = {}
         for hops in range(1, most_positions + 1):
             n_samples = self.spec.samples_of(hops)
@@ -178,7 +200,10 @@ class Codec(ABC):
         return dict(sorted(lengths.items()))
 
     def own_checks(self, signals: Signals, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
-        "Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each. The audit gates on them."
+        """Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each.
+
+        The audit gates on them.
+        """
         return []
 
     def to(self, device: str | torch.device) -> Codec:
@@ -190,9 +215,11 @@ _registered: dict[str, Any] = {}
 
 
 def register_codec(name: str, target: str | type[Codec]) -> None:
-    """Make a codec known as `name` in this process. `target`: a class, a function that returns a codec, or `"module:object"`, imported when first needed.
+    """Make a codec known as `name` in this process. `target`: a class, a function that returns a codec, or
+    `"module:object"`, imported when first needed.
 
-    A package registers with an entry point of the group `uti.codecs` instead. Raises `CodecError` where `name` is taken.
+    A package registers with an entry point of the group `uti.codecs` instead. Raises `CodecError` where
+    `name` is taken.
     """
     if name in codec_targets():
         raise CodecError(f"a codec named {name!r} is registered already")
@@ -211,7 +238,11 @@ def codec_targets() -> dict[str, Any]:
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-024
 def _target(name: str, options: dict[str, Any]) -> Any:
-    "What makes the codec known as `name`, imported. Raises `CodecError` for an unknown name (the message lists the nearest), or for options that it does not take."
+    """What makes the codec known as `name`, imported.
+
+    Raises `CodecError` for an unknown name (the message lists the nearest), or for options that it does not
+    take.
+    """
     targets = codec_targets()
     if name not in targets:
         near = difflib.get_close_matches(name, targets, n=3, cutoff=0.4) or list(targets)
@@ -232,12 +263,16 @@ def _target(name: str, options: dict[str, Any]) -> Any:
 def load_codec(name: str, **options: Any) -> Codec:
     """The codec known as `name`, made with `options`.
 
-    Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not take, and whatever the codec raises while it loads.
+    Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not
+    take, and whatever the codec raises while it loads.
     """
     return _target(name, options)(**options)
 
 
 def codec_spec(name: str, **options: Any) -> CodecSpec:
-    "What the codec known as `name`, made with `options`, promises; without its weights where it can say so. Raises as `load_codec`."
+    """What the codec known as `name`, made with `options`, promises; without its weights where it can say so.
+
+    Raises as `load_codec`.
+    """
     target = _target(name, options)
     return target.spec_of(**options) if isinstance(target, type) else target(**options).spec

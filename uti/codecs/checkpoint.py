@@ -35,9 +35,11 @@ _OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot"
 
 
 def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str = "") -> Path:
-    """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub id, from the cache or the network.
+    """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub
+    id, from the cache or the network.
 
-    `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
+    `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
+    where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
     which alone the files are fetched. Raises `CodecError`.
     """
     if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
@@ -59,7 +61,8 @@ def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
     "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
         raise CodecError(
-            f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as facebook/encodec_24khz"
+            f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as "
+            "facebook/encodec_24khz"
         )
     try:
         without = (*_OTHERS, *_PYTORCH)
@@ -88,11 +91,24 @@ def _not_found(checkpoint: str, error: Exception) -> str:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     if isinstance(error, GatedRepoError):
-        return f"{checkpoint}: the hub gives this model only to those who accepted its licence; accept it there, then log in with `hf auth login`"
+        return (
+            f"{checkpoint}: the hub gives this model only to those who accepted its licence; accept it "
+            "there, then log in with `hf auth login`"
+        )
     if isinstance(error, RepositoryNotFoundError):
-        return f"{checkpoint}: no such folder, and the hub has no such model, or shows it only to those who may see it (`hf auth login`)"
-    get = f"on a machine with a network run `hf download {checkpoint} --local-dir {checkpoint.split('/')[1]}`, bring that folder here, and give its path"
-    return f"{checkpoint}: no such folder, not in the cache ({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached ({type(error).__name__}); {get}"
+        return (
+            f"{checkpoint}: no such folder, and the hub has no such model, or shows it only to those who "
+            "may see it (`hf auth login`)"
+        )
+    get = (
+        f"on a machine with a network run `hf download {checkpoint} --local-dir "
+        f"{checkpoint.split('/')[1]}`, bring that folder here, and give its path"
+    )
+    return (
+        f"{checkpoint}: no such folder, not in the cache "
+        f"({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached "
+        f"({type(error).__name__}); {get}"
+    )
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -113,7 +129,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    "`config.json` of the checkpoint in `folder`. Raises `CodecError` where it is missing or not a JSON object."
+    """`config.json` of the checkpoint in `folder`.
+
+    Raises `CodecError` where it is missing or not a JSON object.
+    """
     if not folder.is_dir():
         raise CodecError(f"{folder}: a checkpoint is a folder with a config.json and weights")
     if not (folder / "config.json").is_file():
@@ -122,7 +141,9 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_type(folder: Path) -> str:
-    "What the config in `folder` says that the model is: transformers' `model_type`, or diffusers' `_class_name`; empty where it says neither."
+    """What the config in `folder` says that the model is: transformers' `model_type`, or diffusers'
+    `_class_name`; empty where it says neither.
+    """
     config = read_config(folder)
     return str(config.get("model_type") or config.get("_class_name") or "")
 
@@ -133,9 +154,11 @@ def stated_type(folder: Path) -> str:
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-06
 def preprocessor_settings(folder: Path, part: str) -> dict[Path, dict[str, Any]]:
-    """The files in `folder` that say how a signal becomes what the model takes → what they say; the last has the last word.
+    """The files in `folder` that say how a signal becomes what the model takes → what they say; the last has
+    the last word.
 
-    `part`: "image_processor" or "feature_extractor", the key under which transformers 5 writes it into processor_config.json; earlier ones write a file of its own. Raises `CodecError`.
+    `part`: "image_processor" or "feature_extractor", the key under which transformers 5 writes it into
+    processor_config.json; earlier ones write a file of its own. Raises `CodecError`.
     """
     own, shared = folder / "preprocessor_config.json", folder / "processor_config.json"
     found = {own: read_json(own)} if own.is_file() else {}
@@ -158,7 +181,9 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def licence(folder: Path) -> str:
-    "The licence that the model card in `folder` states in its first lines (YAML between two lines of dashes), else that it is unknown."
+    """The licence that the model card in `folder` states in its first lines (YAML between two lines of
+    dashes), else that it is unknown.
+    """
     card = folder / "README.md"
     front = (
         re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.S)
@@ -173,7 +198,9 @@ def licence(folder: Path) -> str:
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-012
 def content_version(*paths: Path, **settings: Any) -> str:
-    "`sha256:` and 16 hexadecimal digits over the names and bytes of the files `paths` and over those `settings` that are not None: the same weights have the same version everywhere."
+    """`sha256:` and 16 hexadecimal digits over the names and bytes of the files `paths` and over those
+    `settings` that are not None: the same weights have the same version everywhere.
+    """
     digest = hashlib.sha256()
     if given := {k: v for k, v in settings.items() if v is not None}:
         digest.update(f"{json.dumps(given, sort_keys=True)}\n".encode())
@@ -185,8 +212,10 @@ def content_version(*paths: Path, **settings: Any) -> str:
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-021
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    "transformers, and diffusers where it is imported, without warnings and progress bars, and afterwards as they were before."
-    from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers, which imports it too
+    """transformers, and diffusers where it is imported, without warnings and progress bars, and afterwards as
+    they were before.
+    """
+    from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers
     import transformers  # noqa: F401  so that it is quiet even where it is imported only now
 
     logs = [

@@ -28,7 +28,10 @@ def is_installed(module: str) -> bool:
 
 # %% ../../nbs/codecs/04_readers.ipynb #06-checkpoint-025
 class CheckpointCodec(Codec):
-    "A codec made as `SomeCodec(checkpoint=..., **options)`. A subclass states its modality, what it reads, and recognises a folder."
+    """A codec made as `SomeCodec(checkpoint=..., **options)`.
+
+    A subclass states its modality, what it reads, and recognises a folder.
+    """
 
     modality: ClassVar[str]
     reads: ClassVar[str]  # which checkpoints, for people
@@ -41,12 +44,18 @@ class CheckpointCodec(Codec):
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
-        "Whether the checkpoint in `folder` is one of those that this codec reads. Raises `CodecError` where it is known and cannot be read, with the reason."
+        """Whether the checkpoint in `folder` is one of those that this codec reads.
+
+        Raises `CodecError` where it is known and cannot be read, with the reason.
+        """
         raise NotImplementedError
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-08
 def checkpoint_codecs(modality: str) -> dict[str, type[CheckpointCodec]]:
-    "Registered codecs of `modality` that read checkpoints: name → class. A target that cannot be imported here is left out; `uti codecs` says why."
+    """Registered codecs of `modality` that read checkpoints: name → class.
+
+    A target that cannot be imported here is left out; `uti codecs` says why.
+    """
     found = {}
     for name, target in codec_targets().items():
         try:
@@ -60,7 +69,10 @@ def checkpoint_codecs(modality: str) -> dict[str, type[CheckpointCodec]]:
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-10
 def recognise(modality: str, folder: Path) -> str:
-    "Name of the registered codec that reads the checkpoint in `folder`. Raises `CodecError` that says what is read, where none does."
+    """Name of the registered codec that reads the checkpoint in `folder`.
+
+    Raises `CodecError` that says what is read, where none does.
+    """
     readers = checkpoint_codecs(modality)
     for name, reader in readers.items():
         if reader.recognises(folder):
@@ -69,9 +81,10 @@ def recognise(modality: str, folder: Path) -> str:
     if modality == "text":
         raise CodecError(f"{folder}: holds no tokenizer; what can be read is {known}")
     kind = model_type(folder)
-    raise CodecError(
-        f"{folder}: {f'its config.json names the model type {kind!r}' if kind else 'its config.json names no model type'}, which no {modality} codec here reads; they read: {known}"
+    named = (
+        f"its config.json names the model type {kind!r}" if kind else "its config.json names no model type"
     )
+    raise CodecError(f"{folder}: {named}, which no {modality} codec here reads; they read: {known}")
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-11
 def _is_checkpoint(name: str) -> bool:
@@ -80,14 +93,18 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _load_named(name: str, options: dict[str, Any]) -> Codec:
-    "The registered codec `name`. Raises `CodecError`, for an unknown name with a word on how models are named."
+    """The registered codec `name`.
+
+    Raises `CodecError`, for an unknown name with a word on how models are named.
+    """
     try:
         return load_codec(name, **options)
     except CodecError as error:
         if name in codec_targets():
             raise
         raise CodecError(
-            f"{error}; a model on the Hugging Face hub is named with its owner (openai-community/gpt2), a folder with a slash (./gpt2)"
+            f"{error}; a model on the Hugging Face hub is named with its owner (openai-community/gpt2), a "
+            "folder with a slash (./gpt2)"
         ) from error
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-12
@@ -101,24 +118,28 @@ def modality_of(name: str) -> str:
             if any(reader.recognises(folder) for reader in checkpoint_codecs(modality).values()):
                 return modality
     raise CodecError(
-        f"{name}: none of the codecs here reads it; they read: {'; '.join(r.reads for m in SPECS for r in checkpoint_codecs(m).values())}"
+        f"{name}: none of the codecs here reads it; they read: "
+        f"{'; '.join(r.reads for m in SPECS for r in checkpoint_codecs(m).values())}"
     )
 
 
 def open_codec(modality: str, name: str, options: dict[str, Any]) -> Codec:
-    """The codec that `name` names, made with `options`: a registered one, or whichever reads the checkpoint `name`, a folder or a hub id.
+    """The codec that `name` names, made with `options`: a registered one, or whichever reads the checkpoint
+    `name`, a folder or a hub id.
 
     Raises `CodecError` for a name that is neither, and whatever the codec raises while it loads.
     """
     if name in checkpoint_codecs(modality) and "checkpoint" not in options:
         raise CodecError(
-            f"codec {name!r} reads a checkpoint: give a folder (./{name} for one of that name) or a hub id in the place of its name"
+            f"codec {name!r} reads a checkpoint: give a folder (./{name} for one of that name) or a hub id "
+            "in the place of its name"
         )
     if not _is_checkpoint(name):
         return _load_named(name, options)
     if "checkpoint" in options:
         raise CodecError(
-            f"{name}: is the checkpoint already, so it cannot have an option checkpoint ({options['checkpoint']!r}) as well"
+            f"{name}: is the checkpoint already, so it cannot have an option checkpoint "
+            f"({options['checkpoint']!r}) as well"
         )
     folder = find_checkpoint(name, modality != "text", options.get("subfolder", ""))
     return load_codec(recognise(modality, folder), checkpoint=name, **options)

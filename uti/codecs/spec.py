@@ -29,7 +29,7 @@ __all__ = ['Meta', 'SPECS', 'CodecError', 'CodecSpec', 'shape_of', 'TextSpec', '
 class CodecError(UTIError):
     "A codec was asked for something that it does not do; the message says what and why."
 
-
+# %% ../../nbs/codecs/00_spec.ipynb #codecs-00-003-b
 @dataclass(frozen=True)
 class CodecSpec(ABC):
     "What a codec of any modality promises. Raises `CodecError` where the fields contradict each other."
@@ -78,7 +78,8 @@ class CodecSpec(ABC):
     def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
         """Raise `CodecError` unless `signals` are what the codec encodes.
 
-        Images: float32 [batch, 3, H, W] in [0, 1]. Audio: float32 [batch, channels, samples] in [-1, 1], `lengths` int64 [batch] or None. Text: a sequence of str.
+        Images: float32 [batch, 3, H, W] in [0, 1]. Audio: float32 [batch, channels, samples] in [-1, 1],
+        `lengths` int64 [batch] or None. Text: a sequence of str.
         """
 
     @abstractmethod
@@ -91,11 +92,15 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def items(self, decoded: Signals, metas: Sequence[Meta]) -> list[Any]:
-        "What `Codec.decode` gave, one by one: str, float32 [3, H, W], or a `Sound` of exactly the encoded length."
+        """What `Codec.decode` gave, one by one: str, float32 [3, H, W], or a `Sound` of exactly the encoded
+        length.
+        """
 
     @abstractmethod
     def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
-        "What a decoded signal is measured against: the input as it was read and normalised, at the size and rate that decode gives. None: it is not measured."
+        """What a decoded signal is measured against: the input as it was read and normalised, at the size and
+        rate that decode gives. None: it is not measured.
+        """
 
     @abstractmethod
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...] | None:
@@ -115,11 +120,16 @@ class CodecSpec(ABC):
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-005
 def shape_of(tensor: Any) -> str:
     "How a message describes `tensor`."
-    return f"{str(getattr(tensor, 'dtype', type(tensor).__name__)).removeprefix('torch.')} {list(getattr(tensor, 'shape', []))}"
+    return (
+        f"{str(getattr(tensor, 'dtype', type(tensor).__name__)).removeprefix('torch.')} "
+        f"{list(getattr(tensor, 'shape', []))}"
+    )
 
 
 def _check_batch(spec: CodecSpec, signals: Any, wanted: tuple[int | None, ...]) -> None:
-    "Raise `CodecError` unless `signals` are float32 [batch, *wanted] (None: any number) and finite in the spec's range."
+    """Raise `CodecError` unless `signals` are float32 [batch, *wanted] (None: any number) and finite in the
+    spec's range.
+    """
     import torch
 
     form = f"float32 [batch, {', '.join(str(n or 'samples') for n in wanted)}]"
@@ -203,7 +213,9 @@ class ImageSpec(CodecSpec):
     output_size: tuple[int, int] = (0, 0)  # of those that decode gives; left out: the same
     grid: tuple[int, int] | None = None  # of the positions, where each is a place in the picture
     n_positions: int = 0  # left out: those of the grid
-    resize: str = "crop"  # how a picture of other proportions becomes one of `input_size`: "crop" keeps its middle, "squash" all of it
+    # how a picture of other proportions becomes one of `input_size`: "crop" keeps its middle, "squash" all of
+    # it
+    resize: str = "crop"
     resample: str = "bicubic"  # how its pixels are resampled: "bicubic" or "bilinear"
 
     def __post_init__(self) -> None:
@@ -219,7 +231,8 @@ class ImageSpec(CodecSpec):
             raise self.error(f"a grid of {self.grid} has not the {self.n_positions} positions that it states")
         if self.resize not in ("crop", "squash") or self.resample not in ("bicubic", "bilinear"):
             raise self.error(
-                f"resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and {self.resample!r}"
+                f"resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and "
+                f"{self.resample!r}"
             )
 
     @property
@@ -238,7 +251,10 @@ class ImageSpec(CodecSpec):
         _check_batch(self, signals, (3, *self.input_size))
 
     def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Tensor, dict[str, Any]]:
-        "Any picture as float32 [3, H, W] in [0, 1] of the input size, and what was done. Raises `MediaError`."
+        """Any picture as float32 [3, H, W] in [0, 1] of the input size, and what was done.
+
+        Raises `MediaError`.
+        """
         from uti.modalities.image import normalise_image
 
         return normalise_image(signal, self.input_size, self.resize, self.resample)
@@ -264,7 +280,10 @@ class ImageSpec(CodecSpec):
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-013
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(CodecSpec):
-    "A tokenizer of sounds. Rates in Hz; `hop_length`, and `n_samples` in a meta, in samples at the output rate."
+    """A tokenizer of sounds.
+
+    Rates in Hz; `hop_length`, and `n_samples` in a meta, in samples at the output rate.
+    """
 
     modality: ClassVar[str] = "audio"
     needs: ClassVar[tuple[str, ...]] = ("n_positions", "n_samples")
@@ -307,11 +326,14 @@ class AudioSpec(CodecSpec):
             len(lengths) == len(signals) and all(0 < n <= signals.shape[-1] for n in lengths.tolist())
         ):
             raise self.error(
-                f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got {lengths.tolist()}"
+                f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got "
+                f"{lengths.tolist()}"
             )
 
     def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Sound, dict[str, Any]]:
-        "A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was done. Raises `MediaError`."
+        """A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was
+        done. Raises `MediaError`.
+        """
         from uti.modalities.audio import load_audio, normalise_audio
 
         wave, rate = load_audio(signal)

@@ -23,7 +23,10 @@ __all__ = ['read_state', 'load_state', 'surplus_note', 'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
-    "The tensors in a safetensors file, or in a PyTorch file read with `weights_only=True`. Raises `CodecError` for anything else, a pickle that would run code included."
+    """The tensors in a safetensors file, or in a PyTorch file read with `weights_only=True`.
+
+    Raises `CodecError` for anything else, a pickle that would run code included.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -32,7 +35,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise CodecError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError of a damaged archive
         raise CodecError(
-            f"{path}: refused, because it is damaged or holds more than tensors, such as code that would run when it is loaded ({_refused(error)})"
+            f"{path}: refused, because it is damaged or holds more than tensors, such as code that would "
+            f"run when it is loaded ({_refused(error)})"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -53,7 +57,11 @@ def _listed(keys: Iterable[str], most: int = 8) -> str:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[str]:
-    "Load `state` into `module`; returns the keys that were not needed. Raises `CodecError` that lists missing keys, or tensors of another shape, and names `where` they came from."
+    """Load `state` into `module`; returns the keys that were not needed.
+
+    Raises `CodecError` that lists missing keys, or tensors of another shape, and names `where` they came
+    from.
+    """
     wanted = module.state_dict()
     if missing := wanted.keys() - state.keys():
         raise CodecError(f"{where}: {len(missing)} of {len(wanted)} weights are missing: {_listed(missing)}")
@@ -68,7 +76,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
 
 
 def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
-    "A sentence for the report that names every weight that `where` holds and nobody needs; nothing where there are none."
+    """A sentence for the report that names every weight that `where` holds and nobody needs; nothing where
+    there are none.
+    """
     keys = sorted(keys)
     return (
         (f"{where} holds {len(keys)} weights that the codec does not use: {', '.join(keys)}",) if keys else ()
@@ -77,7 +87,8 @@ def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()
 def load_pretrained(model_class: type, folder: Path, **options: Any) -> tuple[nn.Module, tuple[str, ...]]:
-    """(the model of `model_class` in `folder`, in eval mode; notes for the report), through the class's own `from_pretrained`, without network and without code from the folder.
+    """(the model of `model_class` in `folder`, in eval mode; notes for the report), through the class's own
+    `from_pretrained`, without network and without code from the folder.
 
     Raises `CodecError` where weights are missing, do not fit the config, or cannot be read.
     """
@@ -102,7 +113,8 @@ def load_pretrained(model_class: type, folder: Path, **options: Any) -> tuple[nn
             )
     except Exception as error:  # whatever a config or a file makes of a library
         raise CodecError(
-            f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]})"
         ) from error
     if wrong := info["mismatched_keys"]:
         sizes = [

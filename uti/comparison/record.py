@@ -21,7 +21,9 @@ __all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'Codec
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-004
 class CommonForm(BaseModel):
-    "The form in which all codecs and references are measured under `common`; null where no codec has the modality."
+    """The form in which all codecs and references are measured under `common`; null where no codec has the
+    modality.
+    """
 
     resize: str = Field(
         "crop", description="how pictures of other proportions were brought to that size: crop or squash"
@@ -48,7 +50,9 @@ class Asset(BaseModel):
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-form
 def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
-    "A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples], rate in Hz) as float32 [1, samples]."
+    """A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples],
+    rate in Hz) as float32 [1, samples].
+    """
     if modality == "image":
         return normalise_image(signal, form.image_size, form.resize)[0]
     return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[
@@ -57,7 +61,9 @@ def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-006
 class Rate(BaseModel):
-    "Of the ids, over all items together: positions × Σ log2(entries of each codebook), without entropy coding."
+    """Of the ids, over all items together: positions × Σ log2(entries of each codebook), without entropy
+    coding.
+    """
 
     bits_per_pixel: float | None = Field(None, description="at the codec's own size")
     common_bits_per_pixel: float | None = Field(
@@ -78,7 +84,9 @@ class Rate(BaseModel):
 
     @property
     def axis(self) -> float | None:
-        "The rate at which its distortion in the common form was bought: bits per pixel of the common form, kbps, or bits per byte."
+        """The rate at which its distortion in the common form was bought: bits per pixel of the common form,
+        kbps, or bits per byte.
+        """
         return next(
             (
                 rate
@@ -99,7 +107,10 @@ class ItemResult(BaseModel):
     common: dict[str, Measurement] = Field(description="in the common form")
     original: str | None = Field(
         None,
-        description="file of the picture or sound as the codec got it, in its own form, relative to comparison.json; null where nothing was decoded",
+        description=(
+            "file of the picture or sound as the codec got it, in its own form, relative to "
+            "comparison.json; null where nothing was decoded"
+        ),
     )
     recon: str | None = Field(
         description="file of the decoded signal in the codec's own form, relative to comparison.json"
@@ -119,7 +130,7 @@ class CodecResult(BaseModel):
     common: dict[str, Measurement] = Field(description="means over the items, in the common form")
     items: list[ItemResult]
 
-
+# %% ../../nbs/comparison/02_record.ipynb #09-comparison-009-b
 class Entry(BaseModel):
     "One config: what its audit said, and how it did."
 

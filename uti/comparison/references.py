@@ -67,7 +67,10 @@ PICTURES = {
 
 
 def through_pillow(picture: Tensor, quality: int, **options) -> tuple[Tensor, int]:
-    "(the picture after a file of `quality`, the bytes of that file). Float [3, H, W] in [0, 1]; `options`: those of `PIL.Image.save`."
+    """(the picture after a file of `quality`, the bytes of that file).
+
+    Float [3, H, W] in [0, 1]; `options`: those of `PIL.Image.save`.
+    """
     buffer = io.BytesIO()
     pixels = (picture * 255 + 0.5).byte().movedim(0, -1).numpy()
     Image.fromarray(pixels).save(buffer, quality=quality, **options)
@@ -77,7 +80,9 @@ def through_pillow(picture: Tensor, quality: int, **options) -> tuple[Tensor, in
 
 
 def picture_reference(name: str, pictures: Sequence[Tensor]) -> Reference:
-    "JPEG or WebP (`name`) at its ladder of qualities, over `pictures`, float [3, H, W] in [0, 1]; rates in bits per pixel."
+    """JPEG or WebP (`name`) at its ladder of qualities, over `pictures`, float [3, H, W] in [0, 1]; rates in
+    bits per pixel.
+    """
     options, qualities = PICTURES[name]
     ladder = {}
     for quality in qualities:
@@ -88,7 +93,10 @@ def picture_reference(name: str, pictures: Sequence[Tensor]) -> Reference:
     return _reference(
         name,
         "image",
-        f"{name} by Pillow at qualities {', '.join(map(str, qualities))}; the whole file counts, headers included",
+        (
+            f"{name} by Pillow at qualities {', '.join(map(str, qualities))}; the whole file counts, "
+            "headers included"
+        ),
         ladder,
     )
 
@@ -112,7 +120,9 @@ def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
 
 
 def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
-    "µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1, samples]; rates in kbps."
+    """µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1, samples];
+    rates in kbps.
+    """
     rates = [rate for rate in MU_LAW_RATES if rate <= sample_rate]
     ladder = {
         f"{rate / 1000:g} kHz": [
@@ -149,7 +159,9 @@ def opus_missing() -> str:
 
 
 def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
-    "`estimate` shifted, by at most ±`most` samples, to where it correlates best with `reference`: there its SNR is highest. Float [1, samples] twice."
+    """`estimate` shifted, by at most ±`most` samples, to where it correlates best with `reference`: there its
+    SNR is highest. Float [1, samples] twice.
+    """
     n = reference.shape[-1] + most
     spectrum = torch.fft.rfft(estimate[0].double(), n) * torch.fft.rfft(reference[0].double(), n).conj()
     correlation = torch.fft.irfft(spectrum, n)
@@ -159,7 +171,10 @@ def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-013
 def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
-    "The sound after ffmpeg's libopus at a hard constant `kbps`, aligned. Float [1, samples] in [-1, 1]. Raises `subprocess.CalledProcessError` where ffmpeg fails."
+    """The sound after ffmpeg's libopus at a hard constant `kbps`, aligned.
+
+    Float [1, samples] in [-1, 1]. Raises `subprocess.CalledProcessError` where ffmpeg fails.
+    """
     with tempfile.TemporaryDirectory() as folder:
         source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
         write_wav(source, wave, sample_rate)
@@ -187,7 +202,7 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
         back, _ = read_audio(decoded)
     return _undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100)
 
-
+# %% ../../nbs/comparison/01_references.ipynb #08-references-013-b
 def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
     ladder = {
@@ -200,7 +215,10 @@ def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     return _reference(
         "Opus",
         "audio",
-        "ffmpeg's libopus, hard constant rate, -application audio, frames of 60 ms, delay taken back; packets count, their Ogg container does not",
+        (
+            "ffmpeg's libopus, hard constant rate, -application audio, frames of 60 ms, delay taken back; "
+            "packets count, their Ogg container does not"
+        ),
         ladder,
     )
 
@@ -211,7 +229,8 @@ def references_for(
     sample_rate: int | None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Reference], list[str]]:
-    """(the reference curves of `pictures`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate` Hz; a sentence for each that cannot be run here).
+    """(the reference curves of `pictures`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate`
+    Hz; a sentence for each that cannot be run here).
 
     `progress`: called with the name of each before it is run.
     """
@@ -236,9 +255,11 @@ def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
         (p.rate, p.metrics[metric].value) for p in reference.points if p.metrics[metric].value is not None
     ]
 
-
+# %% ../../nbs/comparison/01_references.ipynb #08-references-016-b
 def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
-    "`metric` of `reference` at `rate`, between its points linear in the logarithm of the rate; None beyond them, where there is no such setting."
+    """`metric` of `reference` at `rate`, between its points linear in the logarithm of the rate; None beyond
+    them, where there is no such setting.
+    """
     points = _points(reference, metric)
     if not points or not points[0][0] <= rate <= points[-1][0]:
         return None
@@ -247,7 +268,9 @@ def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
 
 
 def out_of_reach(reference: Reference, rate: float, metric: str, decimals: int = 2) -> str:
-    "Why `at_rate` has no value: `from 0.31` where `reference` starts at a higher rate, `up to 8.20` where it ends at a lower one; empty where it has one, or none at any rate."
+    """Why `at_rate` has no value: `from 0.31` where `reference` starts at a higher rate, `up to 8.20` where
+    it ends at a lower one; empty where it has one, or none at any rate.
+    """
     points = _points(reference, metric)
     if points and rate < points[0][0]:
         return f"from {points[0][0]:.{decimals}f}"

@@ -38,7 +38,7 @@ from uti.comparison.record import (
     Rate,
     in_common_form,
 )
-from .references import references_for
+from .references import Reference, references_for
 from ..config import Config, load_config, with_codecs
 from ..files import write_json
 from ..metrics.base import Measurement, mean_of
@@ -68,12 +68,15 @@ def read_comparison(path: str | Path) -> Comparison:
     except ValidationError as error:
         first = error.errors()[0]
         raise CompareError(
-            f"{path}: not a comparison.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']})"
+            f"{path}: not a comparison.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
+            f"{first['msg']})"
         ) from error
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-006
 def names_of(sources: Sequence[str | Path]) -> list[str]:
-    "A name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's name before it where two have one name; with a number behind it where even that is not enough."
+    """A name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's name
+    before it where two have one name; with a number behind it where even that is not enough.
+    """
     paths = [Path(os.path.abspath(source)) for source in sources]  # `.` has a name, too
     # what follows the dot of Qwen3-0.6B is no suffix
     own = [p.stem if p.suffix in (".yaml", ".yml", ".json") else p.name for p in paths]
@@ -91,15 +94,17 @@ def names_of(sources: Sequence[str | Path]) -> list[str]:
 
 
 def check_name(name: str, what: str) -> None:
-    'Raise `CompareError` unless `name`, that of `what` ("the report"), can be the name of a folder within another.'
+    "Raise `CompareError` unless `name`, that of `what` (a noun), can be the name of a folder within another."
     if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
         raise CompareError(
-            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, . or .., nor hold / or \\"
+            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, . or .., nor "
+            "hold / or \\"
         )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-008
 def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
-    """Name → config of each of `sources`: a `uti.yaml`, or one codec, by its registered name, its checkpoint's folder or its hub id.
+    """Name → config of each of `sources`: a `uti.yaml`, or one codec, by its registered name, its
+    checkpoint's folder or its hub id.
 
     Raises `ConfigError` or `CodecError` for the first that is at fault, `CompareError` where there is none.
     """
@@ -118,7 +123,11 @@ def _config_of(source: str) -> Config:
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
-    "The form that every codec's output can be brought into. Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show different parts of the same picture."
+    """The form that every codec's output can be brought into.
+
+    Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show
+    different parts of the same picture.
+    """
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
     sizes = {
         name: tuple(t.codecs["image"].spec.output_size)
@@ -131,7 +140,8 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     for name, (rows, columns) in sizes.items():
         if abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
             raise CompareError(
-                f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of {smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
+                f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of "
+                f"{smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
             )
     resizes = {name: t.codecs["image"].spec.resize for name, t in tokenizers.items() if "image" in t.codecs}
     if len(set(resizes.values())) > 1:
@@ -139,7 +149,8 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
             f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items()
         )
         raise CompareError(
-            f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size alike"
+            f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size "
+            "alike"
         )
     return CommonForm(
         resize=next(iter(resizes.values()), "crop"),
@@ -157,7 +168,8 @@ def prepare_compare(
     decode_mode: str = "deterministic",
     command: str = "uti compare",
 ) -> dict[str, Prepared]:
-    """`audit.prepare` for each config, before anything is written: name → inputs of an audit into `outdir/audits/NAME`.
+    """`audit.prepare` for each config, before anything is written: name → inputs of an audit into
+    `outdir/audits/NAME`.
 
     Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
     """
@@ -179,7 +191,9 @@ def prepare_compare(
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-014
 def bits_of(spec: dict[str, Any], n_positions: int) -> float:
-    "Bits that the ids of `n_positions` can say at most: n_positions × Σ log2(entries), over the codebooks of `spec`."
+    """Bits that the ids of `n_positions` can say at most: n_positions × Σ log2(entries), over the codebooks
+    of `spec`.
+    """
     return n_positions * sum(math.log2(size) for size in spec["codebook_sizes"])
 
 
@@ -205,7 +219,9 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
 def _measure_common(
     form: CommonForm, modality: str, reference: Tensor, recon: Path
 ) -> dict[str, Measurement]:
-    "The metrics of the decoded signal in the file `recon`, brought into the common form, against `reference`, which is in it."
+    """The metrics of the decoded signal in the file `recon`, brought into the common form, against
+    `reference`, which is in it.
+    """
     if modality == "image":
         return measure(modality, reference, in_common_form(form, modality, load_image(recon)))
     wave = in_common_form(form, modality, read_audio(recon))
@@ -223,7 +239,7 @@ def _means(items: list[dict[str, Measurement]]) -> dict[str, Measurement]:
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-018
 Key = tuple[str, str]  # modality, name
 
-
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-018-b
 def _result(
     modality: str,
     report: AuditRecord,
@@ -236,11 +252,8 @@ def _result(
     "How the codec of `modality` did in the audit that lies in the folder `audit`."
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
-        common = (
-            _measure_common(form, modality, references[modality, item.name], audit / item.recon)
-            if item.recon
-            else {}
-        )
+        signal = references.get((modality, item.name))
+        common = _measure_common(form, modality, signal, audit / item.recon) if item.recon else {}
         original, recon = (
             (audit / file).relative_to(outdir).as_posix() if file else None
             for file in (item.original, item.recon)
@@ -267,7 +280,7 @@ def _result(
         items=items,
     )
 
-
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-018-c
 def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> Entry:
     "The entry of the config `name`."
     failed = [told(c) for c in report.checks if c.failed_gate]
@@ -285,7 +298,9 @@ def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> E
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-020
 def _kept(inputs: Prepared) -> AuditRecord | None:
-    "The report of an earlier audit that would come out the same; None where there is none, where a file of it is missing, or where the codecs answer otherwise by now."
+    """The report of an earlier audit that would come out the same; None where there is none, where a file of
+    it is missing, or where the codecs answer otherwise by now.
+    """
     try:
         report = read_record(inputs.outdir / "report.json")
     except AuditError:
@@ -308,9 +323,11 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
     with decoders(inputs):
         return report if _answers(inputs, report) else None
 
-
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-020-b
 def _answers(inputs: Prepared, report: AuditRecord) -> bool:
-    "Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that lies beside it?"
+    """Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that
+    lies beside it?
+    """
     asked = set()
     for case, item in zip((replace(case) for case in inputs.cases), report.items, strict=True):
         if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
@@ -369,6 +386,43 @@ def _write_original(sample: Sample, form: CommonForm, signal: Tensor, folder: Pa
         path, signal if sample.modality == "image" else (signal, form.sample_rate)
     )
 
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-024-0
+def _entries(
+    inputs: dict[str, Prepared],
+    reports: dict[str, AuditRecord],
+    outdir: Path,
+    form: CommonForm,
+    signals: dict[Key, Tensor],
+    assets: Sequence[Asset],
+) -> list[Entry]:
+    "What the audits found, and how each codec does in the common form."
+    entries = []
+    for name, report in reports.items():
+        audit = inputs[name].outdir
+        found = {m: _result(m, report, audit, outdir, form, signals, assets) for m in report.codecs}
+        entries.append(_entry(name, report, found))
+    return entries
+
+
+def _of(signals: dict[Key, Tensor], modality: str) -> list[Tensor]:
+    return [signal for (kind, _), signal in signals.items() if kind == modality]
+
+
+def _comparison(
+    entries: list[Entry], references: tuple[list[Reference], list[str]], **how: Any
+) -> Comparison:
+    "What was found, with the facts of every metric in it."
+    metrics = {name for e in entries for r in e.results.values() for name in (r.metrics | r.common)}
+    return Comparison(
+        passed=all(entry.passed for entry in entries),
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        metric_facts={name: metric.facts for name, metric in METRICS.items() if name in metrics},
+        entries=entries,
+        references=references[0],
+        left_out=references[1],
+        **how,
+    )
+
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-024
 def compare(
     configs: dict[str, Config],
@@ -379,55 +433,30 @@ def compare(
     command: str = "uti compare",
     progress: Progress = lambda step, steps, what: None,
 ) -> Comparison:
-    """Audit each of `configs` (name → config) on the same `assets` into `outdir/audits/NAME`, measure all in one common form beside the references, and write `outdir/comparison.json`.
+    """Audit each of `configs` (name → config) on the same `assets` into `outdir/audits/NAME`, measure all in
+    one common form beside the references, and write `outdir/comparison.json`.
 
-    `assets`: a folder with pictures and sounds (default: the shipped ones). `progress`: called as (step, number of steps, what) before each step.
-    Audits that an earlier call left in `outdir` are kept. Raises what `prepare_compare` raises, before anything is written.
+    `assets`: a folder with pictures and sounds (default: the shipped ones). `progress`: called as (step,
+    number of steps, what) before each step. Audits that an earlier call left in `outdir` are kept. Raises
+    what `prepare_compare` raises, before anything is written.
     """
-    outdir, inputs = (
-        Path(outdir),
-        prepare_compare(configs, outdir, assets=assets, decode_mode=decode_mode, command=command),
-    )
+    outdir = Path(outdir)
+    inputs = prepare_compare(configs, outdir, assets=assets, decode_mode=decode_mode, command=command)
     form, steps = common_form(inputs), len(inputs) * len(STEPS) + 2
     reports = _audit_all(inputs, steps, progress)
     progress(steps - 2, steps, "measuring in the common form")
     samples = {(s.modality, s.name): s for one in inputs.values() for s in one.samples}
-    signals = {
-        key: in_common_form(form, s.modality, s.signal) for key, s in samples.items() if s.modality != "text"
-    }
-    all_assets = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
-    entries = [
-        _entry(
-            name,
-            r,
-            {m: _result(m, r, inputs[name].outdir, outdir, form, signals, all_assets) for m in r.codecs},
-        )
-        for name, r in reports.items()
-    ]
-    pictures, waves = (
-        [signal for (modality, _), signal in signals.items() if modality == wanted]
-        for wanted in ("image", "audio")
-    )
-    references, left_out = references_for(
-        pictures, waves, form.sample_rate, lambda name: progress(steps - 1, steps, f"measuring {name}")
-    )
-    comparison = Comparison(
-        passed=all(entry.passed for entry in entries),
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=command,
-        decode_mode=decode_mode,
-        common_form=form,
-        metric_facts={
-            name: METRICS[name].facts
-            for e in entries
-            for r in e.results.values()
-            for name in (r.metrics | r.common)
-        },
-        assets=all_assets,
-        entries=entries,
-        references=references,
-        left_out=left_out,
-    )
+    seen = {key: s for key, s in samples.items() if s.modality != "text"}
+    signals = {key: in_common_form(form, s.modality, s.signal) for key, s in seen.items()}
+    found = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
+
+    def measuring(name: str) -> None:
+        progress(steps - 1, steps, f"measuring {name}")
+
+    references = references_for(_of(signals, "image"), _of(signals, "audio"), form.sample_rate, measuring)
+    entries = _entries(inputs, reports, outdir, form, signals, found)
+    how = {"command": command, "decode_mode": decode_mode, "common_form": form, "assets": found}
+    comparison = _comparison(entries, references, **how)
     with output_folder(outdir) as out:
         for key, signal in signals.items():
             _write_original(samples[key], form, signal, out.staged)

@@ -33,11 +33,15 @@ __all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'Da
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
-    "Sequences are not what a language model can train on; the message names the folder or the sequence and says why."
+    """Sequences are not what a language model can train on; the message names the folder or the sequence and
+    says why.
+    """
 
 
 def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions: int) -> Grammar:
-    "The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and sounds of up to `audio_positions` positions. Raises `SequenceError` where no sound is that short."
+    """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and sounds of up to
+    `audio_positions` positions. Raises `SequenceError` where no sound is that short.
+    """
     lengths: dict[str, Sequence[int]] = {}
     for modality, codec in tokenizer.codecs.items():
         if modality == "text":
@@ -50,7 +54,9 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-007
 class Piece(NamedTuple):
-    "`signal` as the tokenizer encodes it: uint8 [3, h, w], (wave [channels, samples], sample rate in Hz), or a str."
+    """`signal` as the tokenizer encodes it: uint8 [3, h, w], (wave [channels, samples], sample rate in Hz),
+    or a str.
+    """
 
     caption: str
     signal: Any
@@ -61,7 +67,10 @@ def crop(sample: Sample, rng: random.Random) -> Piece:
     height, width = sample.signal.shape[1:]
     side = max(1, round(min(height, width) * rng.uniform(0.25, 1)))
     top, left = rng.randint(0, height - side), rng.randint(0, width - side)
-    caption = f"{Path(sample.name).stem}, {100 * left // width}% across, {100 * top // height}% down, {100 * side // width}% wide"
+    caption = (
+        f"{Path(sample.name).stem}, {100 * left // width}% across, {100 * top // height}% down, "
+        f"{100 * side // width}% wide"
+    )
     return Piece(caption, sample.signal[:, top : top + side, left : left + side].contiguous())
 
 
@@ -96,7 +105,9 @@ class Dataset:
 
 
 def tasks_of(modalities: Sequence[str]) -> list[str]:
-    "The tasks that these modalities allow: with text every pair and plain text, without it each modality alone."
+    """The tasks that these modalities allow: with text every pair and plain text, without it each modality
+    alone.
+    """
     if "text" in modalities:
         return [
             task
@@ -105,7 +116,7 @@ def tasks_of(modalities: Sequence[str]) -> list[str]:
         ]
     return list(modalities)
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-b
 def make_dataset(
     tokenizer: UnifiedTokenizer,
     samples: Sequence[Sample],
@@ -115,7 +126,10 @@ def make_dataset(
     audio_positions: int,
     seed: int = 0,
 ) -> Dataset:
-    "`n` sequences of all tasks in turn, of pieces of the `samples`. The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task."
+    """`n` sequences of all tasks in turn, of pieces of the `samples`.
+
+    The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
+    """
     rng = random.Random(seed)
     there = {
         m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
@@ -124,7 +138,8 @@ def make_dataset(
     tasks = tasks_of([m for m in there if there[m]])
     if not tasks or n < 1:
         raise DatasetError(
-            f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of {', '.join(tokenizer.codecs)}"
+            f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
+            f"{', '.join(tokenizer.codecs)}"
         )
     wanted = [tasks[i % len(tasks)] for i in range(n)]
     pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
@@ -139,7 +154,7 @@ def make_dataset(
         tokenizer.config,
     )
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-c
 def _shown(task: str) -> str:
     "The modality of the piece that a sequence of `task` is about; the other half is its caption."
     return next((m for m in TASKS[task] if m not in (None, "text")), "text")
@@ -162,7 +177,7 @@ def _piece(
     codec = tokenizer.codec("audio")
     return clip(sample, list(codec.sound_lengths(audio_positions).values())[-1] / codec.spec.output_rate, rng)
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-d
 def _encode_pieces(
     tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]
 ) -> list[np.ndarray]:
@@ -195,9 +210,12 @@ def _example(
         else build(space, task, caption, prompt=ids)
     )
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-e
 def task_of(grammar: Grammar, example: Example) -> str:
-    "The task of a well-formed sequence. Raises `SequenceError` where it is ill-formed, and `DatasetError` where it is of no task."
+    """The task of a well-formed sequence.
+
+    Raises `SequenceError` where it is ill-formed, and `DatasetError` where it is of no task.
+    """
     segments = parse(grammar, example.ids)
     pair = (
         next((s.modality for s in segments if not s.marked), None),
@@ -211,7 +229,9 @@ def task_of(grammar: Grammar, example: Example) -> str:
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
 def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
-    "int64 [n]: `ids` where a segment stands that a marker asked for, its start and end included; `IGNORED` elsewhere."
+    """int64 [n]: `ids` where a segment stands that a marker asked for, its start and end included; `IGNORED`
+    elsewhere.
+    """
     labels = np.full(len(ids), IGNORED)
     for found in segments:
         if found.marked:
@@ -221,7 +241,10 @@ def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
 
 
 def save_dataset(dataset: Dataset, folder: str | Path) -> None:
-    "Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts), `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written, nothing. Raises `OutdirError`."
+    """Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts),
+    `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written,
+    nothing. Raises `OutdirError`.
+    """
     with output_folder(folder) as out:
         lengths = [len(e.ids) for e in dataset.examples]
         save_file(
@@ -236,10 +259,12 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
         write_text(out.staged / "uti.yaml", dump_config(dataset.config))
         out.publish()
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-b
 def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:
-    """What `save_dataset` wrote, every sequence parsed. Raises `DatasetError` for a folder that is none, holds no sequences, belongs to another token space than `space` (where given), or has a
-    sequence that breaks the grammar or has no target; and `SpaceError` for a token space that does not have the hash beside it."""
+    """What `save_dataset` wrote, every sequence parsed. Raises `DatasetError` for a folder that is none,
+    holds no sequences, belongs to another token space than `space` (where given), or has a
+    sequence that breaks the grammar or has no target; and `SpaceError` for a token space that does not have
+    the hash beside it."""
     folder = Path(folder)
     own, config = load_space(folder / "token_space.json"), load_config(folder / "uti.yaml")
     if space and (differences := diff_spaces(space, own)):
@@ -273,7 +298,7 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
         config,
     )
 
-
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
 def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
     "The sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
     try:

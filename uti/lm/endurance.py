@@ -34,7 +34,9 @@ SHORT_STEPS = 8
 
 
 def short_dataset(dataset: Dataset) -> Dataset:
-    "A few of the sequences and a few steps: interruptions are the same after eight steps as after eight thousand."
+    """A few of the sequences and a few steps: interruptions are the same after eight steps as after eight
+    thousand.
+    """
     wanted = dataset.config.smoke
     longest = max(len(e.ids) for e in dataset.examples)
     return replace(
@@ -62,7 +64,7 @@ def _largest_difference(a: Any, b: Any) -> float:
         return abs(float(a) - float(b))
     return 0.0 if a == b else float("inf")
 
-
+# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-004-b
 def resume(short: Dataset, folder: Path, progress: Progress = lambda step, steps, what: None) -> Resume:
     "Train in one go, and interrupted at half, in `folder`."
     half = SHORT_STEPS // 2
@@ -83,7 +85,11 @@ def resume(short: Dataset, folder: Path, progress: Progress = lambda step, steps
 
 
 def resume_checks(found: Resume, exact: bool) -> list[Check]:
-    "Gates on each difference. `exact`: whether the machine gives the same bits twice, as a CPU does; elsewhere it is measured and not asked."
+    """Gates on each difference.
+
+    `exact`: whether the machine gives the same bits twice, as a CPU does; elsewhere it is measured and not
+    asked.
+    """
     why = "" if exact else "asked on a CPU, where every kernel gives the same bits twice"
     return [
         gate(f"resume_{what}", value == 0 if exact else None, value, 0.0, why)
@@ -107,7 +113,7 @@ def first_step(log: Path) -> int:
     "The first step that a run reported, 0 for none."
     return int((re.findall(r"^\[(\d+)/", log.read_text(errors="replace"), flags=re.M) or ["0"])[0])
 
-
+# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-b
 def train_until_killed(
     data: Path,
     outdir: Path,
@@ -117,7 +123,8 @@ def train_until_killed(
     at_step: int | None = None,
     during_save: bool = False,
 ) -> int:
-    """Run `uti train` in a process of its own, and kill it with SIGKILL when it has reported `at_step`, or while it saves. Returns the last step that it reported; a run that ends by itself is left to.
+    """Run `uti train` in a process of its own, and kill it with SIGKILL when it has reported `at_step`, or
+    while it saves. Returns the last step that it reported; a run that ends by itself is left to.
 
     Raises `RuntimeError` with the end of its log where it fails.
     """
@@ -128,7 +135,8 @@ def train_until_killed(
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
         try:
             while process.poll() is None:
-                # what an earlier kill left of a save is cleared away before the first step, and must not be taken for this run's
+                # what an earlier kill left of a save is cleared away before the first step, and must not be
+                # taken for this run's
                 if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (
                     at_step and _last_step(log) >= at_step
                 ):
@@ -144,7 +152,7 @@ def train_until_killed(
         )
     return _last_step(log)
 
-
+# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-c
 def kill(
     short: Dataset,
     folder: Path,
@@ -152,7 +160,10 @@ def kill(
     progress: Progress = lambda step, steps, what: None,
     save_every: int = 2,
 ) -> tuple[list[Kill], list[float]]:
-    "Kill one run in `folder` as each of `plans` says (`at_step`, or `during_save`), then let it end. Returns the kills, and the losses of all steps of the run that survived them."
+    """Kill one run in `folder` as each of `plans` says (`at_step`, or `during_save`), then let it end.
+
+    Returns the kills, and the losses of all steps of the run that survived them.
+    """
     save_dataset(short, folder / "data")
     killed = []
     for i, plan in enumerate([*plans, {}]):
@@ -181,7 +192,7 @@ def kill(
     ]
     return found, _losses_of(last_checkpoint(folder / "run"))
 
-
+# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-d
 def two_plans(seed: int) -> list[dict[str, Any]]:
     "One kill at a random step, and one during a save."
     return [{"at_step": random.Random(seed).randint(3, SHORT_STEPS - 3)}, {"during_save": True}]
@@ -190,7 +201,9 @@ def two_plans(seed: int) -> list[dict[str, Any]]:
 def kill_checks(
     found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool
 ) -> list[Check]:
-    "Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run that nobody killed."
+    """Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run
+    that nobody killed.
+    """
     checks = [
         gate(
             "kill",

@@ -5,7 +5,7 @@
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-002
 from __future__ import annotations
 
-from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,9 +24,11 @@ __all__ = ['GrammarProcessor', 'prompt_of', 'longest_target', 'generate', 'Outco
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-003
 class GrammarProcessor(LogitsProcessor):
-    """Leaves the scores of ids that the grammar allows, and sets all others to −∞. One object for one call of `generate`.
+    """Leaves the scores of ids that the grammar allows, and sets all others to −∞. One object for one call of
+    `generate`.
 
-    Prompts may be padded at their beginning, as transformers wants it. Raises `SequenceError` for a prompt that is ill-formed.
+    Prompts may be padded at their beginning, as transformers wants it. Raises `SequenceError` for a prompt
+    that is ill-formed.
     """
 
     def __init__(self, grammar: Grammar):
@@ -59,14 +61,17 @@ def longest_target(grammar: Grammar) -> int:
     "Tokens of the longest segment that the grammar allows, its start and end included."
     return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
 
-
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-b
 def generate(
-    model: PreTrainedModel, grammar: Grammar, prompts: Sequence[np.ndarray], *, constrained: bool = True, temperature: float = 1.0, seed: int = 0, batch_size: int = 32,
+    model: PreTrainedModel, grammar: Grammar, prompts: Sequence[np.ndarray], *, constrained: bool = True,
+    temperature: float = 1.0, seed: int = 0, batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[np.ndarray]:  # fmt: skip
-    """Prompt and continuation of each of `prompts` (int64, ending in a marker), up to and including the end of one segment: int64 each, without padding. The same seed gives the same ids.
+    """Prompt and continuation of each of `prompts` (int64, ending in a marker), up to and including the end
+    of one segment: int64 each, without padding. The same seed gives the same ids.
 
-    `temperature`: 0 takes the most probable id. `constrained`: whether the grammar is enforced; without it a sequence also ends when it is as long as the longest segment.
+    `temperature`: 0 takes the most probable id. `constrained`: whether the grammar is enforced; without it a
+    sequence also ends when it is as long as the longest segment.
     """
     ends = [end.start for _, end, _ in grammar.tokens.values()]
     pad, out = grammar.pad.start, []
@@ -81,10 +86,14 @@ def generate(
                 np.stack([np.concatenate([np.full(longest - len(r), pad), r]) for r in rows]),
                 device=model.device,
             )
+            starts = torch.tensor([[longest - len(r)] for r in rows])
             found = model.generate(
-                ids, attention_mask=(torch.arange(longest) >= longest - torch.tensor([[len(r)] for r in rows])).long().to(model.device),
-                logits_processor=LogitsProcessorList([GrammarProcessor(grammar)] if constrained else []), max_new_tokens=longest_target(grammar),
-                do_sample=temperature > 0, temperature=temperature or None, top_k=0, top_p=1.0, eos_token_id=ends, pad_token_id=pad, use_cache=True,
+                ids,
+                attention_mask=(torch.arange(longest) >= starts).long().to(model.device),
+                logits_processor=LogitsProcessorList([GrammarProcessor(grammar)] if constrained else []),
+                max_new_tokens=longest_target(grammar),
+                do_sample=temperature > 0, temperature=temperature or None, top_k=0, top_p=1.0,
+                eos_token_id=ends, pad_token_id=pad, use_cache=True,
             )  # fmt: skip
             out += [
                 _trimmed(row[longest - len(r) :], len(r), ends)
@@ -93,7 +102,7 @@ def generate(
             progress(min(at + batch_size, len(order)), len(order))
     return [ids for _, ids in sorted(zip(order, out, strict=True), key=lambda pair: pair[0])]
 
-
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
 def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
     "`ids` without what was padded after the first end that was generated."
     stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
@@ -101,7 +110,11 @@ def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-007
 class Outcome(NamedTuple):
-    "`ids`: a generated sequence with its prompt. `target`: the segment that was asked for, or None, in which case `error` says where the sequence is ill-formed."
+    """`ids`: a generated sequence with its prompt.
+
+    `target`: the segment that was asked for, or None, in which case `error` says where the sequence is
+    ill-formed.
+    """
 
     ids: np.ndarray
     target: Segment | None
@@ -117,7 +130,10 @@ def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
 
 
 def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:
-    "The str, the picture float32 [3, H, W], or the (wave [channels, samples], sample rate) of a segment. Raises what the tokenizer raises where it cannot be decoded."
+    """The str, the picture float32 [3, H, W], or the (wave [channels, samples], sample rate) of a segment.
+
+    Raises what the tokenizer raises where it cannot be decoded.
+    """
     ids = torch.from_numpy(segment.ids)
     return tokenizer.decode(
         segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, len(ids)))

@@ -5,7 +5,7 @@
 # %% ../../nbs/lm/02_model.ipynb #08-lm-002
 from __future__ import annotations
 
-from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import sys
 from collections.abc import Sequence
@@ -35,11 +35,16 @@ class LMError(UTIError):
 
 
 def new_model(space: TokenSpace, *, hidden_size: int = 96, layers: int = 2, seed: int = 0) -> PreTrainedModel:
-    "A Qwen3 (arXiv:2505.09388) with random weights, `vocab_size_total` rows, heads of 32 and separate embeddings and head. The same seed gives the same weights; torch's own random state stays."
+    """A Qwen3 (arXiv:2505.09388) with random weights, `vocab_size_total` rows, heads of 32 and separate
+    embeddings and head. The same seed gives the same weights; torch's own random state stays.
+    """
     config = Qwen3Config(
-        vocab_size=space.vocab_size_total, hidden_size=hidden_size, intermediate_size=4 * hidden_size, num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden_size // 32), num_key_value_heads=max(1, hidden_size // 32), head_dim=32, max_position_embeddings=32_768,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None, pad_token_id=space.special["<|pad_mm|>"],
+        vocab_size=space.vocab_size_total, hidden_size=hidden_size, intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden_size // 32), num_key_value_heads=max(1, hidden_size // 32),
+        head_dim=32, max_position_embeddings=32_768,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
+        pad_token_id=space.special["<|pad_mm|>"],
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -47,12 +52,15 @@ def new_model(space: TokenSpace, *, hidden_size: int = 96, layers: int = 2, seed
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
 def check_space(folder: Path, space: TokenSpace) -> None:
-    "Raise `LMError` where `folder` says that it belongs to another token space, with one line for each difference."
+    """Raise `LMError` where `folder` says that it belongs to another token space, with one line for each
+    difference.
+    """
     if (folder / "token_space.json").exists() and (
         differences := diff_spaces(space, load_space(folder / "token_space.json"))
     ):
         raise LMError(
-            f"{folder}: a checkpoint of another token space: {'; '.join(differences)}; load it all the same with --allow-other-token-space"
+            f"{folder}: a checkpoint of another token space: {'; '.join(differences)}; load it all the same "
+            "with --allow-other-token-space"
         )
 
 
@@ -65,16 +73,20 @@ def check_length(model: PreTrainedModel, n: int) -> None:
     "Raise `LMError` where the model has no positions for a sequence of `n` tokens."
     if n > longest_sequence(model):
         raise LMError(
-            f"{model.config.name_or_path or type(model).__name__}: has positions for {longest_sequence(model)} tokens, and a sequence has {n}; smoke.text_tokens and smoke.audio_positions make them shorter"
+            f"{model.config.name_or_path or type(model).__name__}: has positions for "
+            f"{longest_sequence(model)} tokens, and a sequence has {n}; smoke.text_tokens and "
+            "smoke.audio_positions make them shorter"
         )
 
-
+# %% ../../nbs/lm/02_model.ipynb #08-lm-006-b
 def load_model(
     checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    """The causal LM in a folder or behind a hub id, its embeddings and head resized to `vocab_size_total`; new rows are drawn around the mean of the old ones.
+    """The causal LM in a folder or behind a hub id, its embeddings and head resized to `vocab_size_total`;
+    new rows are drawn around the mean of the old ones.
 
-    Raises `LMError` for a checkpoint of another token space (unless allowed), or with fewer rows than the text range; `CodecError` for one that cannot be loaded.
+    Raises `LMError` for a checkpoint of another token space (unless allowed), or with fewer rows than the
+    text range; `CodecError` for one that cannot be loaded.
     """
     folder = find_checkpoint(checkpoint)
     if not allow_other_space:
@@ -83,7 +95,8 @@ def load_model(
     rows = model.get_input_embeddings().num_embeddings
     if rows < space.text:
         raise LMError(
-            f"{folder}: its {rows} embeddings are fewer than the {space.text} ids of text: the text tokenizer of this token space is not that of the model"
+            f"{folder}: its {rows} embeddings are fewer than the {space.text} ids of text: the text "
+            "tokenizer of this token space is not that of the model"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -92,7 +105,10 @@ def load_model(
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-009
 def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
-    "Freeze `model` but for the rows of its embeddings and head from `first_new` on. Holds for optimisers without weight decay."
+    """Freeze `model` but for the rows of its embeddings and head from `first_new` on.
+
+    Holds for optimisers without weight decay.
+    """
     model.requires_grad_(False)
     for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
         layer.weight.requires_grad_(True)
@@ -104,7 +120,10 @@ def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
 def make_model(
     wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    "The model that a `smoke` section asks for, with only its new rows trainable where it says so. Raises `LMError` or `CodecError`."
+    """The model that a `smoke` section asks for, with only its new rows trainable where it says so.
+
+    Raises `LMError` or `CodecError`.
+    """
     if not wanted.checkpoint:
         return new_model(space, hidden_size=wanted.hidden_size, layers=wanted.layers, seed=seed)
     model = load_model(wanted.checkpoint, space, allow_other_space=allow_other_space)
@@ -114,8 +133,10 @@ def make_model(
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014
 def row_inputs(batch: Batch, row: int) -> dict[str, Tensor | bool]:
-    """What a causal LM of transformers takes for one packed row, as a batch of one: `input_ids` and `position_ids` int64 [1, length], `logits_to_keep` int64 [n], the places whose next token is a
-    target, `labels` int64 [1, n], those targets, and `use_cache`, without which the sequences of a row would see each other."""
+    """What a causal LM of transformers takes for one packed row, as a batch of one: `input_ids` and
+    `position_ids` int64 [1, length], `logits_to_keep` int64 [n], the places whose next token is a
+    target, `labels` int64 [1, n], those targets, and `use_cache`, without which the sequences of a row would
+    see each other."""
     places = np.flatnonzero(batch.labels[row] != IGNORED)
     return {
         "input_ids": torch.from_numpy(batch.ids[row][None]),
@@ -127,13 +148,15 @@ def row_inputs(batch: Batch, row: int) -> dict[str, Tensor | bool]:
 
 
 class TargetLoss(NamedTuple):
-    "How well the target of one sequence is predicted: mean `loss` in nats a token, the fraction of tokens that are `right` at the first guess, and how many there are."
+    """How well the target of one sequence is predicted: mean `loss` in nats a token, the fraction of tokens
+    that are `right` at the first guess, and how many there are.
+    """
 
     loss: float
     right: float
     n_tokens: int
 
-
+# %% ../../nbs/lm/02_model.ipynb #08-lm-014-b
 @torch.inference_mode()
 def target_losses(
     model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int

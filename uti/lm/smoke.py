@@ -14,10 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..audit.environment import environment_of
 from ..audit.plan import check_apart
@@ -29,7 +30,7 @@ from ..files import write_json
 from .data import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
 from .endurance import kill, kill_checks, resume, resume_checks, short_dataset, two_plans
 from .generation import Outcome, decode_segment, generate, longest_target, outcome, prompt_of
-from .model import check_length, longest_sequence, make_model, target_losses
+from .model import TargetLoss, check_length, longest_sequence, make_model, target_losses
 from .training import Progress, TokenTrainer, losses, train
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
@@ -37,6 +38,9 @@ from ..space import space_hash, to_dict, token_hash
 from ..tokens.grammar import Grammar, Segment, parse
 from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import UnifiedTokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # %% auto #0
 __all__ = ['TEMPERATURES', 'LISTEN_SECONDS', 'SmokeRun', 'overfit', 'generation', 'show', 'without_prompt', 'with_prompt_of',
@@ -77,19 +81,32 @@ class SmokeRun:
         "Add a gate to the checks."
         self.checks.append(gate(name, passed, found, expected, detail))
 
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b
+def _largest_gap(run: SmokeRun, model: PreTrainedModel, of_each: list[TargetLoss]) -> float:
+    "How far the loss of a sequence in a packed row is from its loss alone, in nats; of some of them."
+    examples, length = run.dataset.examples, run.config.smoke.row_length
+    some = range(0, len(of_each), max(1, len(of_each) // 8))
+    alone = {i: target_losses(model, run.dataset.space, [examples[i]], length)[0].loss for i in some}
+    return max(abs(loss - of_each[i].loss) for i, loss in alone.items())
 
+
+def _text_rows(model: PreTrainedModel, n: int) -> list[Tensor]:
+    "The rows of the first `n` ids, of the embeddings and of the output layer."
+    layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    return [layer.weight[:n].detach().cpu().clone() for layer in layers]
+
+
+def _accuracy(found: Sequence[TargetLoss]) -> float:
+    return sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b-x
 def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
-    "Train on all sequences; gates on the loss, on packing, and, where only new rows are trained, on the text rows."
+    """Train on all sequences; gates on the loss, on packing, and, where only new rows are trained, on the
+    text rows.
+    """
     wanted, space = run.config.smoke, run.dataset.space
     model = make_model(wanted, space, seed=run.config.seed)
-    old_rows = (
-        [
-            layer.weight[: space.text].detach().clone()
-            for layer in (model.get_input_embeddings(), model.get_output_embeddings())
-        ]
-        if wanted.only_new_rows
-        else []
-    )
+    old_rows = _text_rows(model, space.text) if wanted.only_new_rows else []
     trainer = train(
         run.dataset,
         (run.work or run.outdir) / "training",
@@ -98,44 +115,21 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
         progress=run.progress,
     )
     of_each = target_losses(model, space, run.dataset.examples, wanted.row_length)
-    total = sum(t.n_tokens for t in of_each)
-    final, first = sum(t.loss * t.n_tokens for t in of_each) / total, losses(trainer)[0]
-    run.ask(
-        "overfit_loss",
-        final <= wanted.loss_fraction * first,
-        final,
-        f"at most {wanted.loss_fraction:g} × {first:.3f} = {wanted.loss_fraction * first:.3f}",
-    )
-    some = list(range(0, len(of_each), max(1, len(of_each) // 8)))
-    apart = max(
-        abs(
-            target_losses(model, space, [run.dataset.examples[i]], wanted.row_length)[0].loss
-            - of_each[i].loss
-        )
-        for i in some
-    )
-    run.ask("packing", apart < 1e-4, apart, "the same loss alone and in a packed row, within 1e-4 nats")
+    final = sum(t.loss * t.n_tokens for t in of_each) / sum(t.n_tokens for t in of_each)
+    first, most = losses(trainer)[0], wanted.loss_fraction * losses(trainer)[0]
+    promised = f"at most {wanted.loss_fraction:g} × {first:.3f} = {most:.3f}"
+    run.ask("overfit_loss", final <= most, final, promised)
+    gap = _largest_gap(run, model, of_each)
+    run.ask("packing", gap < 1e-4, gap, "the same loss alone and in a packed row, within 1e-4 nats")
     if old_rows:
-        same = all(
-            torch.equal(layer.weight[: space.text].cpu(), old)
-            for layer, old in zip(
-                (model.get_input_embeddings(), model.get_output_embeddings()), old_rows, strict=True
-            )
-        )
+        same = all(map(torch.equal, _text_rows(model, space.text), old_rows))
         run.ask("text_rows_unchanged", same, same, True)
-    right = {
-        task: [t for t, own in zip(of_each, run.tasks, strict=True) if own == task]
-        for task in dict.fromkeys(run.tasks)
-    }
-    accuracy = {
-        task: sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
-        for task, found in right.items()
-    }
+    of_task: dict[str, list[TargetLoss]] = {}
+    for task, found in zip(run.tasks, of_each, strict=True):
+        of_task.setdefault(task, []).append(found)
+    accuracy_of = {task: _accuracy(found) for task, found in of_task.items()}
     return Overfit(
-        losses=losses(trainer),
-        final_loss=final,
-        accuracy=sum(t.right * t.n_tokens for t in of_each) / total,
-        accuracy_of=accuracy,
+        losses=losses(trainer), final_loss=final, accuracy=_accuracy(of_each), accuracy_of=accuracy_of
     ), trainer
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006
@@ -177,9 +171,11 @@ def _count(
         first_error=errors[0] if errors else "",
     )
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006-b
 def generation(run: SmokeRun, model: Any, name: str) -> list[Generated]:
-    "As many sequences as the config wants under the grammar, shared out over the temperatures, and as many without it at temperature 1. Gates on those under the grammar."
+    """As many sequences as the config wants under the grammar, shared out over the temperatures, and as many
+    without it at temperature 1. Gates on those under the grammar.
+    """
     grammar, wanted = run.dataset.grammar, run.config.smoke.generated
     prompts = [prompt_of(run.dataset.examples[i % len(run.dataset.examples)]) for i in range(wanted)]
     temperatures = TEMPERATURES[-wanted:]
@@ -201,7 +197,9 @@ LISTEN_SECONDS = 0.5
 
 
 def _keep(run: SmokeRun, segment: Segment, stem: str) -> str:
-    "A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty where the codec has no decoder."
+    """A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty
+    where the codec has no decoder.
+    """
     if not run.tokenizer.codec(segment.modality).spec.decode_modes:
         return ""
     decoded, modality = decode_segment(run.tokenizer, segment), MODALITIES[segment.modality]
@@ -212,9 +210,11 @@ def _keep(run: SmokeRun, segment: Segment, stem: str) -> str:
     modality.write(run.outdir / name, decoded)
     return name
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-b
 def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
-    "What the trained model writes at temperature 0 for the first prompts of each task, beside what it was taught, and half a second of sound, longer than any that it was taught."
+    """What the trained model writes at temperature 0 for the first prompts of each task, beside what it was
+    taught, and half a second of sound, longer than any that it was taught.
+    """
     shown = []
     for task in dict.fromkeys(run.tasks):
         examples = run.of_task(task)[:each]
@@ -234,7 +234,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
     return shown + _listen(run, model)
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
 def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     "A sound of about `LISTEN_SECONDS`: the grammar admits no other length."
     task = next((t for t in ("t2a", "audio") if t in run.tasks), None)
@@ -302,9 +302,10 @@ def prepare_smoke(
     work: str | Path | None = None,
     command: str = "uti smoke",
 ) -> SmokeRun:
-    """Load the codecs and make the sequences. Raises `AuditError`, `CodecError`, `MediaError`, `DatasetError`, `LMError` or `OutdirError`, each one sentence, before anything is written.
+    """Load the codecs and make the sequences. Raises a `UTIError` of one sentence before anything is written.
 
-    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones. `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps for it.
+    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
+    `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps.
     """
     check_apart(Path(outdir), Path(assets) if assets else None)
     with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
@@ -322,22 +323,26 @@ def prepare_smoke(
     )
     if (longest := max(len(e.ids) for e in dataset.examples)) > wanted.row_length:
         raise DatasetError(
-            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, which has {longest}"
+            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, "
+            f"which has {longest}"
         )
-    if wanted.checkpoint:  # one that cannot be loaded, or is too short, is said to be now, not after a folder was made for its results
+    if wanted.checkpoint:
+        # one that cannot be loaded, or is too short, is said to be now, not when a folder was made for it
         check_length(
             make_model(wanted, dataset.space),
             max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
         )
     return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011-b
 def _data_hash(dataset: Dataset) -> str:
     return token_hash(np.concatenate([e.ids for e in dataset.examples]))
 
 
 def _lay_out(run: SmokeRun) -> None:
-    "Write the data; a training run that lies beside it is gone on with where it was interrupted on the same data and config."
+    """Write the data; a training run that lies beside it is gone on with where it was interrupted on the same
+    data and config.
+    """
     folder = run.work or run.outdir
     data, training = folder / "data", folder / "training"
     try:
@@ -352,7 +357,8 @@ def _lay_out(run: SmokeRun) -> None:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012
 def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:
-    """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in `generated/`, and the trained model with its TensorBoard logs in `model/`.
+    """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
+    `generated/`, and the trained model with its TensorBoard logs in `model/`.
 
     An interrupted run goes on from the last checkpoint of its training.
     """
@@ -366,9 +372,12 @@ def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None
         out.publish()
     return report
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-b
 def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
-    "What all tests found. Leaves the training and its data in `run.work`, what was generated in `run.outdir`."
+    """What all tests found.
+
+    Leaves the training and its data in `run.work`, what was generated in `run.outdir`.
+    """
     exact, seed = run.config.device == "cpu", run.config.seed
     _lay_out(run)
     with run.timed("overfit"):
@@ -389,7 +398,7 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
         asked = conditioning(run, model)
     return _report(run, trained, model, resumed, kills, generated, shown, asked)
 
-
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-c
 def _report(
     run: SmokeRun,
     trained: Overfit,
@@ -400,7 +409,7 @@ def _report(
     shown: list[Shown],
     asked: list[Conditioning],
 ) -> SmokeReport:
-    examples = run.dataset.examples
+    examples, checkpoint = run.dataset.examples, run.config.smoke.checkpoint
     return SmokeReport(
         passed=not any(c.failed_gate for c in run.checks),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -414,8 +423,9 @@ def _report(
         tasks={task: run.tasks.count(task) for task in dict.fromkeys(run.tasks)},
         n_tokens=sum(len(e.ids) for e in examples),
         n_targets=sum(int((e.labels != IGNORED).sum()) for e in examples),
-        model=type(model).__name__ + (f" from {run.config.smoke.checkpoint}" if run.config.smoke.checkpoint else ", made on the spot"),
+        model=type(model).__name__ + (f" from {checkpoint}" if checkpoint else ", made on the spot"),
         n_parameters=sum(p.numel() for p in model.parameters()),
         n_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        checks=run.checks, overfit=trained, resume=resumed, kills=kills, generated=generated, shown=shown, conditioning=asked, seconds=run.seconds,
+        checks=run.checks, overfit=trained, resume=resumed, kills=kills, generated=generated, shown=shown,
+        conditioning=asked, seconds=run.seconds,
     )  # fmt: skip

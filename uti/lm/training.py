@@ -5,7 +5,7 @@
 # %% ../../nbs/lm/03_training.ipynb #08-training-002
 from __future__ import annotations
 
-from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import hashlib
 import json
@@ -35,7 +35,11 @@ __all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoin
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-004
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
+
+
 MANIFEST = "checkpoint.json"
+
+
 STAGED = ".saving"
 
 
@@ -55,9 +59,11 @@ def seal_checkpoint(folder: Path, dataset: Dataset) -> None:
             os.fsync(file.fileno())
     write_json(folder / MANIFEST, {"sha256": {p.name: _digest(p) for p in files}})
 
-
+# %% ../../nbs/lm/03_training.ipynb #08-training-004-b
 def check_checkpoint(folder: Path, space: TokenSpace, *, allow_other_space: bool = False) -> None:
-    "Raise `LMError` unless `folder` is a whole checkpoint, and of this token space unless another is allowed."
+    """Raise `LMError` unless `folder` is a whole checkpoint, and of this token space unless another is
+    allowed.
+    """
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["sha256"]
         wrong = [
@@ -71,14 +77,17 @@ def check_checkpoint(folder: Path, space: TokenSpace, *, allow_other_space: bool
         ) from error
     if wrong:
         raise LMError(
-            f"{folder}: not a whole checkpoint: {', '.join(wrong[:4])} {'is' if len(wrong) == 1 else 'are'} missing, cut short or changed"
+            f"{folder}: not a whole checkpoint: {', '.join(wrong[:4])} {'is' if len(wrong) == 1 else 'are'} "
+            "missing, cut short or changed"
         )
     if not allow_other_space:
         check_space(folder, space)
 
-
+# %% ../../nbs/lm/03_training.ipynb #08-training-004-c
 def _check_weights(folder: Path, model: PreTrainedModel) -> None:
-    "Raise `LMError` where a checkpoint holds other weights than the model has: the Trainer would leave those that are missing as they are."
+    """Raise `LMError` where a checkpoint holds other weights than the model has: the Trainer would leave
+    those that are missing as they are.
+    """
     stored = {}
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
@@ -93,8 +102,11 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
     if wrong:
         name = wrong[0]
         raise LMError(
-            f"{folder}: a checkpoint of another model: {name} is {list(stored[name]) if name in stored else 'missing'} there and {list(wanted[name]) if name in wanted else 'missing'} here"
-            f"{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}; train into another folder, or with the config that it was trained with"
+            f"{folder}: a checkpoint of another model: {name} is "
+            f"{list(stored[name]) if name in stored else 'missing'} there and "
+            f"{list(wanted[name]) if name in wanted else 'missing'} here"
+            f"{f', and {len(wrong) - 1} more differ' if len(wrong) > 1 else ''}; train into another folder, "
+            "or with the config that it was trained with"
         )
 
 
@@ -126,7 +138,7 @@ def _mean_over_targets(
     loss = nn.functional.cross_entropy(outputs.logits[0].float(), labels[0], reduction="sum")
     return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
-
+# %% ../../nbs/lm/03_training.ipynb #08-training-006-b
 class TokenTrainer(Trainer):
     "The Trainer, whose checkpoints are whole and know their token space; of each run the last two stay."
 
@@ -159,7 +171,9 @@ class TokenTrainer(Trainer):
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-007
 class _Report(TrainerCallback):
-    "Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps with a checkpoint, as an interruption would find it."
+    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps with a
+    checkpoint, as an interruption would find it.
+    """
 
     def __init__(self, progress: Progress, stop_after: int | None):
         self.progress, self.stop_after = progress, stop_after
@@ -181,34 +195,45 @@ class _Report(TrainerCallback):
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008
 def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, device: str) -> TrainingArguments:
-    "AdamW without weight decay, a short warm-up, then a cosine to zero. Raises `LMError` where the processes cannot share the rows of a step."
+    """AdamW without weight decay, a short warm-up, then a cosine to zero.
+
+    Raises `LMError` where the processes cannot share the rows of a step.
+    """
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if wanted.rows_per_step % processes:
         raise LMError(f"{wanted.rows_per_step} rows a step cannot be shared out over {processes} processes")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(outdir / "tensorboard")  # where the Trainer's callback looks
     cpu = device == "cpu"
     arguments = TrainingArguments(
-        output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1, gradient_accumulation_steps=wanted.rows_per_step // processes,
-        learning_rate=wanted.learning_rate, lr_scheduler_type="cosine", warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
-        seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None, ddp_find_unused_parameters=False if processes > 1 else None,
-        save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1, report_to=["tensorboard"],
+        output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1,
+        gradient_accumulation_steps=wanted.rows_per_step // processes,
+        learning_rate=wanted.learning_rate, lr_scheduler_type="cosine",
+        warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
+        seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
+        ddp_find_unused_parameters=False if processes > 1 else None,
+        save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1,
+        report_to=["tensorboard"],
         remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
     )  # fmt: skip
-    if (
-        arguments.n_gpu > 1
-    ):  # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs join by torchrun
+    if arguments.n_gpu > 1:
+        # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs
+        # join by torchrun
         arguments._n_gpu = 1
     return arguments
 
-
+# %% ../../nbs/lm/03_training.ipynb #08-training-008-b
 def train(
-    dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None, save_every: int = 100, stop_after: int | None = None, allow_other_space: bool = False,
+    dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None, save_every: int = 100,
+    stop_after: int | None = None, allow_other_space: bool = False,
     progress: Progress = lambda step, steps, what: None,
 ) -> TokenTrainer:  # fmt: skip
-    """Train on the dataset as the `smoke` section of its config says; where `outdir` holds a checkpoint, go on from it. `losses` of what is returned has all steps, also those before an interruption.
+    """Train on the dataset as the `smoke` section of its config says; where `outdir` holds a checkpoint, go
+    on from it. `losses` of what is returned has all steps, also those before an interruption.
 
-    `model`: default, the one that the section asks for. `stop_after`: stop with a checkpoint after so many steps. Under `torchrun` or `accelerate launch` the processes share the rows of a step.
-    Raises `LMError` for a checkpoint that is not whole, of another token space or of another model, or a sequence longer than a row or than the model has positions for.
+    `model`: default, the one that the section asks for. `stop_after`: stop with a checkpoint after so many
+    steps. Under `torchrun` or `accelerate launch` the processes share the rows of a step.
+    Raises `LMError` for a checkpoint that is not whole, of another token space or of another model, or a
+    sequence longer than a row or than the model has positions for.
     """
     outdir, config = Path(outdir), dataset.config
     last = last_checkpoint(outdir) if outdir.exists() else None
@@ -232,14 +257,13 @@ def train(
         args=options,
         train_dataset=rows,
         data_collator=lambda one: one[0],
-        compute_loss_func=_mean_over_targets,
-        callbacks=[_Report(progress, stop_after)],
-    )
+        compute_loss_func=_mean_over_targets, callbacks=[_Report(progress, stop_after)],
+    )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
 
-
+# %% ../../nbs/lm/03_training.ipynb #08-training-008-c
 def losses(trainer: Trainer) -> list[float]:
     "The loss of each step, in nats a token."
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -20,7 +20,8 @@ __all__ = ['METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel',
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-004
 def snr_db(reference: Signal, estimate: Signal) -> float:
-    """Signal-to-noise ratio in dB, higher is better: 10 log10(Σ ref² / Σ (ref − est)²), over all channels and samples.
+    """Signal-to-noise ratio in dB, higher is better: 10 log10(Σ ref² / Σ (ref − est)²), over all channels and
+    samples.
 
     Signals of one shape. Infinite where they are equal. Raises `MetricError` for a silent reference.
     """
@@ -38,9 +39,11 @@ def mae(reference: Signal, estimate: Signal) -> float:
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-009
 def si_sdr_db(reference: Signal, estimate: Signal) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB (arXiv:1811.02508), higher is better: the SNR of the estimate against the reference scaled to fit it best.
+    """Scale-invariant signal-to-distortion ratio in dB (arXiv:1811.02508), higher is better: the SNR of the
+    estimate against the reference scaled to fit it best.
 
-    Signals of one shape. Infinite where the estimate is the reference at another level, minus infinite where it has nothing of it. Raises `MetricError` for a silent reference or estimate.
+    Signals of one shape. Infinite where the estimate is the reference at another level, minus infinite where
+    it has nothing of it. Raises `MetricError` for a silent reference or estimate.
     """
     reference, estimate = pair(reference, estimate)
     energy = reference.square().sum()
@@ -54,9 +57,11 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
 
 
 def aligned_snr_db(reference: Signal, estimate: Signal, max_delay: int = 64) -> tuple[float, int]:
-    """(SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR is highest; the smallest delay among equals.
+    """(SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR is
+    highest; the smallest delay among equals.
 
-    [channels, samples], twice. Only the overlap is compared, at least half of the signal: a few samples agree by chance. Raises `MetricError` for a silent reference.
+    [channels, samples], twice. Only the overlap is compared, at least half of the signal: a few samples agree
+    by chance. Raises `MetricError` for a silent reference.
     """
     reference, estimate = pair(reference, estimate)
     n, best = reference.shape[-1], (-math.inf, 0)
@@ -75,7 +80,8 @@ def aligned_snr_db(reference: Signal, estimate: Signal, max_delay: int = 64) -> 
 def log_mel(wave: Signal, sample_rate: int) -> Tensor:
     """Natural logarithm of (mel power + 1e-6): float [channels, samples] → float64 [channels, 80, frames].
 
-    The mel power spectrogram is `torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=1024, hop_length=256, n_mels=80)`; a sound shorter than a window is padded with zeros.
+    The mel power spectrogram is `torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=1024,
+    hop_length=256, n_mels=80)`; a sound shorter than a window is padded with zeros.
     Raises `MetricError` for a rate that is not positive.
     """
     import torch
@@ -91,7 +97,10 @@ def log_mel(wave: Signal, sample_rate: int) -> Tensor:
 
 
 def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
-    "Mean absolute difference of the log-mel spectrograms (`log_mel`), lower is better. Float [channels, samples] of one shape, at one rate in Hz."
+    """Mean absolute difference of the log-mel spectrograms (`log_mel`), lower is better.
+
+    Float [channels, samples] of one shape, at one rate in Hz.
+    """
     reference, estimate = pair(reference, estimate)
     return (log_mel(reference, sample_rate) - log_mel(estimate, sample_rate)).abs().mean().item()
 
@@ -102,23 +111,30 @@ def _of_waves(function):
 
 
 METRICS = [
-    Metric(name="audio_snr_db", modality="audio", title="SNR", unit="dB", better="higher", tolerance=1.0, function=_of_waves(snr_db)),
+    Metric(name="audio_snr_db", modality="audio", title="SNR", unit="dB", better="higher", tolerance=1.0,
+        function=_of_waves(snr_db)),
     Metric(
-        name="audio_aligned_snr_db", modality="audio", title="SNR at the best delay", unit="dB", better="higher",
+        name="audio_aligned_snr_db", modality="audio", title="SNR at the best delay", unit="dB",
+        better="higher",
         function=_of_waves(lambda reference, estimate: aligned_snr_db(reference, estimate)[0]),
     ),
-    Metric(name="audio_si_sdr_db", modality="audio", title="SI-SDR", unit="dB", better="higher", function=_of_waves(si_sdr_db)),
-    Metric(name="audio_mae", modality="audio", title="mean absolute error", unit="amplitude", better="lower", relative=True, decimals=4, function=_of_waves(mae)),
+    Metric(name="audio_si_sdr_db", modality="audio", title="SI-SDR", unit="dB", better="higher",
+        function=_of_waves(si_sdr_db)),
+    Metric(name="audio_mae", modality="audio", title="mean absolute error", unit="amplitude", better="lower",
+        relative=True, decimals=4, function=_of_waves(mae)),
     Metric(
-        name="audio_log_mel_l1", modality="audio", title="log-mel L1", unit="ln power", better="lower", tolerance=0.05, relative=True,
+        name="audio_log_mel_l1", modality="audio", title="log-mel L1", unit="ln power", better="lower",
+        tolerance=0.05, relative=True,
         function=log_mel_l1,
     ),
     Metric(
-        name="audio_roundtrip_snr_db", modality="audio", title="round trip, SNR", unit="dB", better="higher", compares="round trip",
+        name="audio_roundtrip_snr_db", modality="audio", title="round trip, SNR", unit="dB", better="higher",
+        compares="round trip",
         function=_of_waves(snr_db),
     ),
     Metric(
-        name="audio_roundtrip_mae", modality="audio", title="round trip, mean absolute error", unit="amplitude", better="lower", relative=True,
+        name="audio_roundtrip_mae", modality="audio", title="round trip, mean absolute error",
+        unit="amplitude", better="lower", relative=True,
         compares="round trip", decimals=4, function=_of_waves(mae),
     ),
 ]  # fmt: skip

@@ -30,7 +30,8 @@ class MetricError(UTIError):
 def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
     """Both as float64 on the CPU.
 
-    Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory twice.
+    Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory
+    twice.
     """
     import torch
 
@@ -60,7 +61,10 @@ class MetricFacts(BaseModel):
     better: Literal["higher", "lower"]
     compares: Literal["input", "round trip"] = Field(
         "input",
-        description="the decoded signal with the input as the codec got it, or with itself, encoded and decoded once more",
+        description=(
+            "the decoded signal with the input as the codec got it, or with itself, encoded and decoded "
+            "once more"
+        ),
     )
     tolerance: float | None = Field(
         None, description="how far it may fall behind a baseline's; null: it does not gate"
@@ -77,9 +81,11 @@ class MetricFacts(BaseModel):
         "Whether `value` is at least as good as `limit`."
         return value <= limit if self.better == "lower" else value >= limit
 
-
+# %% ../../nbs/metrics/01_base.ipynb #metrics-01-006-b
 class Metric(MetricFacts):
-    "A metric: `function` of (reference, estimate), two pictures [3, H, W], or of (reference, estimate, sample rate in Hz), two sounds [channels, samples]."
+    """A metric: `function` of (reference, estimate), two pictures [3, H, W], or of (reference, estimate,
+    sample rate in Hz), two sounds [channels, samples].
+    """
 
     function: Callable[..., float] = Field(exclude=True, repr=False)
 

@@ -19,15 +19,18 @@ __all__ = ['codebook_use']
 def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[str, Any]]:
     """How each codebook is used by `codes`, int64 [n_codebooks, n_positions].
 
-    A dict a codebook: `size`, `n_codes`, `entropy_bits` (Shannon, of the empirical distribution), `perplexity` (2^entropy), `used` and `unused` entries.
+    A dict a codebook: `size`, `n_codes`, `entropy_bits` (Shannon, of the empirical distribution),
+    `perplexity` (2^entropy), `used` and `unused` entries.
     Few codes cannot use many entries: `perplexity` is at most the smaller of `size` and `n_codes`.
-    Raises `MetricError` for another shape, another number of codebooks, no codes, or a code outside its codebook.
+    Raises `MetricError` for another shape, another number of codebooks, no codes, or a code outside its
+    codebook.
     """
     import torch
 
     if codes.ndim != 2 or not codes.numel() or len(codes) != len(codebook_sizes):
         raise MetricError(
-            f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be [n_codebooks, n_positions], and not empty"
+            f"codes {list(codes.shape)} do not fit {len(codebook_sizes)} codebooks: they must be "
+            "[n_codebooks, n_positions], and not empty"
         )
     uses = []
     for k, (row, size) in enumerate(zip(codes, codebook_sizes, strict=True)):

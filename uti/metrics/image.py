@@ -20,7 +20,10 @@ __all__ = ['METRICS', 'psnr', 'ssim', 'error_map']
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003
 def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
-    "`pair` of two [3, H, W]. Raises `MetricError` for another shape, or values outside [0, 1], where a peak of 1 would mean nothing."
+    """`pair` of two [3, H, W].
+
+    Raises `MetricError` for another shape, or values outside [0, 1], where a peak of 1 would mean nothing.
+    """
     reference, estimate = pair(reference, estimate)
     if reference.ndim != 3 or reference.shape[0] != 3:
         raise MetricError(f"pictures must be [3, H, W], got {list(reference.shape)}")
@@ -30,10 +33,14 @@ def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 
 
 def psnr(reference: Signal, estimate: Signal) -> float:
-    "Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`. Float [3, H, W] in [0, 1]. Infinite where they are equal."
+    """Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`.
+
+    Float [3, H, W] in [0, 1]. Infinite where they are equal.
+    """
     import torch
     from skimage.metrics import (
-        peak_signal_noise_ratio,  # here, because it imports much of SciPy, and most commands measure no picture
+        # here, because it imports much of SciPy, and most commands measure no picture
+        peak_signal_noise_ratio,
     )
 
     reference, estimate = _pictures(reference, estimate)
@@ -41,9 +48,11 @@ def psnr(reference: Signal, estimate: Signal) -> float:
         return math.inf
     return float(peak_signal_noise_ratio(reference.numpy(), estimate.numpy(), data_range=1.0))
 
-
+# %% ../../nbs/metrics/03_image.ipynb #metrics-03-003-b
 def ssim(reference: Signal, estimate: Signal) -> float:
-    "Structural similarity (Wang et al. 2004), at most 1, higher is better; scikit-image over RGB with `data_range=1`. Float [3, H, W] in [0, 1]; sides of at least 7 pixels."
+    """Structural similarity (Wang et al. 2004), at most 1, higher is better; scikit-image over RGB with
+    `data_range=1`. Float [3, H, W] in [0, 1]; sides of at least 7 pixels.
+    """
     from skimage.metrics import structural_similarity
 
     reference, estimate = _pictures(reference, estimate)

@@ -34,7 +34,8 @@ def metrics_of(modality: str, compares: str = "input") -> list[Metric]:
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-005
 def measure(modality: str, reference: Any, estimate: Any, compares: str = "input") -> dict[str, Measurement]:
-    """Name → measurement of a decoded signal, by every metric that compares it with its "input" or its "round trip".
+    """Name → measurement of a decoded signal, by every metric that compares it with its "input" or its "round
+    trip".
 
     Two pictures float32 [3, H, W], or two (wave float32 [channels, samples], sample rate in Hz) at one rate.
     """
@@ -43,7 +44,10 @@ def measure(modality: str, reference: Any, estimate: Any, compares: str = "input
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-009
 def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:
-    "Name → tolerance of every metric that gates: its own, or the one in `given`. Raises ValueError for a name that is no metric's."
+    """Name → tolerance of every metric that gates: its own, or the one in `given`.
+
+    Raises ValueError for a name that is no metric's.
+    """
     for name in given:
         if name not in METRICS:
             near = difflib.get_close_matches(name, METRICS, n=1)
@@ -99,4 +103,7 @@ def _fell(metric: Metric, found: Measurement, before: float, limit: float) -> st
     if found.value is None:
         return f"{metric.name} has no value ({found.reason}); the baseline has {before:.4g}"
     verb, bound = ("rose", "most") if metric.better == "lower" else ("fell", "least")
-    return f"{metric.name} {verb} by {abs(found.value - before):.4g}, from {before:.4g} to {found.value:.4g}; at {bound} {limit:.4g} passes"
+    return (
+        f"{metric.name} {verb} by {abs(found.value - before):.4g}, from {before:.4g} to {found.value:.4g}; "
+        f"at {bound} {limit:.4g} passes"
+    )

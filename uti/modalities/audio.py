@@ -42,7 +42,10 @@ def read_audio(path: str | Path) -> Sound:
 
 
 def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
-    "A path, a `Sound` or a (wave, sample rate in Hz) as (wave, rate). Raises `MediaError`, also for a wave without its rate."
+    """A path, a `Sound` or a (wave, sample rate in Hz) as (wave, rate).
+
+    Raises `MediaError`, also for a wave without its rate.
+    """
     if isinstance(source, (str, Path)):
         return read_audio(source)
     if not isinstance(source, tuple) or len(source) != 2:
@@ -50,20 +53,8 @@ def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
     return source
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005
-def normalise_audio(
-    wave: Tensor | np.ndarray,
-    sample_rate: int,
-    *,
-    target_rate: int,
-    channels: int,
-    clip_seconds: float | None = None,
-) -> tuple[Tensor, dict[str, Any]]:
-    """The sound as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
-
-    `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz; `clip_seconds`: trim or zero-pad the end to this length.
-    The result may share memory with `wave`. Raises `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer or has too little in common
-    with `target_rate`, a clip that is not longer than nothing, or another shape or type.
-    """
+def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | None) -> tuple[Tensor, float]:
+    "(`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
     if isinstance(wave, np.ndarray):
         wave = np.ascontiguousarray(wave, dtype=wave.dtype.newbyteorder("="))
     wave = torch.as_tensor(wave).detach().cpu()
@@ -82,33 +73,51 @@ def normalise_audio(
     low, high = (float(extreme) for extreme in wave.aminmax())  # one pass without a copy; NaN comes through
     if not (math.isfinite(low) and math.isfinite(high)):
         raise MediaError(f"{what}: holds samples that are not finite (NaN or infinity)")
+    return wave, max(-low, high)
+
+# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-x
+def normalise_audio(
+    wave: Tensor | np.ndarray,
+    sample_rate: int,
+    *,
+    target_rate: int,
+    channels: int,
+    clip_seconds: float | None = None,
+) -> tuple[Tensor, dict[str, Any]]:
+    """The sound as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
+
+    `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz;
+    `clip_seconds`: trim or zero-pad the end to this length. The result may share memory with `wave`. Raises
+    `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer or has too
+    little in common with `target_rate`, a clip that is not longer than nothing, or another shape or type.
+    """
+    wave, peak = _checked(wave, sample_rate, clip_seconds)
     record = {
         "source_rate": int(sample_rate),
         "source_channels": wave.shape[0],
         "source_samples": wave.shape[1],
         "rate": target_rate,
     }
-    clipped = int((wave.abs() > 1).sum()) if max(-low, high) > 1 else 0
+    clipped = int((wave.abs() > 1).sum()) if peak > 1 else 0
     wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
     if sample_rate != target_rate:
         wave = _resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
     if clip_seconds is not None:
         n = max(1, round(clip_seconds * target_rate))
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))
-    return wave.contiguous(), {
-        **record,
-        "channels": channels,
-        "samples": wave.shape[1],
-        "clipped_samples": clipped,
-    }
+    record |= {"channels": channels, "samples": wave.shape[1], "clipped_samples": clipped}
+    return wave.contiguous(), record
 
-
+# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
 def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
-    "torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter a phase, as many phases as the rates have no factor in common."
+    """torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter
+    a phase, as many phases as the rates have no factor in common.
+    """
     common = math.gcd(rate, target_rate)
     if (rate // common) * (target_rate // common) > 10**8:
         raise MediaError(
-            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in common; store it at a usual rate first"
+            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in "
+            "common; store it at a usual rate first"
         )
     return torchaudio.functional.resample(
         wave.double(), rate, target_rate
@@ -123,13 +132,16 @@ def _with_channels(wave: Tensor, channels: int) -> Tensor:
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-010
 def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
-    """Write float [channels, samples] in [-1, 1] as 16-bit PCM; values outside are clipped. `sample_rate` in Hz.
+    """Write float [channels, samples] in [-1, 1] as 16-bit PCM; values outside are clipped. `sample_rate` in
+    Hz.
 
-    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be written.
+    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be
+    written.
     """
     if wave.ndim != 2 or not wave.numel() or not torch.isfinite(wave).all():
         raise MediaError(
-            f"{path}: a sound to write must be finite, not empty and [channels, samples], got {list(wave.shape)}"
+            f"{path}: a sound to write must be finite, not empty and [channels, samples], got "
+            f"{list(wave.shape)}"
         )
     samples = (wave.detach().cpu().double() * 32768).round().clamp(-32768, 32767).short().T.numpy()
     with atomic_path(path) as temporary:

@@ -43,7 +43,8 @@ class Sound(NamedTuple):
 class Sample:
     """`signal`: a str, a uint8 tensor [3, H, W] of any size, or a `Sound`.
 
-    `record`: what normalising did, once the signal is in the normal form of its codec: then a picture is float32 [3, H, W] in [0, 1]. None before.
+    `record`: what normalising did, once the signal is in the normal form of its codec: then a picture is
+    float32 [3, H, W] in [0, 1]. None before.
     """
 
     name: str
@@ -56,8 +57,10 @@ class Sample:
 class Modality:
     """What can be done with signals of one kind.
 
-    `suffixes`: of the files that are read. `read`: file → signal. `fingerprint`: the bytes that are hashed of a signal as it was read. `neighbours`: a shorter signal and another of the same size,
-    each with what was done. `as_read`: a decoded signal as a file would hold it. `suffix`, `write`: of the file that a decoded signal becomes; a text stays in the record.
+    `suffixes`: of the files that are read. `read`: file → signal. `fingerprint`: the bytes that are hashed of
+    a signal as it was read. `neighbours`: a shorter signal and another of the same size,
+    each with what was done. `as_read`: a decoded signal as a file would hold it. `suffix`, `write`: of the
+    file that a decoded signal becomes; a text stays in the record.
     """
 
     name: str

@@ -22,7 +22,9 @@ __all__ = ['SUFFIXES', 'IMAGE', 'read_image', 'to_rgb', 'image_from_array', 'loa
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-004
 def read_image(path: str | Path) -> Image.Image:
-    "The picture in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in its own mode. Raises `MediaError`."
+    """The picture in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in
+    its own mode. Raises `MediaError`.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what keeps a picture from being read is raised
@@ -45,7 +47,8 @@ def read_image(path: str | Path) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image`, turned by its EXIF orientation, as RGB over white.
 
-    Raises `MediaError` for a picture without pixels, of 32-bit integers (mode I), or of floats (mode F) outside [0, 1].
+    Raises `MediaError` for a picture without pixels, of 32-bit integers (mode I), or of floats (mode F)
+    outside [0, 1].
     """
     if 0 in image.size:
         raise MediaError(f"a picture of {image.width}×{image.height} holds no pixels")
@@ -72,7 +75,8 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-009
 def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
-    """A numpy array (uint8, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]) or a torch tensor (the same types; [3, H, W] or [1, H, W]) as a PIL image.
+    """A numpy array (uint8, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]) or a torch tensor
+    (the same types; [3, H, W] or [1, H, W]) as a PIL image.
 
     Raises `MediaError` for another shape or type, or for values outside.
     """
@@ -118,7 +122,8 @@ def normalise_image(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
 
-    `resize`: "crop" keeps the middle and the proportions, "squash" the whole picture, exactly as `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.
+    `resize`: "crop" keeps the middle and the proportions, "squash" the whole picture, exactly as
+    `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.
     """
     if min(size) < 1:
         raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
@@ -144,7 +149,8 @@ def normalise_image(
 def write_png(path: str | Path, image: Tensor) -> None:
     """Write float [3, H, W] in [0, 1] as an 8-bit RGB PNG; values outside are clipped.
 
-    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be written.
+    Raises `MediaError` for another shape or values that are not finite, `OSError` where the folder cannot be
+    written.
     """
     if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not torch.isfinite(image).all():
         raise MediaError(f"{path}: a picture to write must be finite and [3, H, W], got {list(image.shape)}")

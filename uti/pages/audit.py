@@ -49,12 +49,13 @@ from uti.pages.plots import (
     space_bar,
 )
 
-MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
-
 # %% auto #0
 __all__ = ['MOST_SHOWN', 'FILES', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment', 'commands',
            'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks', 'token_lm',
            'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
+
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-002-x
+MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005
 def verdict_of(report: AuditRecord) -> Markup:
@@ -85,7 +86,7 @@ def caption(report: AuditRecord, item: Item) -> str:
 def decoded_items(report: AuditRecord, modality: str) -> list[Item]:
     return [item for item in report.items if item.modality == modality and item.recon]
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-005-b
 def first_look(report: AuditRecord, folder: Path) -> Markup:
     "The first picture and the first sound, before and after."
     shown = []
@@ -112,7 +113,8 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
 def summary(report: AuditRecord) -> Markup:
     "The metrics that gate, and the codecs."
     means = [
-        [f"{facts.modality}, {facts.title}", _value(report.metrics[name].value), facts.unit, f"{facts.better} is better"]
+        [f"{facts.modality}, {facts.title}", _value(report.metrics[name].value), facts.unit,
+            f"{facts.better} is better"]
         for name, facts in report.metric_facts.items() if facts.tolerance is not None
     ]  # fmt: skip
     codecs = [
@@ -143,7 +145,10 @@ def environment(report: AuditRecord) -> Markup:
     "What the run ran on, and how long each step took."
     e = report.environment
     torch = e.packages.get("torch", "absent")
-    said = f"Python {e.python} on {e.platform}, torch {torch}, device {e.device}, {e.threads} threads, seed {e.seed}, decode mode {report.decode_mode}."
+    said = (
+        f"Python {e.python} on {e.platform}, torch {torch}, device {e.device}, {e.threads} threads, seed "
+        f"{e.seed}, decode mode {report.decode_mode}."
+    )
     packages = table(["package", "version"], list(e.packages.items()))
     seconds = table(["step", "seconds"], [[name.replace("_", " "), s] for name, s in report.seconds.items()])
     return joined([paragraph(said), folded("Packages and times", packages, seconds)])
@@ -162,7 +167,7 @@ def commands(report: AuditRecord, folder: Path) -> Markup:
         ]
     )
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-010-b
 FILES = {
     "report.json": "every value and every answer",
     "tokens.safetensors": "the ids of every item",
@@ -204,9 +209,11 @@ def _cell(answers: list[Check]) -> Markup | str:
 def _gates(answers: list[Check]) -> str:
     return {(True,): "gate", (False,): ""}.get(tuple({c.gates for c in answers}), "gate where promised")
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-013-b
 def correctness(report: AuditRecord) -> Markup:
-    "Every question that was asked, of each modality and of none: a check that is in the record is in one of the two tables."
+    """Every question that was asked, of each modality and of none: a check that is in the record is in one of
+    the two tables.
+    """
     of_modality = [c for c in report.checks if c.modality]
     rows = []
     for name in dict.fromkeys(c.name for c in of_modality):
@@ -299,7 +306,7 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
 def _rest(items: list[Item], noun: str) -> Markup:
     return not_shown(len(items), MOST_SHOWN, "report.json", f"No {noun} was decoded in this run.")
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-018-b
 def codebooks(report: AuditRecord) -> Markup:
     "How much of each codebook is used."
     if not report.codebook_use:
@@ -346,12 +353,18 @@ def token_lm(report: AuditRecord, folder: Path) -> Markup:
         drawn(prompt_bars(lm["conditioning"]), "losses by prompt") if lm["conditioning"] else "",
     ])  # fmt: skip
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-021-b
 def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
     "A row a test."
     o, r = lm["overfit"], lm["resume"]
-    learned = f"loss {o['losses'][0]:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets right"
-    differs = f"a loss {r['loss_difference']:g}, of a weight {r['weight_difference']:g}, of an optimiser state {r['optimiser_difference']:g}"
+    learned = (
+        f"loss {o['losses'][0]:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
+        "right"
+    )
+    differs = (
+        f"a loss {r['loss_difference']:g}, of a weight {r['weight_difference']:g}, of an optimiser state "
+        f"{r['optimiser_difference']:g}"
+    )
     rows: list[list[Any]] = [["overfit", mark(o["final_loss"] <= limit), learned]]
     rows.append(
         [
@@ -382,7 +395,8 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
 def idempotence(report: AuditRecord) -> Markup:
     "How many ids each item keeps when it is decoded and encoded again."
     rows = [
-        [i.name, i.modality, mark(i.idempotence == 1), f"{i.idempotence:.1%}", "promised" if report.codecs[i.modality]["idempotent"] else "not promised"]
+        [i.name, i.modality, mark(i.idempotence == 1), f"{i.idempotence:.1%}",
+            "promised" if report.codecs[i.modality]["idempotent"] else "not promised"]
         for i in report.items if i.idempotence is not None
     ]  # fmt: skip
     return (
@@ -398,14 +412,17 @@ def token_space(report: AuditRecord) -> Markup:
         "token space": report.token_space_sha256,
         **{f"{modality} ids": digest for modality, digest in report.token_hashes.items()},
     }
-    said = f" is {report.token_space['vocab_size_total']:,}. The hashes hold no time, no path and no machine: the same space and the same ids have the same hashes anywhere."
+    said = (
+        f" is {report.token_space['vocab_size_total']:,}. The hashes hold no time, no path and no machine: "
+        "the same space and the same ids have the same hashes anywhere."
+    )
     return joined([
         drawn(space_bar(report.token_space), "the ranges of the token space"),
         table(["hash", "sha256"], [[what, code(digest)] for what, digest in hashes.items()]),
         paragraph(code("vocab_size_total"), said),
     ])  # fmt: skip
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-024-b
 def caught(report: AuditRecord) -> Markup:
     "Warnings."
     return (
@@ -414,7 +431,7 @@ def caught(report: AuditRecord) -> Markup:
         else paragraph("None were caught during the run.")
     )
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-024-c
 def gaps(report: AuditRecord) -> Markup:
     "What this run does not say."
     not_asked = {(c.modality, c.name): c for c in report.checks if c.passed is None}.values()
@@ -450,7 +467,7 @@ def gaps(report: AuditRecord) -> Markup:
         )
     return bullets(said) if said else paragraph("None.")
 
-
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-024-d
 def conclusion(report: AuditRecord) -> Markup:
     "Whether to train on these ids."
     if not report.passed:
@@ -462,7 +479,8 @@ def conclusion(report: AuditRecord) -> Markup:
         reasons |= {g.metric for g in report.gates if not g.passed}
         failed = f"{len(report.failed)} of {report.n_gates} gates failed: {', '.join(sorted(reasons))}"
         return paragraph(
-            f"Do not train on these ids yet. {failed}. The sentences at the top of this page say what was found."
+            f"Do not train on these ids yet. {failed}. The sentences at the top of this page say what was "
+            "found."
         )
     counts = {
         m: sum(c.modality == m and c.gates and bool(c.passed) for c in report.checks) for m in report.codecs
@@ -474,5 +492,6 @@ def conclusion(report: AuditRecord) -> Markup:
         else "; quality was measured, and this report can serve as the baseline of later ones"
     )
     return paragraph(
-        f"Every promise that was asked about is kept: {kept}. Ids in this space are deterministic, in range and decodable{quality}."
+        f"Every promise that was asked about is kept: {kept}. Ids in this space are deterministic, in range "
+        f"and decodable{quality}."
     )

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, in_common_form
+from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, Rate, in_common_form
 from ..comparison.references import Reference, at_rate, out_of_reach
 from uti.html import (
     Markup,
@@ -108,7 +108,10 @@ def own_form(result: CodecResult) -> str:
     if spec["modality"] == "image":
         return "{}×{}".format(*spec["input_size"])
     if spec["modality"] == "audio":
-        return f"{spec['output_rate'] / 1000:g} kHz {({1: 'mono', 2: 'stereo'}).get(spec['channels'], spec['channels'])}"
+        return (
+            f"{spec['output_rate'] / 1000:g} kHz "
+            f"{({1: 'mono', 2: 'stereo'}).get(spec['channels'], spec['channels'])}"
+        )
     return "text"
 
 
@@ -158,7 +161,7 @@ def _short(page: Page, name: str, modality: str) -> list[Any]:
     quality = [value(result.common, facts) for facts in page.facts[modality].values()]
     return [*_rates(page, result, modality), *([mark(result.lossless)] if modality == "text" else quality)]
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-009-b
 def summary(page: Page) -> Markup:
     "One row a configuration: rate and distortion of each modality."
     rows = [
@@ -176,15 +179,21 @@ def explained(page: Page) -> Markup:
     if form.sample_rate:
         long = f", {form.clip_seconds:g} s long" if form.clip_seconds else ""
         forms.append(f"sounds in mono at {form.sample_rate / 1000:g} kHz, the lowest of their rates{long}")
-    common = f" Distortion here is measured in one common form, the same for every codec and every reference: {'; '.join(forms)}."
+    common = (
+        " Distortion here is measured in one common form, the same for every codec and every reference: "
+        f"{'; '.join(forms)}."
+    )
     spread = (
-        f" The bits of a picture are spread over the pixels of the codec's own size and, since distortion is measured at {page.size},"
+        " The bits of a picture are spread over the pixels of the codec's own size and, since distortion "
+        f"is measured at {page.size},"
         " also over that many: a large picture's bits, spent on a small one."
     )
     return paragraph(
         "Means over all items; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
-        " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding.", spread if page.resized else "", common if forms else "",
-        " What each codec's own audit measured, at its own size and rate, stands under ", Markup('<a href="#Every-number">Every number</a>.'),
+        " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding.",
+        spread if page.resized else "", common if forms else "",
+        " What each codec's own audit measured, at its own size and rate, stands under ",
+        Markup('<a href="#Every-number">Every number</a>.'),
     )  # fmt: skip
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012
@@ -213,7 +222,7 @@ def _beside_references(page: Page, modality: str) -> Markup:
     columns = [c for facts in every for c in (label(facts), *(f"{curve.name}’s" for curve in curves))]
     return table(["configuration", page.rate_columns(modality)[-1], *columns], rows)
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-012-b
 def _plane(page: Page, modality: str, axis: str) -> Markup:
     "Codecs as points, references as curves."
     points = {
@@ -238,7 +247,10 @@ def rate_against_distortion(page: Page) -> Markup:
     )
     for modality, axis in axes.items():
         if any(r.common for r in page.results.get(modality, {}).values()):
-            read_off = "What the references reach with as many bits, read off their curves. Where a curve does not go so far, the rate"
+            read_off = (
+                "What the references reach with as many bits, read off their curves. Where a curve does not "
+                "go so far, the rate"
+            )
             said = paragraph(f"{read_off} ({UNITS[modality]}) that it starts from, or goes up to:")
             parts += [
                 heading(f"{NOUNS[modality].capitalize()}s"),
@@ -248,48 +260,36 @@ def rate_against_distortion(page: Page) -> Markup:
             ]
     return joined([*parts, *map(paragraph, page.comparison.left_out)])
 
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c
+def _books(sizes: list[int]) -> str:
+    return f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
 
+
+def _context(modality: str, rate: Rate) -> str:
+    "Tokens of a picture, a second or a byte."
+    spent = {"image": rate.tokens_per_item, "audio": rate.tokens_per_second, "text": rate.tokens_per_byte}
+    return fixed(spent[modality], 2 if modality == "text" else 0)
+
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c-x
 def tokens(page: Page) -> Markup:
     "What a language model's context pays."
     rows = []
     for modality, those in page.results.items():
         for name, r in those.items():
-            sizes, rate = r.codec["codebook_sizes"], r.rate
-            books = (
-                f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
-            )
-            spent = {
-                "image": rate.tokens_per_item,
-                "audio": rate.tokens_per_second,
-                "text": rate.tokens_per_byte,
-            }[modality]
-            bits, own = (sum(r.bits_per_token) / len(sizes), 1), fixed(rate.own, RATE_DECIMALS[modality])
-            spent = fixed(spent, 2 if modality == "text" else 0)
+            sizes = r.codec["codebook_sizes"]
+            bits, own = (sum(r.bits_per_token) / len(sizes), 1), fixed(r.rate.own, RATE_DECIMALS[modality])
             rows.append(
-                [
-                    name,
-                    r.codec["name"],
-                    whole(own_form(r)),
-                    books,
-                    bits,
-                    spent,
-                    whole(PER[modality]),
-                    own,
-                    UNITS[modality],
-                ]
-            )
+                [name, r.codec["name"], whole(own_form(r)), _books(sizes), bits, _context(modality, r.rate),
+                 whole(PER[modality]), own, UNITS[modality]]
+            )  # fmt: skip
     columns = [
-        "configuration",
-        "codec",
-        "own form",
-        "codebooks × entries",
-        "bits a token",
-        "tokens",
-        "",
-        "own rate",
-        "",
-    ]
-    said = "A rate in bits a byte of text says how many bits the ids could hold, not how well a language model would predict them."
+        "configuration", "codec", "own form", "codebooks × entries", "bits a token", "tokens", "", "own rate",
+        ""
+    ]  # fmt: skip
+    said = (
+        "A rate in bits a byte of text says how many bits the ids could hold, not how well a language model "
+        "would predict them."
+    )
     return joined([table(columns, rows), paragraph(said) if "text" in page.results else ""])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-015
@@ -320,9 +320,11 @@ def _by_form(page: Page, asset: Asset) -> dict[str, Row]:
         groups.setdefault(own_form(result), []).append((name, result, item))
     return groups
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-015-b
 def _original_of(page: Page, asset: Asset, own: str, those: Row) -> tuple[Path, list[str]]:
-    "The file that the codecs of one form got, and two lines on it; the one in the common form where none of them decoded."
+    """The file that the codecs of one form got, and two lines on it; the one in the common form where none of
+    them decoded.
+    """
     kept = next((item.original for _, _, item in those if item.original), None)
     if kept:
         return page.folder / kept, ["as the codec got it", own]
@@ -370,7 +372,7 @@ def _sound_card(page: Page, title: str, lines: list[str], path: Path, limits: tu
         path if played else None,
     )
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
 def sounds(page: Page) -> Markup:
     "Each sound through each codec; the spectrograms of a sound share a scale of colours."
     assets, parts = [a for a in page.comparison.assets if a.modality == "audio"], []
@@ -401,7 +403,9 @@ def sounds(page: Page) -> Markup:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019
 def every_number(page: Page) -> Markup:
-    "Each metric of each item, in the codec's own form and in the common one; the references at each setting; what has no number."
+    """Each metric of each item, in the codec's own form and in the common one; the references at each
+    setting; what has no number.
+    """
     parts: list[Any] = []
     for modality in ("image", "audio"):
         those = page.results.get(modality, {})
@@ -422,12 +426,13 @@ def every_number(page: Page) -> Markup:
     parts += [_ladder(page, curve) for modality in page.results for curve in page.curves(modality)]
     reasons = [
         [name, i.name, metric, v.reason]
-        for those in page.results.values() for name, r in those.items() for i in r.items for metric, v in i.common.items() if v.value is None
+        for those in page.results.values() for name, r in those.items() for i in r.items for metric,
+        v in i.common.items() if v.value is None
     ]  # fmt: skip
     missing = folded("Numbers that there are not", table(["configuration", "item", "metric", "why"], reasons))
     return joined([*parts, missing if reasons else ""])
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-019-b
 def _ladder(page: Page, curve: Reference) -> Markup:
     "A reference at each of its settings."
     every = page.facts[curve.modality].values()
@@ -447,7 +452,8 @@ def audits(page: Page) -> Markup:
     "Who passed, what failed, and which codecs were used by whom."
     columns = ["configuration", "passed", "failed gates", "audited", "device", "torch", "token space"]
     rows = [
-        [link(e.audit, e.name), mark(e.passed), len(e.failed_gates), e.audited, e.environment.device, e.environment.packages.get("torch", ""), e.token_space_sha256[:12]]
+        [link(e.audit, e.name), mark(e.passed), len(e.failed_gates), e.audited, e.environment.device,
+            e.environment.packages.get("torch", ""), e.token_space_sha256[:12]]
         for e in page.entries
     ]  # fmt: skip
     failed = [[e.name, gate] for e in page.entries for gate in e.failed_gates]
@@ -460,13 +466,17 @@ def audits(page: Page) -> Markup:
     return joined([
         table(columns, rows),
         table(["configuration", "failed gate"], failed) if failed else "",
-        table(["codec", "modality", "version", "licence", "weights", "used by"], [[*codec, ", ".join(names)] for codec, names in uses.items()]),
+        table(["codec", "modality", "version", "licence", "weights", "used by"],
+            [[*codec, ", ".join(names)] for codec, names in uses.items()]),
     ])  # fmt: skip
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-019-c
 FILES = {
     "comparison.json": "every value of this page",
-    "original": "pictures and sounds in the common form, which the references and reconstructions are measured against",
+    "original": (
+        "pictures and sounds in the common form, which the references and reconstructions are measured "
+        "against"
+    ),
     "audits": "a folder a configuration: report.json, reconstructions, token space",
     "compare.ipynb": "this page, as the executed notebook",
 }
@@ -477,7 +487,7 @@ def artifacts(page: Page) -> Markup:
     there = [[link(name, name), FILES[name]] for name in sorted(FILES) if (page.folder / name).exists()]
     return joined([block(page.comparison.command), table(["file", "what"], there)])
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-019-d
 def gaps(page: Page) -> Markup:
     "What a comparison does not say."
     counts = {
@@ -494,9 +504,11 @@ def gaps(page: Page) -> Markup:
     said += page.comparison.left_out
     said += ["Nothing was decoded: decode mode none."] if page.comparison.decode_mode == "none" else []
     said.append(
-        "PSNR, SSIM, SNR and log-mel L1 compare signals. A codec that invents plausible detail scores lower than it looks or sounds."
+        "PSNR, SSIM, SNR and log-mel L1 compare signals. A codec that invents plausible detail scores lower "
+        "than it looks or sounds."
     )
     said.append(
-        "The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits on them than their rate."
+        "The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits "
+        "on them than their rate."
     )
     return bullets(said)

@@ -48,14 +48,20 @@ def _png_of(figure: Figure, dpi: int) -> bytes:
 
 
 def drawn(figure: Figure, what: str, dpi: int = 90) -> Markup:
-    "A figure inside the page, as wide as the text; `what` it shows, for who cannot see it. The figure is closed."
+    """A figure inside the page, as wide as the text; `what` it shows, for who cannot see it.
+
+    The figure is closed.
+    """
     return Markup('<p><img alt="{}" src="{}"></p>').format(what, _inside("image/png", _png_of(figure, dpi)))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-007
 def card(
     title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None
 ) -> Markup:
-    "A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player. Cards stand side by side inside `cards`."
+    """A picture (a PNG file, or a figure, which is closed), a title, lines of text and a player.
+
+    Cards stand side by side inside `cards`.
+    """
     png = (
         b""
         if picture is None
@@ -92,7 +98,9 @@ def not_shown(n: int, most: int, file: str, absent: str) -> Markup:
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-011
 def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
-    "What a language model wrote beside its prompt and what it was taught: pictures and players inside the page. `shown`: as in smoke.json, files in `folder`."
+    """What a language model wrote beside its prompt and what it was taught: pictures and players inside the
+    page. `shown`: as in smoke.json, files in `folder`.
+    """
 
     def media(value: str) -> Markup | str:
         path = folder / value

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -43,7 +44,10 @@ def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-007
 def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "") -> Figure:
-    "Waveforms (first channel) over each other, and the two log-mel spectrograms. Float [channels, samples] in [-1, 1], twice; rate in Hz."
+    """Waveforms (first channel) over each other, and the two log-mel spectrograms.
+
+    Float [channels, samples] in [-1, 1], twice; rate in Hz.
+    """
     seconds = np.arange(original.shape[-1]) / sample_rate
     mels = [log_mel(wave[:1], sample_rate)[0].numpy() for wave in (original, recon)]
     fig, axes = plt.subplots(3, 1, figsize=(9.6, 6), sharex=True, layout="constrained")
@@ -68,7 +72,10 @@ def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-010
 def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
-    "Perplexity of each codebook beside the most that as many codes could reach. `use`: modality → what `metrics.codebook_use` gave."
+    """Perplexity of each codebook beside the most that as many codes could reach.
+
+    `use`: modality → what `metrics.codebook_use` gave.
+    """
     fig, axes = plt.subplots(
         1,
         len(use),
@@ -94,7 +101,9 @@ def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-013
 def space_bar(token_space: dict[str, Any]) -> Figure:
-    "The ranges of a token space, as `space.to_dict` gives it, one bar each, on a logarithmic axis of their sizes."
+    """The ranges of a token space, as `space.to_dict` gives it, one bar each, on a logarithmic axis of their
+    sizes.
+    """
     ranges = token_space["ranges"]
     fig, ax = plt.subplots(figsize=(9.6, 0.3 * len(ranges) + 0.8), layout="constrained")
     ax.barh(
@@ -110,13 +119,19 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-016
 def mel_limits(wave: Tensor, sample_rate: int) -> tuple[float, float]:
-    "The values of the darkest and the brightest colour of a sound's spectrogram, so that panels can share a scale."
+    """The values of the darkest and the brightest colour of a sound's spectrogram, so that panels can share a
+    scale.
+    """
     mel = log_mel(wave[:1], sample_rate)
     return float(mel.min()), float(mel.max())
 
 
 def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None = None) -> Figure:
-    "The log-mel spectrogram of a sound's first channel, small. Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so that panels can share a scale."
+    """The log-mel spectrogram of a sound's first channel, small.
+
+    Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so
+    that panels can share a scale.
+    """
     mel = log_mel(wave[:1], sample_rate)[0].numpy()
     low, high = limits or (float(mel.min()), float(mel.max()))
     fig, ax = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
@@ -133,7 +148,11 @@ def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-019
 Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
+
+
 COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
+
+
 # of a label from its point
 OFFSETS = (
     (9, 0),
@@ -150,9 +169,11 @@ OFFSETS = (
     (-9, -25),
 )
 
-
+# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b
 def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
-    "Write each (text, colour) beside its point, where it covers no point, no other label and little of a curve, and stays inside. The axes are laid out first."
+    """Write each (text, colour) beside its point, where it covers no point, no other label and little of a
+    curve, and stays inside. The axes are laid out first.
+    """
     ax.figure.draw_without_rendering()
     frame, taken = ax.get_window_extent(), [(*ax.transData.transform(point), 7, 1.0) for point in labels]
     for line in (line for line in ax.lines if len(line.get_xdata()) > 1):
@@ -191,36 +212,46 @@ def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None
         taken += [(px, (box.y0 + box.y1) / 2, 7, 1.0) for px in np.arange(box.x0, box.x1, 7)]
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020
+def _reference_curves(
+    axes: Sequence[Axes], references: dict[str, list[Measured]], metrics: Sequence[str]
+) -> None:
+    "Each reference a curve in every panel."
+    for i, (name, points) in enumerate(references.items()):
+        style = {"color": ("0.3", "0.6")[i % 2], "ls": ("-", "--", ":")[i % 3], "marker": "o", "ms": 3.5}
+        for ax, metric in zip(axes, metrics, strict=True):
+            there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
+            ax.plot(*np.array(there).reshape(-1, 2).T, label=name, **style)
+
+
+def _codec_points(
+    ax: Axes, codecs: dict[str, Measured], metric: str
+) -> dict[tuple[float, float], tuple[str, str]]:
+    "Each codec a point; returns point → (the codecs at it, its colour)."
+    there: dict[tuple[float, float], tuple[str, str]] = {}
+    for i, (name, (rate, values)) in enumerate(codecs.items()):
+        if values.get(metric) is not None:
+            point = (rate, values[metric])
+            text, colour = there.get(point, ("", COLOURS[i % len(COLOURS)]))
+            there[point] = (f"{text}, {name}" if text else name, colour)
+            ax.plot(*point, marker="D", ms=9, color=colour, mec="white", zorder=4)
+    return there
+
+# %% ../../nbs/pages/01_plots.ipynb #05-plots-020-x
 def rate_distortion(
     codecs: dict[str, Measured],
     references: dict[str, list[Measured]],
     metrics: dict[str, str],
     rate_label: str,
 ) -> Figure:
-    """One panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs` a labelled point, each of `references` a curve.
+    """One panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs` a
+    labelled point, each of `references` a curve.
 
     Codecs at the same point share a label. What has no value is left out.
     """
-    fig, axes = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
-    for i, (name, points) in enumerate(references.items()):
-        for ax, metric in zip(axes[0], metrics, strict=True):
-            there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
-            ax.plot(
-                *np.array(there).reshape(-1, 2).T,
-                color=("0.3", "0.6")[i % 2],
-                ls=("-", "--", ":")[i % 3],
-                marker="o",
-                ms=3.5,
-                label=name,
-            )
-    labels: list[dict[tuple[float, float], tuple[str, str]]] = [{} for _ in metrics]
-    for ax, (metric, label), there in zip(axes[0], metrics.items(), labels, strict=True):
-        for i, (name, (rate, values)) in enumerate(codecs.items()):
-            if values.get(metric) is not None:
-                point = (rate, values[metric])
-                text, colour = there.get(point, ("", COLOURS[i % len(COLOURS)]))
-                there[point] = (f"{text}, {name}" if text else name, colour)
-                ax.plot(*point, marker="D", ms=9, color=colour, mec="white", zorder=4)
+    fig, [axes] = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
+    _reference_curves(axes, references, list(metrics))
+    labels = [_codec_points(ax, codecs, metric) for ax, metric in zip(axes, metrics, strict=True)]
+    for ax, label in zip(axes, metrics.values(), strict=True):
         ax.set(xscale="log", xlabel=rate_label, ylabel=label)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
@@ -229,13 +260,9 @@ def rate_distortion(
         ax.margins(0.1)
         ax.spines[["top", "right"]].set_visible(False)
     if references:
-        fig.legend(
-            *axes[0, 0].get_legend_handles_labels(),
-            loc="outside upper center",
-            ncols=len(references),
-            frameon=False,
-        )
-    for ax, there in zip(axes[0], labels, strict=True):
+        handles, names = axes[0].get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside upper center", ncols=len(references), frameon=False)
+    for ax, there in zip(axes, labels, strict=True):
         _label(ax, there)
     return fig
 
@@ -243,7 +270,9 @@ def rate_distortion(
 def loss_curves(
     losses: list[float], limit: float, whole: list[float], resumed: list[float], interrupted_after: int
 ) -> Figure:
-    "Losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and of a short run in one go and interrupted."
+    """Losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and of a
+    short run in one go and interrupted.
+    """
     fig, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained", width_ratios=[3, 2])
     axes[0].plot(range(1, len(losses) + 1), losses, lw=1)
     axes[0].axhline(limit, color="0.4", ls="--", label=f"passes below {limit:.2f}")
@@ -260,7 +289,9 @@ def loss_curves(
 
 
 def prompt_bars(conditioning: list[dict[str, Any]]) -> Figure:
-    "Mean loss of each task by what the model was prompted with: dicts with `task`, `right`, `shuffled` and `none`, in nats a token."
+    """Mean loss of each task by what the model was prompted with: dicts with `task`, `right`, `shuffled` and
+    `none`, in nats a token.
+    """
     fig, ax = plt.subplots(figsize=(9.6, 2.8), layout="constrained")
     places = np.arange(len(conditioning))
     for i, (name, colour) in enumerate({"right": "C0", "shuffled": "C1", "none": "0.6"}.items()):

@@ -26,7 +26,9 @@ from ..files import packaged, write_json, write_text
 from ..html import link, mark, table, verdict
 from ..outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
 
-if TYPE_CHECKING:  # libraries for notebooks are imported where they are used: a report imports this module too, for its tables, and would wait for them
+if TYPE_CHECKING:
+    # libraries for notebooks are imported where they are used: a report imports this module too, for its
+    # tables, and would wait for them
     from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
@@ -63,9 +65,12 @@ def _exporter() -> HTMLExporter:
         exclude_output_prompt=True,
     )
 
-
+# %% ../../nbs/pages/06_publish.ipynb #12-report-010-b
 def render_notebook(path: str | Path, title: str | None = None) -> Path:
-    "Render an executed notebook as `index.html` beside it, one self-contained file without code. Raises `OSError` where it cannot be read or written."
+    """Render an executed notebook as `index.html` beside it, one self-contained file without code.
+
+    Raises `OSError` where it cannot be read or written.
+    """
     import nbformat
 
     path = Path(path)
@@ -94,9 +99,12 @@ class _ProgressLines(logging.Handler):
         for step, steps, what in re.findall(r"\[(\d+)/(\d+)\] (.+)", record.getMessage()):
             self.progress(int(step), int(steps), what.strip())
 
-
+# %% ../../nbs/pages/06_publish.ipynb #12-report-012-b
 def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: Progress) -> str | None:
-    "Run `source` with `parameters` into `target`, which is kept in any case. Returns None, or what broke the run."
+    """Run `source` with `parameters` into `target`, which is kept in any case.
+
+    Returns None, or what broke the run.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
@@ -128,7 +136,9 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-014
 def clean_notebook(path: Path, staged: Path, folder: Path) -> None:
-    "Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the notebook in `path`; a path in `staged`, which lies inside `folder`, becomes one in `folder`."
+    """Drop papermill's record of paths and times, and the streams of cells tagged `progress`, from the
+    notebook in `path`; a path in `staged`, which lies inside `folder`, becomes one in `folder`.
+    """
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
@@ -152,6 +162,8 @@ class Published:
 
 
 RESULTS = {"report.json": read_record, "comparison.json": read_comparison, "smoke.json": read_smoke}
+
+
 BROKEN = "broken.json"
 
 
@@ -162,7 +174,7 @@ def _result_in(folder: Path) -> AuditRecord | Comparison | SmokeReport | None:
             return read(folder / name)
     return None
 
-
+# %% ../../nbs/pages/06_publish.ipynb #12-report-016-b
 def _say_broken(path: Path, broke: str, earlier: bool) -> None:
     "Put what broke the run under the title of the notebook in `path`."
     import nbformat
@@ -184,9 +196,11 @@ def _say_broken(path: Path, broke: str, earlier: bool) -> None:
     )
     write_text(path, nbformat.writes(notebook))
 
-
+# %% ../../nbs/pages/06_publish.ipynb #12-report-016-c
 def _check_tools() -> None:
-    "Raise `OutdirError` where notebooks cannot be run or rendered here, which is better known before a run than after it."
+    """Raise `OutdirError` where notebooks cannot be run or rendered here, which is better known before a run
+    than after it.
+    """
     from jinja2 import TemplateNotFound
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
@@ -195,21 +209,25 @@ def _check_tools() -> None:
         _ = _exporter().template  # reading it finds one that is missing
     except NoSuchKernel as error:
         raise OutdirError(
-            f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install --sys-prefix` installs it"
+            f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install "
+            "--sys-prefix` installs it"
         ) from error
     except (
         TemplateNotFound,
         ValueError,
     ) as error:  # a file of a template, or the whole of it, is not where nbconvert looks
         raise OutdirError(
-            f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); install nbconvert into the environment that runs uti"
+            f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); "
+            "install nbconvert into the environment that runs uti"
         ) from error
 
-
+# %% ../../nbs/pages/06_publish.ipynb #12-report-016-d
 def _publish(
     notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress
 ) -> Published:
-    "Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all, and bring the list of reports up to date."
+    """Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all,
+    and bring the list of reports up to date.
+    """
     target = out.staged / notebook
     broke = _execute(REPORTS / notebook, target, {**parameters, "outdir": str(out.staged)}, progress)
     clean_notebook(target, out.staged, folder)
@@ -230,9 +248,11 @@ def _publish(
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-017
 def publish_audit(plan: AuditPlan, progress: Progress = lambda step, steps, what: None) -> Published:
-    """Audit into the plan's folder, which is one of a folder of reports: index.html, audit.ipynb, uti.yaml, report.json and the artifacts; the list of reports beside it is brought up to date.
+    """Audit into the plan's folder, which is one of a folder of reports: index.html, audit.ipynb, uti.yaml,
+    report.json and the artifacts; the list of reports beside it is brought up to date.
 
-    Raises what `audit.plan.prepare` raises for inputs that are at fault, before anything is written. The codecs must be given as a config: the notebook runs in another process.
+    Raises what `audit.plan.prepare` raises for inputs that are at fault, before anything is written. The
+    codecs must be given as a config: the notebook runs in another process.
     """
     folder = Path(plan.outdir)
     check_name(folder.name, "the report")
@@ -262,9 +282,11 @@ def publish_compare(
     command: str = "uti compare",
     progress: Progress = lambda step, steps, what: None,
 ) -> Published:
-    """Compare `configs` into `reports/name`: index.html, compare.ipynb, comparison.json, the originals and the audits, of which those that lie there are kept; the list of reports is brought up to date.
+    """Compare `configs` into `reports/name`: index.html, compare.ipynb, comparison.json, the originals and
+    the audits, of which those that lie there are kept; the list of reports is brought up to date.
 
-    Raises what `compare.load_configs` and `compare.prepare_compare` raise for inputs that are at fault, before anything is written.
+    Raises what `compare.load_configs` and `compare.prepare_compare` raise for inputs that are at fault,
+    before anything is written.
     """
     check_name(name, "the report")
     folder = Path(reports) / name
@@ -296,7 +318,8 @@ def publish_smoke(
     command: str = "uti smoke",
     progress: Progress = lambda step, steps, what: None,
 ) -> Published:
-    """Smoke-test into `reports/name`: index.html, smoke.ipynb, uti.yaml, smoke.json, the sequences, the trained model, and what it wrote; the list of reports is brought up to date.
+    """Smoke-test into `reports/name`: index.html, smoke.ipynb, uti.yaml, smoke.json, the sequences, the
+    trained model, and what it wrote; the list of reports is brought up to date.
 
     Raises what `smoke.prepare_smoke` raises for inputs that are at fault, before anything is written.
     """
@@ -320,37 +343,40 @@ def publish_smoke(
 # %% ../../nbs/pages/06_publish.ipynb #12-report-020
 LIST_MARK = '<meta name="generator" content="uti">'
 
+# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b
+def _told_of(result: AuditRecord | SmokeReport | Comparison | None) -> str:
+    "What kind of report it is, for the list."
+    if isinstance(result, Comparison):
+        return f"comparison of {', '.join(entry.name for entry in result.entries)}"
+    if isinstance(result, SmokeReport):
+        return f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
+    return f"audit, token space {result.token_space_sha256[:12]}" if result else ""
 
+
+def _row(page: Path) -> list[Any]:
+    "A report in the list of reports."
+    try:
+        result = _result_in(page.parent)
+    except ValueError:
+        result = None
+    passed, created = (result.passed, result.created) if result else (False, "the run broke")
+    return [link(f"{page.parent.name}/index.html", page.parent.name), mark(passed), created, _told_of(result)]
+
+# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b-x
 def write_list(reports: Path) -> None:
-    "Write `index.html` in `reports`, a list of the reports that lie in it. A page of that name that is no such list is somebody else's, and left alone."
-    if (reports / "index.html").exists() and LIST_MARK not in (reports / "index.html").read_text(
-        encoding="utf-8", errors="replace"
-    ):
+    """Write `index.html` in `reports`, a list of the reports that lie in it.
+
+    A page of that name that is no such list is somebody else's, and left alone.
+    """
+    there = reports / "index.html"
+    if there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace"):
         return
-    rows = []
-    for page in sorted(reports.glob("*/index.html")):
-        try:
-            result = _result_in(page.parent)
-        except ValueError:
-            result = None
-        what = ""
-        if isinstance(result, Comparison):
-            what = f"comparison of {', '.join(entry.name for entry in result.entries)}"
-        elif isinstance(result, SmokeReport):
-            what = f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
-        elif result:
-            what = f"audit, token space {result.token_space_sha256[:12]}"
-        rows.append(
-            [
-                link(f"{page.parent.name}/index.html", page.parent.name),
-                mark(result.passed if result else False),
-                result.created if result else "the run broke",
-                what,
-            ]
-        )
+    rows = [_row(page) for page in sorted(reports.glob("*/index.html"))]
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
-    head = f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title><style>{style}</style></head>'
-    write_text(
-        reports / "index.html",
-        f"{head}<body><main><h1>UTI reports</h1>{table(['report', 'passed', 'created', 'what'], rows)}</main></body></html>\n",
+    head = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title>'
+        f"<style>{style}</style></head>"
     )
+    listed = table(["report", "passed", "created", "what"], rows)
+    write_text(there, f"{head}<body><main><h1>UTI reports</h1>{listed}</main></body></html>\n")

@@ -32,7 +32,10 @@ def verdict_of(report: SmokeReport) -> Markup:
 def _endured(report: SmokeReport) -> str:
     o, r, lost = report.overfit, report.resume, max((k.lost for k in report.kills), default=0)
     learned = f"The loss fell from {o.losses[0]:.2f} to {o.final_loss:.2f} nats a token."
-    differs = f"Resumed, the largest difference of any loss is {r.loss_difference:g} and of any weight {r.weight_difference:g}."
+    differs = (
+        f"Resumed, the largest difference of any loss is {r.loss_difference:g} and of any weight "
+        f"{r.weight_difference:g}."
+    )
     return f"{learned} {differs} {len(report.kills)} kills lost {lost} steps at most."
 
 
@@ -40,7 +43,10 @@ def _written(report: SmokeReport) -> str:
     bound = [g for g in report.generated if g.grammar]
     formed, decoded = sum(g.well_formed for g in bound), sum(g.decoded or 0 for g in bound)
     without = sum(g.without_decoder for g in bound)
-    said = f"Under the grammar {formed} of {sum(g.n for g in bound)} generated sequences are well-formed, and {decoded} were decoded"
+    said = (
+        f"Under the grammar {formed} of {sum(g.n for g in bound)} generated sequences are well-formed, and "
+        f"{decoded} were decoded"
+    )
     return said + (f"; {without} are of a codec that only encodes." if without else ".")
 
 
@@ -74,7 +80,7 @@ def endured(report: SmokeReport) -> Markup:
     rows += [[f"SIGKILL {k.when}", k.killed_at, k.resumed_at, k.lost] for k in report.kills]
     return table(["what happened", "last step reported", "first step after", "steps lost"], rows)
 
-
+# %% ../../nbs/pages/04_smoke.ipynb #pages-04-006-b
 def generated(report: SmokeReport) -> Markup:
     "How many sequences are well-formed, with the grammar and without."
     rows = []
@@ -115,12 +121,16 @@ def prompts(report: SmokeReport) -> Markup:
 def environment(report: SmokeReport, folder: Path) -> Markup:
     "What it ran on, what repeats it, and what lies beside the page."
     e = report.environment
-    ran = f"Python {e.python} on {e.platform}, torch {e.packages.get('torch', 'absent')}, device {e.device}, {e.threads} threads, seed {e.seed}."
+    ran = (
+        f"Python {e.python} on {e.platform}, torch {e.packages.get('torch', 'absent')}, device {e.device}, "
+        f"{e.threads} threads, seed {e.seed}."
+    )
     model = f" {report.model}: {report.n_parameters:,} parameters, of which {report.n_trained:,} are trained."
     packages = table(["package", "version"], list(e.packages.items()))
     seconds = table(["test", "seconds"], [[n, s] for n, s in report.seconds.items()])
     beside = paragraph(
-        code("model/"), " holds the last checkpoint, with its token space, and logs that ", code("tensorboard --logdir"), " reads; ", code("data/"),
+        code("model/"), " holds the last checkpoint, with its token space, and logs that ",
+        code("tensorboard --logdir"), " reads; ", code("data/"),
         " holds the sequences. The audit of the same space takes these results over: ",
         code(f"uti report --smoke-report {(folder / 'smoke.json').as_posix()}"), ".",
     )  # fmt: skip
@@ -141,7 +151,7 @@ def environment(report: SmokeReport, folder: Path) -> Markup:
         ]
     )
 
-
+# %% ../../nbs/pages/04_smoke.ipynb #pages-04-008-b
 def gaps(report: SmokeReport) -> Markup:
     "What these tests do not say."
     said = [
@@ -160,6 +170,9 @@ def gaps(report: SmokeReport) -> Markup:
     return bullets(
         [
             *said,
-            "The model learned its training set by heart; nothing here says how it would do on anything else.",
+            (
+                "The model learned its training set by heart; nothing here says how it would do on anything "
+                "else."
+            ),
         ]
     )

@@ -36,7 +36,8 @@ def _numbered(name: str, n: int) -> list[str]:
 def token_names(space: TokenSpace) -> list[str]:
     """The token of every id that is not text, in the order of the ids: the first is that of id `space.text`.
 
-    As with the ranges of the space, a single codebook of images has no number and those of audio always have one: `<|img_00042|>`, `<|aud_3_0042|>`; of several, `<|img_1_00042|>`.
+    As with the ranges of the space, a single codebook of images has no number and those of audio always have
+    one: `<|img_00042|>`, `<|aud_3_0042|>`; of several, `<|img_1_00042|>`.
     """
     names = [*SPECIAL_TOKENS, *_numbered("special", N_SPECIAL)[len(SPECIAL_TOKENS) :]]
     for modality in ("image", "audio"):
@@ -53,32 +54,42 @@ def _backend(codec: Codec) -> Tokenizer:
     backend = getattr(found, "backend_tokenizer", found)  # what transformers wraps
     if not isinstance(backend, Tokenizer):
         raise ExportError(
-            f"codec {codec.spec.name!r}: only a fast tokenizer, of the library tokenizers, can be exported, and it has {'none' if found is None else type(found).__name__}"
+            f"codec {codec.spec.name!r}: only a fast tokenizer, of the library tokenizers, can be exported, "
+            f"and it has {'none' if found is None else type(found).__name__}"
         )
     return backend
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-013
 def _added_tokens(codec: Codec, space: TokenSpace) -> dict[int, str]:
-    "Id → token, for every id of `space` that the text tokenizer has no token for. Raises `ExportError` where its vocabulary has one of these tokens already."
+    """Id → token, for every id of `space` that the text tokenizer has no token for.
+
+    Raises `ExportError` where its vocabulary has one of these tokens already.
+    """
     vocabulary = _backend(codec).get_vocab(with_added_tokens=True)
     taken = set(vocabulary.values())
     added = {i: name for i, name in enumerate(_numbered("text_unused", space.text)) if i not in taken}
     added |= dict(enumerate(token_names(space), space.text))
     if both := [name for name in added.values() if name in vocabulary]:
         raise ExportError(
-            f"codec {codec.spec.name!r}: its vocabulary has {both[0]!r} already{f', and {len(both) - 1} more tokens of the space' if both[1:] else ''}; export from a tokenizer of text alone"
+            f"codec {codec.spec.name!r}: its vocabulary has {both[0]!r} "
+            f"already{f', and {len(both) - 1} more tokens of the space' if both[1:] else ''}; export from a "
+            "tokenizer of text alone"
         )
     return added
 
 
 def _close_gaps(vocabulary: dict[str, int], names: dict[int, str]) -> dict[str, int]:
-    "`vocabulary` (token → id) with the tokens of `names` (id → token) at those ids below its highest that it lacks."
+    """`vocabulary` (token → id) with the tokens of `names` (id → token) at those ids below its highest that
+    it lacks.
+    """
     top, taken = max(vocabulary.values(), default=-1), set(vocabulary.values())
     return vocabulary | {name: i for i, name in names.items() if i < top and i not in taken}
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-016
 def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]:
-    "The content of `tokenizer.json`: that of `backend`, with the tokens of `added` (id → token), each matched whole and as it is, wherever it stands."
+    """The content of `tokenizer.json`: that of `backend`, with the tokens of `added` (id → token), each
+    matched whole and as it is, wherever it stands.
+    """
     data = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     if backend.num_special_tokens_to_add(is_pair=False):
         data["post_processor"] = None
@@ -118,27 +129,33 @@ def _tokenizer_config(codec: Codec) -> dict[str, Any]:
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-022
 def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str]) -> None:
-    "Raise `ExportError` unless `built` has one token for each id of the space, finds each of `added` in a string, and gives texts the ids that the codec gives them."
+    """Raise `ExportError` unless `built` has one token for each id of the space, finds each of `added` in a
+    string, and gives texts the ids that the codec gives them.
+    """
     codec, space = tokenizer.codec("text"), tokenizer.space
     vocabulary = built.get_vocab(with_added_tokens=True)
     expected = _backend(codec).get_vocab(with_added_tokens=True) | {token: i for i, token in added.items()}
     if wrong := [token for token, i in expected.items() if vocabulary.get(token) != i]:
         raise ExportError(
-            f"codec {codec.spec.name!r}: token {wrong[0]!r} would have id {vocabulary.get(wrong[0])} instead of {expected[wrong[0]]}"
+            f"codec {codec.spec.name!r}: token {wrong[0]!r} would have id {vocabulary.get(wrong[0])} "
+            f"instead of {expected[wrong[0]]}"
         )
     if sorted(vocabulary.values()) != list(range(space.vocab_size_total)):
         raise ExportError(
-            f"codec {codec.spec.name!r}: {len(vocabulary)} tokens for {space.vocab_size_total} ids; an id has two tokens or none"
+            f"codec {codec.spec.name!r}: {len(vocabulary)} tokens for {space.vocab_size_total} ids; an id "
+            "has two tokens or none"
         )
     found = built.encode("".join(added.values())).ids
     if wrong := [token for (i, token), seen in zip(added.items(), [*found, -1], strict=False) if i != seen]:
         raise ExportError(
-            f"codec {codec.spec.name!r}: its tokens hide {wrong[0]!r}, which a string of tokens does not give back"
+            f"codec {codec.spec.name!r}: its tokens hide {wrong[0]!r}, which a string of tokens does not "
+            "give back"
         )
     for name, text in PROBES.items():
         if built.encode(text).ids != tokenizer.encode_text(text).ids.tolist():
             raise ExportError(
-                f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to a text with {name}"
+                f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to "
+                f"a text with {name}"
             )
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-025
@@ -153,28 +170,38 @@ FILES = (
 
 
 def _refuse_others(folder: Path) -> None:
-    "Raise `ExportError` unless `folder` is absent, empty, or an earlier export and nothing more. Raises `OSError` where it cannot be read."
+    """Raise `ExportError` unless `folder` is absent, empty, or an earlier export and nothing more.
+
+    Raises `OSError` where it cannot be read.
+    """
     if folder.is_dir():
         found = {path.name for path in folder.iterdir()}
         if found and not (found <= {*FILES} and {"tokenizer.json", "token_space.json"} <= found):
             raise ExportError(
-                f"{folder}: is there already and is not just an earlier export, so it is not replaced; give another folder"
+                f"{folder}: is there already and is not just an earlier export, so it is not replaced; give "
+                "another folder"
             )
     elif folder.exists():
         raise ExportError(f"{folder}: is a file, and a tokenizer is a folder")
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-027
 def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
-    """Write the token space of `tokenizer` as a tokenizer that `AutoTokenizer.from_pretrained(folder)` loads; returns `folder`.
+    """Write the token space of `tokenizer` as a tokenizer that `AutoTokenizer.from_pretrained(folder)` loads;
+    returns `folder`.
 
-    It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, and `uti.yaml` where the tokenizer was made from a config: all or, where anything fails, nothing. An earlier export is
-    replaced. Its `encode` gives a text the ids of `encode_text`, and adds none; its `decode` gives a string that it encodes to the same ids, where the text tokenizer is lossless and each text is as it encodes it.
-    Raises `ExportError` for a space without text, a tokenizer that is not fast, a vocabulary that has tokens of the space already, or a folder that holds anything else, and `OutdirError` for one that cannot be written.
+    It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, and `uti.yaml`
+    where the tokenizer was made from a config: all or, where anything fails, nothing. An earlier export is
+    replaced. Its `encode` gives a text the ids of `encode_text`, and adds none; its `decode` gives a string
+    that it encodes to the same ids, where the text tokenizer is lossless and each text is as it encodes it.
+    Raises `ExportError` for a space without text, a tokenizer that is not fast, a vocabulary that has tokens
+    of the space already, or a folder that holds anything else, and `OutdirError` for one that cannot be
+    written.
     """
     folder = Path(folder)
     if "text" not in tokenizer.codecs:
         raise ExportError(
-            f"this token space has no text, only {', '.join(tokenizer.codecs)}; a tokenizer for a language model needs a text codec, or it would drop every word"
+            f"this token space has no text, only {', '.join(tokenizer.codecs)}; a tokenizer for a language "
+            "model needs a text codec, or it would drop every word"
         )
     codec = tokenizer.codec("text")
     try:

@@ -27,7 +27,9 @@ class SequenceError(UTIError):
 
 @lru_cache(maxsize=4096)
 def cell_books(serialisation: str, n_codebooks: int, n_positions: int) -> tuple[int, ...]:
-    "The codebook of each of the `n_codebooks × n_positions` cells, in the order in which `serialisation` reads them."
+    """The codebook of each of the `n_codebooks × n_positions` cells, in the order in which `serialisation`
+    reads them.
+    """
     return tuple((reading_order(serialisation, n_codebooks, n_positions) // max(n_positions, 1)).tolist())
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-006
@@ -36,13 +38,15 @@ def _run(lengths: Sequence[int]) -> Sequence[int]:
     first, last = lengths[0], lengths[-1]
     return range(first, last + 1) if len(lengths) > 1 and last - first == len(lengths) - 1 else tuple(lengths)
 
-
+# %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-006-b
 @dataclass(frozen=True)
 class Grammar:
     """The documents of a token space.
 
-    `lengths`: modality → the numbers of positions that a segment of it may have, ascending (a picture has one; text any up to the longest). A modality that is not there may not occur.
-    Raises `SequenceError` for lengths that are empty or not ascending, and `SpaceError` for a modality that the space does not have.
+    `lengths`: modality → the numbers of positions that a segment of it may have, ascending (a picture has
+    one; text any up to the longest). A modality that is not there may not occur.
+    Raises `SequenceError` for lengths that are empty or not ascending, and `SpaceError` for a modality that
+    the space does not have.
     """
 
     space: TokenSpace
@@ -54,7 +58,8 @@ class Grammar:
             self.space.modality_ranges(modality)
             if not len(lengths) or any(a >= b for a, b in itertools.pairwise(lengths)) or lengths[0] < 0:
                 raise SequenceError(
-                    f"the lengths of {modality} must be ascending numbers of positions, got {list(lengths)[:8]}"
+                    f"the lengths of {modality} must be ascending numbers of positions, got "
+                    f"{list(lengths)[:8]}"
                 )
         object.__setattr__(self, "lengths", {m: _run(n) for m, n in self.lengths.items()})
 
@@ -84,7 +89,9 @@ class Grammar:
         return [ids for start, _, marker in self.tokens.values() for ids in (start, marker)] + [self.pad]
 
     def next_cell(self, modality: str, n: int, length: int | None) -> list[range]:
-        "The ranges that may follow `n` tokens of a segment whose number of positions is `length`, or None where it is still open."
+        """The ranges that may follow `n` tokens of a segment whose number of positions is `length`, or None
+        where it is still open.
+        """
         books, lengths, end = self.books[modality], self.lengths[modality], self.tokens[modality][1]
         total = lengths[-1] if length is None else length
         cells = cell_books(self.serialisation, len(books), total)
@@ -100,16 +107,23 @@ class Grammar:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-007
 class Segment(NamedTuple):
-    "A text, picture or sound in a sequence. `ids`: int64 [n_tokens] in the order of the serialisation; `position`: where the first of them stands; `marked`: whether a marker asked for it."
+    """A text, picture or sound in a sequence.
+
+    `ids`: int64 [n_tokens] in the order of the serialisation; `position`: where the first of them stands;
+    `marked`: whether a marker asked for it.
+    """
 
     modality: str
     ids: np.ndarray
     position: int
     marked: bool
 
-
+# %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-007-b
 class Reader:
-    "Reads ids one by one. `allowed()` are the ranges of ids that may come next; `segments` is what was whole so far."
+    """Reads ids one by one.
+
+    `allowed()` are the ranges of ids that may come next; `segments` is what was whole so far.
+    """
 
     def __init__(self, grammar: Grammar):
         self.grammar = grammar
@@ -144,7 +158,8 @@ class Reader:
         "Read one id. Raises `SequenceError` where it may not come next; what was read before stays."
         if not any(token_id in ids for ids in self.allowed()):
             raise SequenceError(
-                f"position {self.n_read}: {self._name(token_id)} where {' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}"
+                f"position {self.n_read}: {self._name(token_id)} where "
+                f"{' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}"
             )
         if self._open:
             self._push_cell(token_id)
@@ -194,7 +209,10 @@ class Reader:
 
     def _where(self) -> str:
         return (
-            f", inside the {self._open} that began at position {self.n_read - len(self._cells) - 1}, after {len(self._cells)} of its ids"
+            (
+                f", inside the {self._open} that began at position {self.n_read - len(self._cells) - 1}, "
+                f"after {len(self._cells)} of its ids"
+            )
             if self._open
             else ""
         )
@@ -215,7 +233,10 @@ class Reader:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
 def parse(grammar: Grammar, ids: Sequence[int]) -> list[Segment]:
-    "The texts, pictures and sounds of a sequence of global ids [n]. Raises `SequenceError` saying where it is ill-formed, and what would have been legal there."
+    """The texts, pictures and sounds of a sequence of global ids [n].
+
+    Raises `SequenceError` saying where it is ill-formed, and what would have been legal there.
+    """
     reader = Reader(grammar)
     for token_id in np.asarray(ids).tolist():
         reader.push(token_id)
@@ -223,7 +244,10 @@ def parse(grammar: Grammar, ids: Sequence[int]) -> list[Segment]:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-019
 def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:
-    "Serialisation and lengths as JSON-serialisable data; a run of lengths is its first and last. The token space travels apart."
+    """Serialisation and lengths as JSON-serialisable data; a run of lengths is its first and last.
+
+    The token space travels apart.
+    """
     lengths = {
         m: {"from": n[0], "to": n[-1]} if isinstance(n, range) else list(n)
         for m, n in grammar.lengths.items()

@@ -30,7 +30,9 @@ SORT_KEYS = {
 
 
 def reading_order(serialisation: str, n_codebooks: int, n_positions: int) -> np.ndarray:
-    "int64 [n_codebooks × n_positions]: the flat index `k × n_positions + t` of the cell that is read at each step. Raises `ValueError` for an unknown name."
+    """int64 [n_codebooks × n_positions]: the flat index `k × n_positions + t` of the cell that is read at
+    each step. Raises `ValueError` for an unknown name.
+    """
     if serialisation not in SORT_KEYS:
         raise ValueError(f"no serialisation is named {serialisation!r}; there are {', '.join(SORT_KEYS)}")
     k, t = np.indices((n_codebooks, n_positions))
@@ -38,13 +40,18 @@ def reading_order(serialisation: str, n_codebooks: int, n_positions: int) -> np.
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-006
 def flatten(ids: Tensor, serialisation: str) -> Tensor:
-    "Ids [..., n_codebooks, n_positions] → one line [..., n_codebooks × n_positions] in the order of `serialisation`."
+    """Ids [..., n_codebooks, n_positions] → one line [..., n_codebooks × n_positions] in the order of
+    `serialisation`.
+    """
     order = reading_order(serialisation, *ids.shape[-2:])
     return ids.flatten(-2)[..., order]
 
 
 def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
-    "The inverse of `flatten`: [..., n_tokens] → [..., n_codebooks, n_positions]. Raises `ValueError` where `n_codebooks` does not divide the number of tokens."
+    """The inverse of `flatten`: [..., n_tokens] → [..., n_codebooks, n_positions].
+
+    Raises `ValueError` where `n_codebooks` does not divide the number of tokens.
+    """
     if line.shape[-1] % n_codebooks:
         raise ValueError(f"{line.shape[-1]} tokens cannot be {n_codebooks} codebooks of equal length")
     n_positions = line.shape[-1] // n_codebooks
@@ -62,11 +69,16 @@ TASKS = {
     "image": (None, "image"),
     "audio": (None, "audio"),
 }
+
+
 SHORT = {"text": "text", "image": "img", "audio": "aud"}  # modality → its name in the special tokens
 
 
 class Example(NamedTuple):
-    "One training sequence. `ids`: int64 [n]. `labels`: int64 [n], the same ids on the target span, `IGNORED` elsewhere; not shifted."
+    """One training sequence.
+
+    `ids`: int64 [n]. `labels`: int64 [n], the same ids on the target span, `IGNORED` elsewhere; not shifted.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -77,9 +89,13 @@ def segment(space: TokenSpace, modality: str, ids: Sequence[int]) -> np.ndarray:
     name = SHORT[modality]
     return np.array([space.special[f"<|{name}_start|>"], *map(int, ids), space.special[f"<|{name}_end|>"]])
 
-
+# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013-b
 def build_prompt(space: TokenSpace, task: str, prompt: Sequence[int] | None = None) -> np.ndarray:
-    "int64: what stands before the target of a task, the marker included. `prompt`: ids of the task's prompt; `text` has none. Raises `ValueError` for an unknown task or a prompt that is missing or not wanted."
+    """int64: what stands before the target of a task, the marker included.
+
+    `prompt`: ids of the task's prompt; `text` has none. Raises `ValueError` for an unknown task or a prompt
+    that is missing or not wanted.
+    """
     if task not in TASKS:
         raise ValueError(f"no task is named {task!r}; there are {', '.join(TASKS)}")
     given, wanted = TASKS[task]
@@ -94,13 +110,20 @@ def build_prompt(space: TokenSpace, task: str, prompt: Sequence[int] | None = No
 def build(
     space: TokenSpace, task: str, target: Sequence[int], prompt: Sequence[int] | None = None
 ) -> Example:
-    "The sequence of a task from the global ids of its target and of its prompt. Raises `ValueError` as `build_prompt`."
+    """The sequence of a task from the global ids of its target and of its prompt.
+
+    Raises `ValueError` as `build_prompt`.
+    """
     before, after = build_prompt(space, task, prompt), segment(space, TASKS[task][1], target)
     return Example(np.concatenate([before, after]), np.concatenate([np.full(len(before), IGNORED), after]))
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017
 class Batch(NamedTuple):
-    "Rows of sequences. Each int64 [rows, length]: `ids`; `labels`; `positions`, which begin anew at each sequence; `attention`, 0 on padding."
+    """Rows of sequences.
+
+    Each int64 [rows, length]: `ids`; `labels`; `positions`, which begin anew at each sequence; `attention`, 0
+    on padding.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -109,7 +132,10 @@ class Batch(NamedTuple):
 
 
 def pack(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
-    "`examples` in their order, as many to a row of `length` tokens as fit; the rest of a row is padding. Raises `ValueError` for one that is longer, or for none."
+    """`examples` in their order, as many to a row of `length` tokens as fit; the rest of a row is padding.
+
+    Raises `ValueError` for one that is longer, or for none.
+    """
     rows: list[list[Example]] = [[]]
     for i, example in enumerate(examples):
         if len(example.ids) > length:
@@ -129,7 +155,7 @@ def pad(space: TokenSpace, examples: Sequence[Example]) -> Batch:
     longest = max(len(e.ids) for e in examples)
     return Batch(*map(np.stack, zip(*(_row(space, [e], longest) for e in examples), strict=True)))
 
-
+# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017-b
 def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
     "One row: each int64 [length]."
     rest = length - sum(len(e.ids) for e in examples)

@@ -37,7 +37,8 @@ class TokenizerError(UTIError):
 class Tokens(NamedTuple):
     """One item in the token space.
 
-    `ids`: int64 [n_tokens], global ids in the order of the serialisation. `meta`: a JSON-serialisable dict; decode needs it, and refuses one that does not fit the ids.
+    `ids`: int64 [n_tokens], global ids in the order of the serialisation. `meta`: a JSON-serialisable dict;
+    decode needs it, and refuses one that does not fit the ids.
     """
 
     ids: Tensor
@@ -65,14 +66,21 @@ def check_device(name: str) -> None:
     "Raise `CodecError` unless tensors can be made on the torch device `name` here, and be read back."
     try:
         torch.zeros(1, device=name).cpu()
-    except Exception as error:  # AssertionError without CUDA, RuntimeError for an unknown or a broken device, NotImplementedError for meta
+    except Exception as error:
+        # AssertionError without CUDA, RuntimeError for an unknown or a broken device, NotImplementedError for
+        # meta
         raise CodecError(
-            f"device {name!r} cannot be used here ({' '.join(str(error).split())[:200] or type(error).__name__})"
+            f"device {name!r} cannot be used here "
+            f"({' '.join(str(error).split())[:200] or type(error).__name__})"
         ) from error
 
 
 def load_codecs(config: Config) -> dict[str, Codec]:
-    "The codecs that `config` names, on its device. Raises `CodecError` for an unknown name, wrong options, a codec of another modality, or a device that is not here."
+    """The codecs that `config` names, on its device.
+
+    Raises `CodecError` for an unknown name, wrong options, a codec of another modality, or a device that is
+    not here.
+    """
     check_device(config.device)
     codecs = {}
     for modality, wanted in config.codecs().items():
@@ -88,7 +96,8 @@ def load_codecs(config: Config) -> dict[str, Codec]:
 class UnifiedTokenizer:
     """Encode and decode each modality in global ids.
 
-    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds. `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
+    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
+    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
     """
 
     def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
@@ -105,7 +114,10 @@ class UnifiedTokenizer:
 
     @classmethod
     def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
-        "From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs. Raises `ConfigError` or `CodecError`."
+        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
+
+        Raises `ConfigError` or `CodecError`.
+        """
         config = config if isinstance(config, Config) else load_config(config)
         return cls(load_codecs(config), config)
 
@@ -118,7 +130,10 @@ class UnifiedTokenizer:
         return self.codecs[modality]
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
-        "`signal` in the form that the codec of `modality` encodes, and a record of what was done. A picture, a `Sound`, a file of either, or a str, which stays as it is. Raises `MediaError`."
+        """`signal` in the form that the codec of `modality` encodes, and a record of what was done.
+
+        A picture, a `Sound`, a file of either, or a str, which stays as it is. Raises `MediaError`.
+        """
         return self.codec(modality).spec.normalise(signal, self.clip_seconds)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
@@ -126,19 +141,25 @@ class UnifiedTokenizer:
         return self.encode_normal("text", texts, [{}] * len(texts))
 
     def encode_images(self, images: Sequence[str | Path | Image | np.ndarray | Tensor]) -> list[Tokens]:
-        "Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and its meta. Raises `MediaError`."
+        """Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and
+        its meta. Raises `MediaError`.
+        """
         return self.encode_normal(
             "image", *zip(*(self.normalise("image", image) for image in images), strict=True)
         )
 
     def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
-        "Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`."
+        """Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in
+        one batch whatever their lengths, and its meta. Raises `MediaError`.
+        """
         return self.encode_normal(
             "audio", *zip(*(self.normalise("audio", sound) for sound in sounds), strict=True)
         )
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
-        "Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who encodes a signal more than once."
+        """Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who
+        encodes a signal more than once.
+        """
         return self.tokens_of(modality, self.encode_codes(modality, signals), records)
 
     def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
@@ -157,7 +178,9 @@ class UnifiedTokenizer:
     def encode_audio(
         self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None
     ) -> Tokens:
-        "Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in Hz."
+        """Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in
+        Hz.
+        """
         return self.encode_audios([sound if sample_rate is None else (sound, sample_rate)])[0]
 
     def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
@@ -188,11 +211,16 @@ class UnifiedTokenizer:
         return self.decode("text", Tokens(ids, {}))
 
     def decode_images(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Tensor]:
-        "Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta. Raises `SpaceError` or `TokenizerError` where they do not fit."
+        """Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta.
+
+        Raises `SpaceError` or `TokenizerError` where they do not fit.
+        """
         return self.decode_batch("image", ids, metas)
 
     def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Sound]:
-        "The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and meta. Raises `SpaceError` or `TokenizerError`."
+        """The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and
+        meta. Raises `SpaceError` or `TokenizerError`.
+        """
         return self.decode_batch("audio", ids, metas)
 
     def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
@@ -204,14 +232,19 @@ class UnifiedTokenizer:
         return self.decode_audios([ids], [meta])[0]
 
     def decode(self, modality: str, tokens: Tokens) -> Any:
-        "The signal of one item of any modality: str, float32 [3, H, W], or `Sound`. A text decodes from its ids alone. Raises as `decode_images` does."
+        """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`.
+
+        A text decodes from its ids alone. Raises as `decode_images` does.
+        """
         ids, meta = tokens
         if self.codec(modality).spec.meta_free:
             meta = self.generated_meta(modality, len(ids))
         return self.decode_batch(modality, [ids], [meta])[0]
 
     def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
-        "Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not read."
+        """Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not
+        read.
+        """
         codec, codes = self.codec(modality), []
         for line, meta in zip(ids, metas, strict=True):
             check_meta(codec, self.serialisation, line, meta)
@@ -223,7 +256,9 @@ class UnifiedTokenizer:
         return codec.spec.items(codec.decode(padded, inner), inner)
 
     def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
-        "The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or a text. Raises `TokenizerError` where no signal makes as many."
+        """The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or
+        a text. Raises `TokenizerError` where no signal makes as many.
+        """
         codec = self.codec(modality)
         n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
         meta = None if rest else codec.meta_for(n_positions)
@@ -232,10 +267,14 @@ class UnifiedTokenizer:
         return self._meta(codec, n_tokens, meta, {})
 
     def save_pretrained(self, folder: str | Path) -> None:
-        "Write `uti.yaml`, `token_space.json` and its sha256 into `folder`. Raises `TokenizerError` for codecs that were given as objects, which no config names."
+        """Write `uti.yaml`, `token_space.json` and its sha256 into `folder`.
+
+        Raises `TokenizerError` for codecs that were given as objects, which no config names.
+        """
         if self.config is None:
             raise TokenizerError(
-                "this tokenizer was made from codec objects; to save it, register them and make it from a config"
+                "this tokenizer was made from codec objects; to save it, register them and make it from a "
+                "config"
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -244,7 +283,11 @@ class UnifiedTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:
-        "What `save_pretrained` wrote. Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they differ."
+        """What `save_pretrained` wrote.
+
+        Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they
+        differ.
+        """
         folder = Path(folder)
         tokenizer, saved = cls.from_config(folder / "uti.yaml"), load_space(folder / "token_space.json")
         if differences := diff_spaces(tokenizer.space, saved):
@@ -259,7 +302,8 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
     spec = codec.spec
     if getattr(ids, "ndim", None) != 1 or ids.dtype not in (torch.int64, torch.int32):
         raise TokenizerError(
-            f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} {list(getattr(ids, 'shape', []))}"
+            f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} "
+            f"{list(getattr(ids, 'shape', []))}"
         )
     expected = {
         "modality": spec.modality,
@@ -275,16 +319,19 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
     inner = meta.get("codec_meta")
     if not isinstance(inner, dict) or inner.get("n_positions") != meta.get("n_positions"):
         raise TokenizerError(
-            f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says {inner.get('n_positions') if isinstance(inner, dict) else inner!r}"
+            f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says "
+            f"{inner.get('n_positions') if isinstance(inner, dict) else inner!r}"
         )
     if not isinstance(meta["n_positions"], int) or meta["n_positions"] * spec.n_codebooks != len(ids):
         raise TokenizerError(
-            f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not {len(ids)} ids"
+            f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not "
+            f"{len(ids)} ids"
         )
     if "n_samples" in spec.needs and not (isinstance(inner.get("n_samples"), int) and inner["n_samples"] > 0):
         raise TokenizerError(f"meta must say the number of samples, got {inner.get('n_samples')!r}")
     predicted = codec.expected_positions(inner.get("n_samples"))
     if predicted is not None and meta["n_positions"] != predicted:
         raise TokenizerError(
-            f"meta says {meta['n_positions']} positions, but the codec makes {predicted} of {inner.get('n_samples', 'a picture')}"
+            f"meta says {meta['n_positions']} positions, but the codec makes {predicted} of "
+            f"{inner.get('n_samples', 'a picture')}"
         )

@@ -5,7 +5,7 @@
 # %% ../../../nbs/codecs/decoders/01_unclip.ipynb #09-unclip-002
 from __future__ import annotations
 
-from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, which imports it too
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import math
 from importlib import import_module
@@ -35,22 +35,28 @@ _LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # the last is a 
 
 
 def check_index(path: Path) -> None:
-    "Raise `CodecError` unless every part that the model_index.json in `path` lists is of diffusers or transformers: any other name can be that of a file beside it, with code to run."
+    """Raise `CodecError` unless every part that the model_index.json in `path` lists is of diffusers or
+    transformers: any other name can be that of a file beside it, with code to run.
+    """
     for name, part in read_json(path).items():
         library = part[0] if isinstance(part, list) and part else None
         if name == "_class_name" and not isinstance(part, str):
             raise CodecError(
-                f"{path}: _class_name must be the name of a class of diffusers, got {part!r}; code that comes with a checkpoint is not run"
+                f"{path}: _class_name must be the name of a class of diffusers, got {part!r}; code that "
+                "comes with a checkpoint is not run"
             )
         if library is not None and library not in _LIBRARIES:
             raise CodecError(
-                f"{path}: {name} comes from {library!r}, not from diffusers or transformers; code that comes with a checkpoint is not run"
+                f"{path}: {name} comes from {library!r}, not from diffusers or transformers; code that "
+                "comes with a checkpoint is not run"
             )
 
-
+# %% ../../../nbs/codecs/decoders/01_unclip.ipynb #09-unclip-005-b
 @quiet_libraries()
 def pipeline_folder(model: str | Path) -> Path:
-    "The folder of the pipeline `model`: a folder as it is, or a hub id, of which the cache or the network gives the parts that are needed. Raises `CodecError`."
+    """The folder of the pipeline `model`: a folder as it is, or a hub id, of which the cache or the network
+    gives the parts that are needed. Raises `CodecError`.
+    """
     from diffusers import StableUnCLIPImg2ImgPipeline
 
     folder = find_checkpoint(model, weights=False)
@@ -59,7 +65,8 @@ def pipeline_folder(model: str | Path) -> Path:
             folder = Path(StableUnCLIPImg2ImgPipeline.download(str(model)))
         except Exception as error:  # the hub's, those of requests, and ValueError of diffusers
             raise CodecError(
-                f"{model}: cannot be fetched as a pipeline of diffusers ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+                f"{model}: cannot be fetched as a pipeline of diffusers ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]})"
             ) from error
     absent = [name for name in ("model_index.json", *_PARTS) if not (folder / name).exists()]
     if absent:
@@ -70,9 +77,18 @@ def pipeline_folder(model: str | Path) -> Path:
     return folder
 
 # %% ../../../nbs/codecs/decoders/01_unclip.ipynb #09-unclip-007
+_SIZES = (
+    "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "num_attention_heads",
+    "image_size", "patch_size"
+)  # fmt: skip
+
+
 @quiet_libraries()
 def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    "(diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `model`, notes for the report). Raises `CodecError` where a weight is missing, or anything else does not fit."
+    """(diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `model`, notes for the report).
+
+    Raises `CodecError` where a weight is missing, or anything else does not fit.
+    """
     from diffusers import StableUnCLIPImg2ImgPipeline
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -83,20 +99,8 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
             getattr(import_module(library), kind), folder / name, **{keyword: dtype}
         )
         notes += more
-    one = dict.fromkeys(
-        (
-            "hidden_size",
-            "intermediate_size",
-            "projection_dim",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "image_size",
-            "patch_size",
-        ),
-        1,
-    )
     with torch.random.fork_rng(devices=[]):
-        stand_in = CLIPVisionModelWithProjection(CLIPVisionConfig(**one)).to(dtype)
+        stand_in = CLIPVisionModelWithProjection(CLIPVisionConfig(**dict.fromkeys(_SIZES, 1))).to(dtype)
     try:
         with quiet_libraries():  # once more, for diffusers, which may have been imported just now
             pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
@@ -104,7 +108,8 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
             )
     except Exception as error:  # whatever the files of tokenizer and schedulers make of the libraries
         raise CodecError(
-            f"{model}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: {' '.join(str(error).split())[:300]})"
+            f"{model}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]})"
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, notes
@@ -120,7 +125,11 @@ class Unclip:
         steps: int = 20,
         guidance_scale: float = 10.0,
     ):
-        "`model`: a folder or a hub id. `steps` of the scheduler, at most those that it was trained with; `guidance_scale` towards the embedding. Raises `CodecError`."
+        """`model`: a folder or a hub id.
+
+        `steps` of the scheduler, at most those that it was trained with; `guidance_scale` towards the
+        embedding. Raises `CodecError`.
+        """
         if type(steps) is not int or steps < 1:
             raise CodecError(f"steps must be a positive whole number, got {steps!r}")
         if type(guidance_scale) not in (int, float) or not 0 < guidance_scale < math.inf:
@@ -145,12 +154,16 @@ class Unclip:
     def pictures(self, embeddings: Tensor, seed: int | None) -> Tensor:
         """Embeddings [batch, width] → pictures float32 [batch, 3, *size] in [0, 1], on the CPU.
 
-        `seed`: of the noise, the same for every item, so that an item's picture depends on its embedding alone; None: fresh noise for each.
+        `seed`: of the noise, the same for every item, so that an item's picture depends on its embedding
+        alone; None: fresh noise for each.
         """
         return torch.cat([self._picture(embedding, seed) for embedding in embeddings])
 
     def _picture(self, embedding: Tensor, seed: int | None) -> Tensor:
-        "Embedding [width] → picture [1, 3, *size]. The generator lives on the CPU: the same noise on every device."
+        """Embedding [width] → picture [1, 3, *size].
+
+        The generator lives on the CPU: the same noise on every device.
+        """
         generator = torch.Generator()
         generator.manual_seed(seed) if seed is not None else generator.seed()
         return (

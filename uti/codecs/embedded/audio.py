@@ -27,7 +27,9 @@ WEIGHTS = packaged("codecs/weights/audio.safetensors")
 
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #04-audio-014
 class EmbeddedAudio(Codec):
-    "MDCT autoencoder with finite scalar quantisation: 24 kHz mono, 75 frames a second of `n_codebooks` ids (1 to 8; 0.75 kbps each)."
+    """MDCT autoencoder with finite scalar quantisation: 24 kHz mono, 75 frames a second of `n_codebooks` ids
+    (1 to 8; 0.75 kbps each).
+    """
 
     @classmethod
     def spec_of(cls, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None) -> AudioSpec:
@@ -50,7 +52,8 @@ class EmbeddedAudio(Codec):
         )
 
     def __init__(self, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None):
-        """`n_codebooks`: 1 to 8, the first ones. `weights`: a safetensors file; default: the one in the package.
+        """`n_codebooks`: 1 to 8, the first ones. `weights`: a safetensors file; default: the one in the
+        package.
 
         Raises `CodecError` for weights of something else or an impossible number of codebooks.
         """

@@ -18,7 +18,8 @@ __all__ = ['MDCT', 'Block', 'AudioAutoencoder']
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-04
 class MDCT(nn.Module):
-    """Modified discrete cosine transform with hop `HOP` and a sine window: real, orthonormal, exactly as many coefficients as samples.
+    """Modified discrete cosine transform with hop `HOP` and a sine window: real, orthonormal, exactly as many
+    coefficients as samples.
 
     Basis and window are computed in float64 and used in the module's dtype.
     """
@@ -34,7 +35,9 @@ class MDCT(nn.Module):
         self.register_buffer("window", torch.sin(math.pi * (n + 0.5) / (2 * HOP)), persistent=False)
 
     def windows(self, n_frames: int) -> Tensor:
-        "One window a frame, [n_frames, 2·HOP]; the first rises and the last falls at once, because beyond them there is nothing."
+        """One window a frame, [n_frames, 2·HOP]; the first rises and the last falls at once, because beyond
+        them there is nothing.
+        """
         windows = self.window.repeat(n_frames, 1)
         windows[0, : HOP // 2], windows[0, HOP // 2 : HOP] = 0, 1
         windows[-1, HOP : HOP + HOP // 2], windows[-1, HOP + HOP // 2 :] = 1, 0
@@ -54,7 +57,10 @@ class MDCT(nn.Module):
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #04-audio-007
 class Block(nn.Module):
-    "Residual block over time: float [B, T, C] → the same shape. Depthwise convolution over 7 frames, two pointwise layers, a gain that starts small."
+    """Residual block over time: float [B, T, C] → the same shape.
+
+    Depthwise convolution over 7 frames, two pointwise layers, a gain that starts small.
+    """
 
     def __init__(self, width: int, expansion: int = 3):
         super().__init__()
@@ -94,7 +100,10 @@ class AudioAutoencoder(nn.Module):
         return self.encoder(features).unflatten(-1, (MAX_CODEBOOKS, len(AUDIO_LEVELS)))
 
     def coefficients(self, quantised: Tensor) -> Tensor:
-        "Quantised latent [B, T, codebooks, D] in [-1, 1] → MDCT coefficients [B, T, HOP]. Fewer codebooks than all are completed with zeros."
+        """Quantised latent [B, T, codebooks, D] in [-1, 1] → MDCT coefficients [B, T, HOP].
+
+        Fewer codebooks than all are completed with zeros.
+        """
         missing = MAX_CODEBOOKS - quantised.shape[-2]
         value, gain = (
             self.decoder(nn.functional.pad(quantised, (0, 0, 0, missing)).flatten(-2)).float().chunk(2, -1)

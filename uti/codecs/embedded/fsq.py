@@ -19,9 +19,11 @@ def round_ste(x: Tensor) -> Tensor:
 
 # %% ../../../nbs/codecs/embedded/02_fsq.ipynb #02-fsq-006
 class FSQ(nn.Module):
-    """Finite scalar quantiser (arXiv:2309.15505) with `levels[i]` levels in latent dimension i. It has no parameters.
+    """Finite scalar quantiser (arXiv:2309.15505) with `levels[i]` levels in latent dimension i. It has no
+    parameters.
 
-    `levels`: number of levels of each latent dimension, each at least 2. Raises `ValueError` for none, or for a level below 2.
+    `levels`: number of levels of each latent dimension, each at least 2. Raises `ValueError` for none, or for
+    a level below 2.
     """
 
     def __init__(self, levels: Sequence[int]):
@@ -38,7 +40,10 @@ class FSQ(nn.Module):
         return torch.sigmoid(z) * (self._levels - 1).to(z.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
-        "Quantised latent in [-1, 1], straight-through. `z`: float [..., D], unbounded; returns the same shape and dtype."
+        """Quantised latent in [-1, 1], straight-through.
+
+        `z`: float [..., D], unbounded; returns the same shape and dtype.
+        """
         return round_ste(self._scaled(z)) / (self._levels - 1).to(z.dtype) * 2 - 1
 
     def ids(self, z: Tensor) -> Tensor:

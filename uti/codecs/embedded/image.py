@@ -27,7 +27,10 @@ WEIGHTS = packaged("codecs/weights/image.safetensors")
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #03-image-013
 class EmbeddedImage(Codec):
-    "Finite scalar quantised convolutional autoencoder: `size`×`size` RGB ↔ (`size`/8)² ids of 16 bits. It encodes in float64."
+    """Finite scalar quantised convolutional autoencoder: `size`×`size` RGB ↔ (`size`/8)² ids of 16 bits.
+
+    It encodes in float64.
+    """
 
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:

@@ -16,7 +16,10 @@ __all__ = ['Block', 'ImageAutoencoder']
 
 # %% ../../../nbs/codecs/embedded/05_image_network.ipynb #03-image-004
 class Block(nn.Module):
-    "Residual block: float [B, C, H, W] → the same shape. `gain` starts small, so that a deep stack starts near the identity."
+    """Residual block: float [B, C, H, W] → the same shape.
+
+    `gain` starts small, so that a deep stack starts near the identity.
+    """
 
     def __init__(self, width: int, expansion: int = 3):
         super().__init__()
@@ -59,7 +62,9 @@ class ImageAutoencoder(nn.Module):
         return self.encoder(images - 0.5).movedim(1, -1)
 
     def pixels(self, quantised: Tensor) -> Tensor:
-        "Quantised latent [B, h, w, D] in [-1, 1] → images [B, 3, 8h, 8w]; training sees values outside [0, 1], so that their gradient lives."
+        """Quantised latent [B, h, w, D] in [-1, 1] → images [B, 3, 8h, 8w]; training sees values outside [0,
+        1], so that their gradient lives.
+        """
         return self.decoder(quantised.movedim(-1, 1)) + 0.5
 
     def forward(self, images: Tensor) -> Tensor:

@@ -29,7 +29,10 @@ class EmbeddedText(Codec):
     "A byte-level BPE, lossless for every string that UTF-8 can write."
 
     def __init__(self, weights: str | Path | None = None):
-        "`weights`: a `tokenizer.json`; default: the one in the package. Raises `CodecError` where it cannot be read."
+        """`weights`: a `tokenizer.json`; default: the one in the package.
+
+        Raises `CodecError` where it cannot be read.
+        """
         path = Path(weights or WEIGHTS)
         try:
             self.tokenizer = Tokenizer.from_file(str(path))

@@ -44,7 +44,8 @@ class HFAudio(CheckpointCodec):
         kind = stated_type(folder)
         if kind.startswith(CONTINUOUS):
             raise CodecError(
-                f"{folder}: a {kind} model makes continuous latents, not ids, so it has no place in a token space"
+                f"{folder}: a {kind} model makes continuous latents, not ids, so it has no place in a token "
+                "space"
             )
         return kind in FAMILIES
 
@@ -55,8 +56,10 @@ class HFAudio(CheckpointCodec):
         bandwidth: float | None = None,
         dtype: str = "float32",
     ):
-        """`checkpoint`: a folder or a hub id. `n_codebooks`, or `bandwidth` in kbps as the config lists it: how much is kept of each frame (default: all).
-        `dtype`: of the weights and the computation; ids are reproducible only within one. Raises `CodecError`.
+        """`checkpoint`: a folder or a hub id. `n_codebooks`, or `bandwidth` in kbps as the config lists it:
+        how much is kept of each frame (default: all).
+        `dtype`: of the weights and the computation; ids are reproducible only within one. Raises
+        `CodecError`.
         """
         from uti.codecs.hf.audio_models import AudioModel
 

@@ -17,7 +17,8 @@ class Family:
     "How one family of transformers' audio codecs differs from the others."
 
     model: str  # class of transformers
-    # the keyword of `encode` that chooses the codebooks, by number or by bandwidth; None: there is one codebook
+    # the keyword of `encode` that chooses the codebooks, by number or by bandwidth; None: there is one
+    # codebook
     chooses: str | None = None
     # zeros are appended up to a whole frame, as its feature extractor does; False: the model pads by itself
     whole_frames: bool = True

@@ -5,7 +5,7 @@
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-03
 from __future__ import annotations
 
-from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers' audio code, which imports it too
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import math
 from collections.abc import Sequence
@@ -48,9 +48,11 @@ def codebook_entries(quantizer: nn.Module) -> tuple[int, ...]:
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-06
 @quiet_libraries()
 def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
-    """The family's feature extractor, with the settings that lie in `folder` or else at its defaults; None for families that take the wave itself.
+    """The family's feature extractor, with the settings that lie in `folder` or else at its defaults; None
+    for families that take the wave itself.
 
-    It is tried on a tenth of a second at `rate` (Hz), the model's. Raises `CodecError` where its settings are at fault.
+    It is tried on a tenth of a second at `rate` (Hz), the model's. Raises `CodecError` where its settings are
+    at fault.
     """
     if not family.extractor:
         return None
@@ -60,14 +62,16 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
         made = extractor.from_pretrained(str(folder), local_files_only=True) if files else extractor()
         if made.sampling_rate != rate:
             raise CodecError(
-                f"{folder}: its feature extractor ({', '.join(path.name for path in files)}) takes sounds at {made.sampling_rate!r} Hz, but the model takes them at {rate}"
+                f"{folder}: its feature extractor ({', '.join(path.name for path in files)}) takes sounds "
+                f"at {made.sampling_rate!r} Hz, but the model takes them at {rate}"
             )
         made([torch.zeros(rate // 10).numpy()], sampling_rate=rate, return_tensors="pt")
     except CodecError:
         raise
     except Exception as error:  # whatever the settings make of the library
         raise CodecError(
-            f"{folder}: its feature extractor cannot be used ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            f"{folder}: its feature extractor cannot be used ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]})"
         ) from error
     return made
 
@@ -75,7 +79,10 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
 def chosen_codebooks(
     model: nn.Module, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None
 ) -> int:
-    "How many codebooks the options ask for. Raises `CodecError` for options that contradict each other or that the model cannot serve."
+    """How many codebooks the options ask for.
+
+    Raises `CodecError` for options that contradict each other or that the model cannot serve.
+    """
     if n_codebooks is not None and bandwidth is not None:
         raise CodecError("give n_codebooks or bandwidth, not both")
     by_bandwidth = family.chooses == "bandwidth"
@@ -99,7 +106,9 @@ def chosen_codebooks(
 
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-09
 def choice_for(model: nn.Module, family: Family, n_codebooks: int) -> float | int | None:
-    "What to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest bandwidth that has as many."
+    """What to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest bandwidth
+    that has as many.
+    """
     if family.chooses != "bandwidth":
         return n_codebooks
     return min(
@@ -110,7 +119,10 @@ def choice_for(model: nn.Module, family: Family, n_codebooks: int) -> float | in
 
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-11
 class AudioModel:
-    "A codec of transformers of the family `kind`, and how it wants to be called. Raises `CodecError` where it cannot be loaded."
+    """A codec of transformers of the family `kind`, and how it wants to be called.
+
+    Raises `CodecError` where it cannot be loaded.
+    """
 
     def __init__(self, kind: str, folder: Path, dtype: torch.dtype):
         self.family, self.is_encodec = FAMILIES[kind], kind == "encodec"
@@ -124,7 +136,10 @@ class AudioModel:
         self.entries = codebook_entries(self.module.quantizer)
 
     def choose(self, n_codebooks: int | None, bandwidth: float | None) -> int:
-        "Make `encode` give so many codebooks, and say how many. Raises `CodecError` for what the model cannot serve."
+        """Make `encode` give so many codebooks, and say how many.
+
+        Raises `CodecError` for what the model cannot serve.
+        """
         self.n_codebooks = chosen_codebooks(
             self.module, self.family, len(self.entries), n_codebooks, bandwidth
         )
@@ -147,7 +162,9 @@ class AudioModel:
         )
 
     def encode(self, waves: Tensor) -> tuple[Tensor, list[Meta]]:
-        "Codes [batch, n_codebooks, n_positions] of waves [batch, channels, samples], all of them valid, and an own meta each."
+        """Codes [batch, n_codebooks, n_positions] of waves [batch, channels, samples], all of them valid, and
+        an own meta each.
+        """
         hop = self.rates.hop * self.rates.encode // self.rates.decode
         waves = nn.functional.pad(waves, (0, -waves.shape[-1] % hop)) if self.family.whole_frames else waves
         own: list[Meta] = [{} for _ in waves]

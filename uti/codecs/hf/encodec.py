@@ -20,17 +20,21 @@ __all__ = ['check_chunks', 'chunk_positions', 'encode_encodec', 'decode_encodec'
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-04
 def check_chunks(config: Any, where: Path) -> None:
-    "Raise `CodecError` unless the chunks of the EnCodec in `where` follow each other by at least one position and leave no gap."
+    """Raise `CodecError` unless the chunks of the EnCodec in `where` follow each other by at least one
+    position and leave no gap.
+    """
     try:
         length, stride = config.chunk_length, config.chunk_stride
     except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(
-            f"{where}: chunk_length_s and overlap must be numbers, got {config.chunk_length_s!r} and {config.overlap!r}"
+            f"{where}: chunk_length_s and overlap must be numbers, got {config.chunk_length_s!r} and "
+            f"{config.overlap!r}"
         ) from error
     if length is not None and not config.hop_length <= (stride or length) <= length:
         told = f"chunk_length_s {config.chunk_length_s!r} and overlap {config.overlap!r}"
         raise CodecError(
-            f"{where}: {told} make chunks of {length} samples, one every {stride}; a chunk and the way to the next must be at least one position of {config.hop_length} samples, and leave no gap"
+            f"{where}: {told} make chunks of {length} samples, one every {stride}; a chunk and the way to "
+            f"the next must be at least one position of {config.hop_length} samples, and leave no gap"
         )
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-05
@@ -43,7 +47,9 @@ def chunk_positions(config: Any, n_samples: int) -> list[int]:
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-08
 def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[Tensor, list[Meta]]:
-    "Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a meta per item with the chunks and, where the model divides by it, their loudness."
+    """Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a
+    meta per item with the chunks and, where the model divides by it, their loudness.
+    """
     output = model.encode(waves, bandwidth=bandwidth)
     chunks = chunk_positions(model.config, waves.shape[-1])
     codes = torch.cat([chunk[..., :n] for chunk, n in zip(output.audio_codes, chunks, strict=True)], -1)
@@ -55,7 +61,10 @@ def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[T
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-09
 def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
-    "Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks. The inverse of the layout that `encode_encodec` gives."
+    """Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks.
+
+    The inverse of the layout that `encode_encodec` gives.
+    """
     chunks = metas[0]["chunk_positions"]
     frames = [
         nn.functional.pad(chunk, (0, chunks[0] - n))
@@ -84,7 +93,8 @@ def check_encodec_meta(config: Any, meta: Meta) -> None:
     chunks = chunk_positions(config, meta["n_samples"])
     if meta.get("chunk_positions") != chunks:
         raise CodecError(
-            f"meta says chunks of {meta.get('chunk_positions')} positions, but {meta['n_samples']} samples make {chunks}"
+            f"meta says chunks of {meta.get('chunk_positions')} positions, but {meta['n_samples']} samples "
+            f"make {chunks}"
         )
     scales = meta.get("scales")
     if config.normalize and not (

@@ -33,11 +33,15 @@ __all__ = ['MOST_PIXELS', 'HFImage']
 
 # %% ../../../nbs/codecs/hf/04_image.ipynb #08-hf-image-017
 MOST_PIXELS = 4096  # a side; a picture of 4096×4096 is 200 MB, and several times as much inside a model
+
+
 _UNSTATED_SAMPLE_SIZE = 32  # which diffusers writes into the config of every VQModel whose author set none
 
-
+# %% ../../../nbs/codecs/hf/04_image.ipynb #08-hf-image-017-b
 class HFImage(CheckpointCodec):
-    "A discrete image tokenizer of transformers or diffusers, from a checkpoint of its own or of the model that it is part of."
+    """A discrete image tokenizer of transformers or diffusers, from a checkpoint of its own or of the model
+    that it is part of.
+    """
 
     modality = "image"
     reads = f"{', '.join(FAMILIES)}, alone or in the whole model (transformers, diffusers)"
@@ -51,7 +55,8 @@ class HFImage(CheckpointCodec):
         kind = stated_type(folder)
         if kind == "glm_image_vqmodel":
             raise CodecError(
-                f"{folder}: GLM-Image's VQ-VAE alone quantises what a vision transformer sees; give the whole model, which holds both"
+                f"{folder}: GLM-Image's VQ-VAE alone quantises what a vision transformer sees; give the "
+                "whole model, which holds both"
             )
         if kind.startswith(("AutoencoderKL", "AutoencoderDC", "AutoencoderTiny")):
             raise CodecError(
@@ -68,8 +73,10 @@ class HFImage(CheckpointCodec):
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ):
-        """`checkpoint`: a folder or a hub id; `subfolder`: the folder inside it that holds the tokenizer. `image_size`: pixels a side, a multiple of what one id covers (default: as the config says; 512
-        where it does not). `image_mean`, `image_std`: of pixels in [0, 1], three numbers each (default: as the checkpoint says; the family's where it does not). Raises `CodecError`.
+        """`checkpoint`: a folder or a hub id; `subfolder`: the folder inside it that holds the tokenizer.
+        `image_size`: pixels a side, a multiple of what one id covers (default: as the config says; 512
+        where it does not). `image_mean`, `image_std`: of pixels in [0, 1], three numbers each (default: as
+        the checkpoint says; the family's where it does not). Raises `CodecError`.
         """
         from uti.codecs.hf.image_models import load_tokenizer, pixels_an_id
 
@@ -77,7 +84,8 @@ class HFImage(CheckpointCodec):
         kind = model_type(folder)
         if not self.recognises(folder):
             raise CodecError(
-                f"{folder}: its config.json names the model type {kind!r}; an image tokenizer here is one of {', '.join([*FAMILIES, *ALONE])}"
+                f"{folder}: its config.json names the model type {kind!r}; an image tokenizer here is one "
+                f"of {', '.join([*FAMILIES, *ALONE])}"
             )
         precision = torch_dtype(dtype)
         self.family = ALONE.get(kind, kind)
@@ -109,7 +117,10 @@ class HFImage(CheckpointCodec):
         )
 
     def _size(self, wanted: int | None, folder: Path) -> int:
-        "Pixels a side: as wanted, or as the config in `folder` says. Raises `CodecError` for one that the model cannot take."
+        """Pixels a side: as wanted, or as the config in `folder` says.
+
+        Raises `CodecError` for one that the model cannot take.
+        """
         config = getattr(self.model, "config", None)
         fixed = config.num_patches * self.factor if self.family == "janus" else None
         sample = getattr(config, "sample_size", None)
@@ -121,7 +132,8 @@ class HFImage(CheckpointCodec):
         size = next(n for n in (wanted, *stated, 512) if n is not None)
         if type(size) is not int or not self.factor <= size <= MOST_PIXELS or size % self.factor:
             raise CodecError(
-                f"{folder}: image_size must be a multiple of {self.factor} pixels and at most {MOST_PIXELS}, got {size!r}"
+                f"{folder}: image_size must be a multiple of {self.factor} pixels and at most "
+                f"{MOST_PIXELS}, got {size!r}"
             )
         if fixed not in (None, size):
             raise CodecError(

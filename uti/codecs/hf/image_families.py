@@ -25,19 +25,25 @@ def _is_number(value: Any, above: float = -math.inf) -> bool:
 
 
 def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> tuple[float, float, float]:
-    "`values` that `where` states as `name`. Raises `CodecError` unless they are three numbers, finite and greater than `above`."
+    """`values` that `where` states as `name`.
+
+    Raises `CodecError` unless they are three numbers, finite and greater than `above`.
+    """
     if not (
         isinstance(values, (list, tuple)) and len(values) == 3 and all(_is_number(v, above) for v in values)
     ):
         raise CodecError(
-            f"{where}: {name} must be three finite numbers{' above 0' if above == 0 else ''}, one a channel, got {values!r}"
+            f"{where}: {name} must be three finite numbers{' above 0' if above == 0 else ''}, one a "
+            f"channel, got {values!r}"
         )
     return tuple(values)
 
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-006
 @dataclass(frozen=True)
 class Pixels:
-    "How a model's pixel values come from [0, 1] and go back: `(255 · rescale_factor · x − mean) / std`, per channel."
+    """How a model's pixel values come from [0, 1] and go back: `(255 · rescale_factor · x − mean) / std`, per
+    channel.
+    """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -45,7 +51,9 @@ class Pixels:
 
     @classmethod
     def of(cls, folder: Path, default: Pixels, image_mean: Any = None, image_std: Any = None) -> Pixels:
-        "What `image_mean` and `image_std` say where they are not None, else what the checkpoint in `folder` says, else `default`. Raises `CodecError` for what are no statistics of three channels."
+        """What `image_mean` and `image_std` say where they are not None, else what the checkpoint in `folder`
+        says, else `default`. Raises `CodecError` for what are no statistics of three channels.
+        """
         said = preprocessor_settings(folder, "image_processor")
         where = [folder, *said][-1]
         stated = dict(said.get(where, {}))
@@ -88,10 +96,14 @@ class Pixels:
         mean, std = self._columns(images)
         return ((images * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
-
+# %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-006-b
 # Radford et al. 2021
 CLIP = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+
 CENTRED = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
 CHAMELEON = Pixels((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), rescale_factor=0.0078)
 
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-011

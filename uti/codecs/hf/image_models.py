@@ -5,7 +5,7 @@
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-03
 from __future__ import annotations
 
-from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, parts of which import it too
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,9 @@ class GlmImageTokenizer(nn.Module):
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-05
 def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
-    "Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by the library's own encoder and quantiser."
+    """Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by
+    the library's own encoder and quantiser.
+    """
     batch = len(pixels)
     if family == "emu3":
         sizes = torch.tensor([list(pixels.shape[-2:])] * batch)
@@ -68,7 +70,9 @@ def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-06
 def decode_ids(family: str, model: nn.Module, ids: Tensor, grid: tuple[int, int]) -> Tensor:
-    "Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own range."
+    """Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own
+    range.
+    """
     if family == "emu3":
         return model.decode(ids.view(-1, *grid))
     if family == "VQModel":
@@ -87,7 +91,9 @@ def pixels_an_id(family: str, model: nn.Module) -> int:
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-014
 def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
-    "The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of safetensors, nothing else is read. Raises `CodecError`."
+    """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
+    safetensors, nothing else is read. Raises `CodecError`.
+    """
     state = {}
     for path in weight_files(folder):
         if path.suffix != ".safetensors":
@@ -113,10 +119,12 @@ def _vqvae(kind: str, config: dict[str, Any]) -> nn.Module:
     vqvae = getattr(transformers, FAMILIES[kind].vqvae)
     return vqvae(vqvae.config_class(**config))
 
-
+# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09-b
 @quiet_libraries()
 def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[str, ...]]:
-    "(image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config says that it is a `kind`. Raises `CodecError`."
+    """(image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config says
+    that it is a `kind`. Raises `CodecError`.
+    """
     import transformers
 
     if kind == "VQModel":
@@ -138,7 +146,8 @@ def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Modu
             )
         except Exception as error:  # whatever a config makes of a library
             raise CodecError(
-                f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+                f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]})"
             ) from error
     surplus = []
     for name, part in (

@@ -22,7 +22,8 @@ __all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lo
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-005
 TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "special_tokens_map.json", "added_tokens.json"
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
+    "spiece.model", "sentencepiece.bpe.model", "special_tokens_map.json", "added_tokens.json"
 )  # fmt: skip
 
 
@@ -41,7 +42,9 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 @quiet_libraries()
 def load_tokenizer(path: Path) -> Any:
-    "A tokenizer of transformers from a folder, or from a `tokenizer.json`, without network and without code from the folder. Raises `CodecError`."
+    """A tokenizer of transformers from a folder, or from a `tokenizer.json`, without network and without code
+    from the folder. Raises `CodecError`.
+    """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     try:
@@ -50,7 +53,8 @@ def load_tokenizer(path: Path) -> Any:
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # whatever the files make of the libraries
         raise CodecError(
-            f"{path}: cannot be loaded as a tokenizer ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            f"{path}: cannot be loaded as a tokenizer ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]})"
         ) from error
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-007
@@ -83,7 +87,10 @@ class HFText(CheckpointCodec):
         return folder.suffix == ".json" if folder.is_file() else bool(tokenizer_files(folder))
 
     def __init__(self, checkpoint: str | Path):
-        "`checkpoint`: a folder, a `tokenizer.json`, or a hub id, of which only the tokenizer is fetched. Raises `CodecError`."
+        """`checkpoint`: a folder, a `tokenizer.json`, or a hub id, of which only the tokenizer is fetched.
+
+        Raises `CodecError`.
+        """
         path = find_checkpoint(checkpoint, weights=False)
         if not self.recognises(path):
             raise CodecError(f"{path}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:4])}, …)")

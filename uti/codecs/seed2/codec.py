@@ -48,8 +48,10 @@ class Seed2(CheckpointCodec):
         guidance_scale: float = 10.0,
         resample: str = "bicubic",
     ):
-        """`checkpoint`: a folder with both files. `diffusion`: a Stable unCLIP pipeline, a folder or a hub id; None: no pixels. `dtype`: of weights and computation; ids are reproducible only within one.
-        `seed`, `steps`, `guidance_scale`: of the diffusion. `resample`: "bicubic" or "bilinear", of the pictures that go in. Raises `CodecError`.
+        """`checkpoint`: a folder with both files. `diffusion`: a Stable unCLIP pipeline, a folder or a hub
+        id; None: no pixels. `dtype`: of weights and computation; ids are reproducible only within one.
+        `seed`, `steps`, `guidance_scale`: of the diffusion. `resample`: "bicubic" or "bilinear", of the
+        pictures that go in. Raises `CodecError`.
         """
         from uti.codecs.seed2.network import load_network
 
@@ -97,25 +99,32 @@ class Seed2(CheckpointCodec):
         return Encoded(ids[:, None].cpu(), [{"n_positions": self.expected_positions()} for _ in signals])
 
     def image_embeddings(self, codes: Tensor) -> Tensor:
-        "CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU. Raises `CodecError` for codes that are not of this codec."
+        """CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU.
+
+        Raises `CodecError` for codes that are not of this codec.
+        """
         import torch
 
         check_codes(self.spec, codes, [{"n_positions": codes.shape[-1]}] * len(codes))
         if codes.shape[2] != self.expected_positions():
             raise CodecError(
-                f"codec {self.spec.name!r}: a picture has {self.expected_positions()} positions, got {codes.shape[2]}"
+                f"codec {self.spec.name!r}: a picture has {self.expected_positions()} positions, got "
+                f"{codes.shape[2]}"
             )
         with torch.inference_mode():
             return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
     def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
-        """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh noise.
+        """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion
+        model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh
+        noise.
 
         Raises `CodecError` where the codec has no diffusion model.
         """
         if not self.unclip:
             raise CodecError(
-                f"codec {self.spec.name!r} decodes ids to a CLIP image embedding (`image_embeddings`); for pixels, {self.decoder_hint}"
+                f"codec {self.spec.name!r} decodes ids to a CLIP image embedding (`image_embeddings`); for "
+                f"pixels, {self.decoder_hint}"
             )
         return super().decode(codes, meta)
 
@@ -129,7 +138,9 @@ class Seed2(CheckpointCodec):
         return torch.nn.functional.interpolate(drawn, size, mode="bicubic", antialias=True).clamp(0, 1)
 
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
-        "Is the CLIP image embedding finite and of its shape, and how near is it to the one that the features would give unquantised (lowest cosine of the batch)?"
+        """Is the CLIP image embedding finite and of its shape, and how near is it to the one that the
+        features would give unquantised (lowest cosine of the batch)?
+        """
         import torch
 
         embeddings = self.image_embeddings(encoded.codes)
@@ -164,13 +175,17 @@ class Seed2(CheckpointCodec):
 def load_unclip(
     model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float
 ) -> Unclip:
-    "The diffusion model for a network of these sizes. Raises `CodecError` where it takes embeddings of another width."
+    """The diffusion model for a network of these sizes.
+
+    Raises `CodecError` where it takes embeddings of another width.
+    """
     from uti.codecs.decoders.unclip import Unclip
 
     unclip = Unclip(model, dtype, steps, guidance_scale)
     if unclip.width != config.image_features_dim:
         raise CodecError(
-            f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives {config.image_features_dim}"
+            f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives "
+            f"{config.image_features_dim}"
         )
     return unclip
 
@@ -179,5 +194,11 @@ def _decoding_note(unclip: Unclip | None) -> str:
     "How ids become pixels, a sentence for the report."
     if not unclip:
         return "no diffusion model is set, so ids decode to a CLIP image embedding and not to pixels"
-    drawn = f"{unclip.size[0]}×{unclip.size[1]} pixels in {unclip.steps} steps with guidance {unclip.guidance_scale:g}"
-    return f"pixels are drawn anew by Stable unCLIP ({drawn}, then resized), so PSNR and SSIM measure how alike two pictures of one meaning look"
+    drawn = (
+        f"{unclip.size[0]}×{unclip.size[1]} pixels in {unclip.steps} steps with guidance "
+        f"{unclip.guidance_scale:g}"
+    )
+    return (
+        f"pixels are drawn anew by Stable unCLIP ({drawn}, then resized), so PSNR and SSIM measure how "
+        "alike two pictures of one meaning look"
+    )

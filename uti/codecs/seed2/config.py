@@ -21,7 +21,9 @@ FILES = {"eva_vit_g": (".safetensors", ".pth"), "seed_quantizer": (".safetensors
 
 
 def weight_paths(folder: Path) -> list[Path]:
-    "The vision file and the quantiser file in `folder`, safetensors first; fewer than two where one is not there."
+    """The vision file and the quantiser file in `folder`, safetensors first; fewer than two where one is not
+    there.
+    """
     found = [
         [folder / (stem + suffix) for suffix in suffixes if (folder / (stem + suffix)).is_file()]
         for stem, suffixes in FILES.items()
@@ -31,7 +33,10 @@ def weight_paths(folder: Path) -> list[Path]:
 # %% ../../../nbs/codecs/seed2/01_config.ipynb #09-seed2-network-005
 @dataclass(frozen=True)
 class Seed2Config:
-    "Sizes of a SEED-2 network; the defaults are the published ones. Raises `CodecError` where they contradict each other."
+    """Sizes of a SEED-2 network; the defaults are the published ones.
+
+    Raises `CodecError` where they contradict each other.
+    """
 
     image_size: int = 224  # pixels along a side
     patch_size: int = 14
@@ -73,7 +78,8 @@ class Seed2Config:
                 )
         if self.use_qformer_image:
             raise CodecError(
-                "SEED-2: use_qformer_image is a variant whose weights were never published, and which is not read here"
+                "SEED-2: use_qformer_image is a variant whose weights were never published, and which is "
+                "not read here"
             )
 
 # %% ../../../nbs/codecs/seed2/01_config.ipynb #09-seed2-network-006
@@ -87,7 +93,10 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def read_sizes(folder: Path) -> Seed2Config:
-    "Sizes in the `config.json` of `folder`, the published ones where it has none. Raises `CodecError` for a name or a value that is no size of SEED-2."
+    """Sizes in the `config.json` of `folder`, the published ones where it has none.
+
+    Raises `CodecError` for a name or a value that is no size of SEED-2.
+    """
     path, known = folder / "config.json", {f.name: f.default for f in fields(Seed2Config)}
     given = {k: v for k, v in read_config(folder).items() if k != "model_type"} if path.is_file() else {}
     for key, value in given.items():

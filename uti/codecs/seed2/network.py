@@ -5,7 +5,7 @@
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-002
 from __future__ import annotations
 
-from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers, which imports it too
+from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import itertools
 import re
@@ -23,7 +23,10 @@ __all__ = ['MEAN', 'STD', 'Block', 'blip2', 'Seed2Network', 'query_mask', 'publi
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-009
 class Block(nn.Module):
-    "Transformer block, normalised before: float [batch, positions, width] → the same shape. Every position sees every other."
+    """Transformer block, normalised before: float [batch, positions, width] → the same shape.
+
+    Every position sees every other.
+    """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, eps: float):
         super().__init__()
@@ -45,7 +48,9 @@ class Block(nn.Module):
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-010
 def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
-    "BLIP-2's vision encoder, without the norm after it, and its Q-Former, with weights that mean nothing yet."
+    """BLIP-2's vision encoder, without the norm after it, and its Q-Former, with weights that mean nothing
+    yet.
+    """
     from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
     vision = Blip2VisionModel(
@@ -73,14 +78,13 @@ def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-011
 # of CLIP's pictures, per channel
-MEAN, STD = (
-    (0.48145466, 0.4578275, 0.40821073),
-    (0.26862954, 0.26130258, 0.27577711),
-)
+MEAN, STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
-
+# %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-011-b
 class Seed2Network(nn.Module):
-    "Picture → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E: `image_features_dim`."
+    """Picture → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E:
+    `image_features_dim`.
+    """
 
     def __init__(self, config: Seed2Config):
         super().__init__()
@@ -127,7 +131,9 @@ class Seed2Network(nn.Module):
         )
 
     def ids(self, features: Tensor) -> Tensor:
-        "Features [B, n, D] → int64 ids [B, n] of the nearest entries, by squared distance and at least in float32."
+        """Features [B, n, D] → int64 ids [B, n] of the nearest entries, by squared distance and at least in
+        float32.
+        """
         x, entries = (
             t.to(torch.promote_types(t.dtype, torch.float32)) for t in (features, self.codebook.weight)
         )
@@ -140,7 +146,9 @@ class Seed2Network(nn.Module):
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-012
 def query_mask(config: Seed2Config) -> Tensor:
-    "What is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it may look, −10,000 where it may not, as in BERT."
+    """What is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it may
+    look, −10,000 where it may not, as in BERT.
+    """
     n = config.num_query_token
     return torch.full((n, n), -10_000.0).triu(1 if config.causal else n)[None, None]
 
@@ -163,7 +171,9 @@ _QUANTISER_NAMES = {  # ours → seed_quantizer.pt
 
 
 def published(network: Seed2Network) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    "The network's own tensors under the names of `eva_vit_g.pth` and of `seed_quantizer.pt`, as views that can be written to."
+    """The network's own tensors under the names of `eva_vit_g.pth` and of `seed_quantizer.pt`, as views that
+    can be written to.
+    """
     vision, quantiser = {}, {}
     for name, tensor in network.state_dict().items():
         if not name.startswith("visual_encoder."):
@@ -199,7 +209,8 @@ class _Views(nn.Module):
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-018
 def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
-    """(the network in `folder`, float32 and in eval mode; notes for the report on weights that it does not use).
+    """(the network in `folder`, float32 and in eval mode; notes for the report on weights that it does not
+    use).
 
     Raises `CodecError` where a file is absent or unsafe, a weight is missing, or one has another shape.
     """
@@ -211,7 +222,8 @@ def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
             if stem not in {p.stem for p in paths}
         ]
         raise CodecError(
-            f"{folder}: SEED-2 needs two files, eva_vit_g.pth from BLIP-2 and seed_quantizer.pt from SEED; missing: {', '.join(absent)}"
+            f"{folder}: SEED-2 needs two files, eva_vit_g.pth from BLIP-2 and seed_quantizer.pt from SEED; "
+            f"missing: {', '.join(absent)}"
         )
     config = read_sizes(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
