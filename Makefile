@@ -28,7 +28,7 @@ smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is report
 # Two processes share the machine: a thread each, and threads that wait do not keep a core busy. A file's tests go to one process, which makes what they share once.
 check test test-slow: export OMP_NUM_THREADS ?= 1
 check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
-LINT := $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check .
+LINT := $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
 PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(STAMP)  ## in a minute: style, what is generated is in sync, and the tests that are no whole runs
@@ -62,5 +62,5 @@ bench: $(STAMP)  ## measure quality and speed against peers
 	$(BIN)/python -m tests.bench
 
 clean:  ## remove what can be made again; .venv stays
-	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache reports/audit reports/smoke
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache reports/audit reports/smoke
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -13,9 +13,9 @@ import types
 def _absent_extension() -> types.ModuleType:
     "A `torchaudio._extension` that says that there is no compiled extension."
     module = types.ModuleType("torchaudio._extension")
-    module._IS_TORCHAUDIO_EXT_AVAILABLE = False
-    module._IS_ALIGN_AVAILABLE = False
-    module.fail_if_no_align = lambda function: function
+    vars(module).update(
+        _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda f: f
+    )
     return module
 
 # %% ../nbs/00_compat.ipynb #00-compat-005

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -110,7 +111,7 @@ class Config(_Strict):
         return {m: c for m in ("text", "image", "audio") if (c := getattr(self, m))}
 
 # %% ../nbs/02_config.ipynb #03-config-006
-def _sentence(error: dict[str, Any]) -> str:
+def _sentence(error: Mapping[str, Any]) -> str:
     "One of pydantic's errors as a sentence that names the key."
     where = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":

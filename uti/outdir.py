@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return {"files": files, "folders": folders}
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-006
-def is_foreign(folder: Path, name: str, known: dict[str, Iterable[str]]) -> bool:
+def is_foreign(folder: Path, name: str, known: Mapping[str, Iterable[str | None]]) -> bool:
     """Is something at `name` in `folder` that is not one of ours?
 
     `known`: path → the sha256s that it may have. A link, or a file where a folder has to be, is not ours

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .html import joined, paragraph, table
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Ids = np.ndarray | Tensor
+    Ids = TypeVar("Ids", np.ndarray, Tensor)
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'N_SPECIAL', 'SCHEMA_VERSION', 'SpaceError', 'canonical_json', 'token_hash', 'TokenSpace', 'to_ids',
@@ -66,7 +66,7 @@ class TokenSpace:
     image: tuple[int, ...] = ()
     audio: tuple[int, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "image", tuple(self.image))
         object.__setattr__(self, "audio", tuple(self.audio))
         sizes = [*self.image, *self.audio, *([self.text] if self.text else [])]

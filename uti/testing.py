@@ -15,6 +15,7 @@ from .checks.base import CHECKS, Check, Question
 from .checks.case import Case, CodecCase, FreshProcess
 from .checks.registry import encoding
 from .codecs.base import Codec
+from .codecs.spec import AudioSpec, ImageSpec, TextSpec
 from .modalities.base import Sample
 from .tokens.tokenizer import UnifiedTokenizer
 
@@ -25,7 +26,7 @@ __all__ = ['Answers', 'probes', 'codec_checks', 'check_codec', 'parametrize_with
 def probes(codec: Codec) -> list[Sample]:
     "Samples for a codec, made on the spot; the same every time."
     spec, generator = codec.spec, torch.Generator().manual_seed(0)
-    if spec.modality == "text":
+    if isinstance(spec, TextSpec):
         texts = {
             "words": "A few plain words.",
             "scripts": "naïve 漢字 עברית 🜁",
@@ -33,7 +34,7 @@ def probes(codec: Codec) -> list[Sample]:
             "one": "x",
         }
         return [Sample(name, "text", text) for name, text in texts.items()]
-    if spec.modality == "image":
+    if isinstance(spec, ImageSpec):
         h, w = spec.input_size
         ramp = torch.linspace(0, 255, w).expand(3, h, w).contiguous()
         noise = torch.rand(3, h, w, generator=generator) * 255
@@ -42,6 +43,8 @@ def probes(codec: Codec) -> list[Sample]:
             Sample("noise", "image", noise.byte()),
             Sample("black", "image", torch.zeros(3, h, w, dtype=torch.uint8)),
         ]
+    if not isinstance(spec, AudioSpec):
+        raise spec.error(f"there are no probes of {spec.modality}")
     lengths = {
         "a second": spec.sample_rate,
         "a hop": spec.hop_length,

@@ -147,7 +147,7 @@ def artifact_names(prepared: Prepared) -> list[str]:
         if prepared.smoke
         else []
     )
-    written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.write}
+    written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.suffix}
     decoded = [s for s in prepared.samples if s.modality in written and prepared.decoder(s.modality)]
     names += [f"{folder}/{s.name}{written[s.modality]}" for s in decoded for folder in ("original", "recon")]
     return names + [f"recon{written[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
@@ -155,7 +155,8 @@ def artifact_names(prepared: Prepared) -> list[str]:
 
 def generated_files(prepared: Prepared) -> list[Path]:
     "What the language model of the smoke tests wrote."
-    return sorted(p for p in (prepared.smoke_folder / "generated").glob("*") if p.is_file())
+    there = (prepared.smoke_folder / "generated").glob("*") if prepared.smoke_folder else ()
+    return sorted(path for path in there if path.is_file())
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008
 def check_apart(outdir: Path, assets: Path | None) -> None:

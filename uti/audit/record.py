@@ -60,7 +60,7 @@ class AuditRecord(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore")
 
-    schema_version: Literal[3] = SCHEMA_VERSION
+    schema_version: Literal[3] = 3
     passed: bool = Field(alias="pass", description="no gate failed")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")

@@ -21,8 +21,7 @@ import torch
 from torch import Tensor
 
 from ..codecs.base import Codec, Encoded
-from ..codecs.spec import CodecSpec
-from ..config import dump_config
+from ..config import Config, dump_config
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
@@ -45,7 +44,7 @@ def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
 def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Tokens]:
     "Tokens of `samples` of one modality, normalised where they are not yet, encoded as one batch."
     modality, ready = samples[0].modality, [normal(tokenizer, s) for s in samples]
-    return tokenizer.encode_normal(modality, [s.signal for s in ready], [s.record for s in ready])
+    return tokenizer.encode_normal(modality, [s.signal for s in ready], [s.record or {} for s in ready])
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-007
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
@@ -109,7 +108,9 @@ class FreshProcess:
     def answer(self) -> dict[tuple[str, str], list[str]] | str:
         "(modality, name) → [token hash, meta hash]; where the process fails, the last line that it said."
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
+            (Path(folder) / "uti.yaml").write_text(
+                dump_config(self.tokenizer.config or Config()), encoding="utf-8"
+            )
             # what weights_only reads
             plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
             torch.save(
@@ -177,7 +178,8 @@ class Case:
         return self.tokenizer.codec(self.modality)
 
     @property
-    def spec(self) -> CodecSpec:
+    def spec(self) -> Any:
+        "What the codec promises, of the class of its modality."
         return self.codec.spec
 
     @cached_property
@@ -187,7 +189,7 @@ class Case:
 
     @cached_property
     def tokens(self) -> Tokens:
-        return self.tokenizer.tokens_of(self.modality, self.encoded, [self.sample.record])[0]
+        return self.tokenizer.tokens_of(self.modality, self.encoded, [self.sample.record or {}])[0]
 
     @cached_property
     def decoded(self) -> Any:
@@ -232,7 +234,8 @@ class CodecCase:
         return self.tokenizer.codec(self.modality)
 
     @property
-    def spec(self) -> CodecSpec:
+    def spec(self) -> Any:
+        "What the codec promises, of the class of its modality."
         return self.codec.spec
 
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-002
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def lossless(case: Case) -> Found:
 
 @check("Picture size and channels", of="decoded item", modalities=("image",))
 def size(case: Case) -> Found:
-    return _is(list(case.decoded.shape), list(case.spec.decoded_shape()))
+    return _is(list(case.decoded.shape), list(case.spec.decoded_shape() or ()))
 
 
 @check("Sample rate", of="decoded item", modalities=("audio",))
@@ -56,7 +57,7 @@ def values_of(signal: Any) -> Tensor:
 
 @check("Finite values in range", of="decoded item", modalities=("image", "audio"))
 def finite(case: Case) -> Found:
-    values, (low, high) = values_of(case.decoded), case.spec.value_range
+    values, (low, high) = values_of(case.decoded), case.spec.value_range or (-math.inf, math.inf)
     return _is(bool(torch.isfinite(values).all() and values.min() >= low and values.max() <= high), True)
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-008

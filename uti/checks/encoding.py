@@ -110,7 +110,8 @@ def invariance_batch(case: Case) -> Found:
     differences = [
         difference(case.tokenizer, a, b) for a, b in zip(alone, encode(case.tokenizer, batch), strict=True)
     ]
-    count = None if any(n is None for n, _ in differences) else sum(n for n, _ in differences)
+    counts = [n for n, _ in differences if n is not None]
+    count = sum(counts) if len(counts) == len(differences) else None
     detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences, strict=True) if d)
     return Found(not detail, count, 0, detail)
 
@@ -121,7 +122,8 @@ def invariance_devices(case: Case) -> Found:
     others = [d for d in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])) if d != home]
     if not others:
         return Found(None, expected=0, detail="only one device is present")
-    count, details = 0, []
+    count: int | None = 0
+    details: list[str] = []
     try:
         for device in others:
             case.codec.to(device)

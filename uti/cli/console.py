@@ -83,7 +83,7 @@ def exit_code(result: Published) -> int:
     """0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is
     none.
     """
-    return 3 if result.broke else int(not result.report.passed)
+    return 3 if result.broke or not result.report else int(not result.report.passed)
 
 
 REPORT_IT = "https://github.com/uti-project/uti/issues"
@@ -178,8 +178,8 @@ def wanted_config(
     from uti.config import load_config, with_codecs
 
     named = any(name is not None for name in (text, image, audio))
-    base = load_config(config or default) if config or not named else None
-    return with_codecs(base, text=text, image=image, audio=audio) if named else base
+    base = None if named and not config else load_config(config or default)
+    return with_codecs(base, text=text, image=image, audio=audio) if named or not base else base
 
 
 PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`

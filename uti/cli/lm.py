@@ -9,7 +9,7 @@ import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -106,7 +106,7 @@ def train(
 
         check_writable(outdir)
         with progress_bar() as progress:
-            options = {"save_every": save_every, "allow_other_space": allow_other_token_space}
+            options: dict[str, Any] = {"save_every": save_every, "allow_other_space": allow_other_token_space}
             trainer = run(load_dataset(data), outdir, progress=progress, **options)
     found = losses(trainer)
     if torch.distributed.is_initialized():

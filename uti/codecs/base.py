@@ -111,16 +111,16 @@ class Codec(ABC):
     )
 
     @classmethod
-    def spec_of(cls, **options: Any) -> CodecSpec:
+    def spec_of(cls, *args: Any, **options: Any) -> CodecSpec:
         "What a codec made with `options` promises. A codec that can say so without its weights does."
-        return cls(**options).spec
+        return cls(*args, **options).spec
 
     @abstractmethod
-    def _encode(self, signals: Signals, lengths: Tensor | None) -> Encoded:
+    def _encode(self, signals: Any, lengths: Tensor | None) -> Encoded:
         "Checked signals → codes and meta; as `encode`."
 
     @abstractmethod
-    def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Signals:
+    def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Any:
         "Checked codes and meta → signals; as `decode`."
 
     @abstractmethod
@@ -195,11 +195,12 @@ class Codec(ABC):
         lengths: dict[int, int] = {}
         for hops in range(1, most_positions + 1):
             n_samples = self.spec.samples_of(hops)
-            if (n := self.expected_positions(n_samples)) <= most_positions:
+            n = self.expected_positions(n_samples)
+            if n_samples is not None and n is not None and n <= most_positions:
                 lengths[n] = n_samples
         return dict(sorted(lengths.items()))
 
-    def own_checks(self, signals: Signals, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
+    def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
         """Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each.
 
         The audit gates on them.
@@ -275,4 +276,5 @@ def codec_spec(name: str, **options: Any) -> CodecSpec:
     Raises as `load_codec`.
     """
     target = _target(name, options)
-    return target.spec_of(**options) if isinstance(target, type) else target(**options).spec
+    is_class = isinstance(target, type) and issubclass(target, Codec)
+    return target.spec_of(**options) if is_class else target(**options).spec

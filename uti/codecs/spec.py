@@ -75,7 +75,7 @@ class CodecSpec(ABC):
         "Samples of so many hops; None for what is no sound."
 
     @abstractmethod
-    def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
+    def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         """Raise `CodecError` unless `signals` are what the codec encodes.
 
         Images: float32 [batch, 3, H, W] in [0, 1]. Audio: float32 [batch, channels, samples] in [-1, 1],
@@ -91,7 +91,7 @@ class CodecSpec(ABC):
         "Normalised signals as `Codec.encode` takes them, and their lengths where they have some."
 
     @abstractmethod
-    def items(self, decoded: Signals, metas: Sequence[Meta]) -> list[Any]:
+    def items(self, decoded: Any, metas: Sequence[Meta]) -> list[Any]:
         """What `Codec.decode` gave, one by one: str, float32 [3, H, W], or a `Sound` of exactly the encoded
         length.
         """
@@ -141,7 +141,7 @@ def _check_batch(spec: CodecSpec, signals: Any, wanted: tuple[int | None, ...]) 
         raise CodecError(f"codec {spec.name!r} encodes {form}, got {shape_of(signals)}")
     if not signals.numel():
         raise spec.error(f"nothing to encode in {shape_of(signals)}")
-    low, high = spec.value_range
+    low, high = spec.value_range or (-math.inf, math.inf)
     lowest, highest = signals.aminmax()  # NaN comes through, and compares false
     if not (lowest >= low and highest <= high):
         raise CodecError(f"codec {spec.name!r} encodes finite values in [{low}, {high}], got values outside")
@@ -177,7 +177,7 @@ class TextSpec(CodecSpec):
     def samples_of(self, hops: int) -> None:
         return None
 
-    def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
+    def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         if isinstance(signals, str) or not all(isinstance(s, str) for s in signals):
             raise CodecError(f"codec {self.name!r} encodes a list of str, got {type(signals).__name__}")
         for text in signals:
@@ -247,7 +247,7 @@ class ImageSpec(CodecSpec):
     def samples_of(self, hops: int) -> None:
         return None
 
-    def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
+    def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         _check_batch(self, signals, (3, *self.input_size))
 
     def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Tensor, dict[str, Any]]:
@@ -320,7 +320,7 @@ class AudioSpec(CodecSpec):
     def samples_of(self, hops: int) -> int:
         return hops * self.hop_length
 
-    def check_signals(self, signals: Signals, lengths: Tensor | None = None) -> None:
+    def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         _check_batch(self, signals, (self.channels, None))
         if lengths is not None and not (
             len(lengths) == len(signals) and all(0 < n <= signals.shape[-1] for n in lengths.tolist())

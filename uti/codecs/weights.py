@@ -86,7 +86,7 @@ def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()
-def load_pretrained(model_class: type, folder: Path, **options: Any) -> tuple[nn.Module, tuple[str, ...]]:
+def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any, tuple[str, ...]]:
     """(the model of `model_class` in `folder`, in eval mode; notes for the report), through the class's own
     `from_pretrained`, without network and without code from the folder.
 

@@ -53,11 +53,11 @@ def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
     """A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples],
     rate in Hz) as float32 [1, samples].
     """
-    if modality == "image":
+    if modality == "image" and form.image_size:
         return normalise_image(signal, form.image_size, form.resize)[0]
-    return normalise_audio(*signal, target_rate=form.sample_rate, channels=1, clip_seconds=form.clip_seconds)[
-        0
-    ]
+    return normalise_audio(
+        *signal, target_rate=form.sample_rate or signal[1], channels=1, clip_seconds=form.clip_seconds
+    )[0]
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-006
 class Rate(BaseModel):

@@ -10,8 +10,10 @@ import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +50,7 @@ class Reference(BaseModel):
 
 
 def _reference(
-    name: str, modality: str, how: str, ladder: dict[str, Sequence[tuple[float, dict[str, Measurement]]]]
+    name: str, modality: str, how: str, ladder: Mapping[str, Sequence[tuple[float, dict[str, Measurement]]]]
 ) -> Reference:
     "`ladder`: setting → (rate, metrics) of each item."
     points = []
@@ -66,7 +68,7 @@ PICTURES = {
 }
 
 
-def through_pillow(picture: Tensor, quality: int, **options) -> tuple[Tensor, int]:
+def through_pillow(picture: Tensor, quality: int, **options: Any) -> tuple[Tensor, int]:
     """(the picture after a file of `quality`, the bytes of that file).
 
     Float [3, H, W] in [0, 1]; `options`: those of `PIL.Image.save`.
@@ -84,7 +86,7 @@ def picture_reference(name: str, pictures: Sequence[Tensor]) -> Reference:
     bits per pixel.
     """
     options, qualities = PICTURES[name]
-    ladder = {}
+    ladder: dict[str, list[tuple[float, dict[str, Measurement]]]] = {}
     for quality in qualities:
         ladder[f"quality {quality}"] = items = []
         for picture in pictures:
@@ -237,11 +239,11 @@ def references_for(
     missing = opus_missing() if waves else ""
     runs: dict[str, Callable[[], Reference]] = {}
     if pictures:
-        runs |= {name: lambda name=name: picture_reference(name, pictures) for name in PICTURES}
-    if waves:
-        runs["µ-law"] = lambda: mu_law_reference(waves, sample_rate)
-    if waves and not missing:
-        runs["Opus"] = lambda: opus_reference(waves, sample_rate)
+        runs |= {name: partial(picture_reference, name, pictures) for name in PICTURES}
+    if waves and sample_rate:
+        runs["µ-law"] = partial(mu_law_reference, waves, sample_rate)
+        if not missing:
+            runs["Opus"] = partial(opus_reference, waves, sample_rate)
     curves = []
     for name, run in runs.items():
         progress(name)
@@ -251,9 +253,7 @@ def references_for(
 
 def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
     "(rate, value) of each point of `reference` that has `metric`, sorted by rate."
-    return [
-        (p.rate, p.metrics[metric].value) for p in reference.points if p.metrics[metric].value is not None
-    ]
+    return [(p.rate, v) for p in reference.points if (v := p.metrics[metric].value) is not None]
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-016-b
 def at_rate(reference: Reference, rate: float, metric: str) -> float | None:

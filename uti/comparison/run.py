@@ -27,7 +27,7 @@ from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..codecs.base import CodecError
 from ..codecs.readers import checkpoint_codecs, modality_of
-from ..codecs.spec import SPECS
+from ..codecs.spec import SPECS, AudioSpec, ImageSpec
 from uti.comparison.record import (
     Asset,
     CodecResult,
@@ -129,21 +129,19 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     different parts of the same picture.
     """
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
-    sizes = {
-        name: tuple(t.codecs["image"].spec.output_size)
-        for name, t in tokenizers.items()
-        if "image" in t.codecs
-    }
-    rates = [t.codecs["audio"].spec.output_rate for t in tokenizers.values() if "audio" in t.codecs]
+    specs = [(name, codec.spec) for name, t in tokenizers.items() for codec in t.codecs.values()]
+    images = {name: spec for name, spec in specs if isinstance(spec, ImageSpec)}
+    sizes = {name: spec.output_size for name, spec in images.items()}
+    rates = [spec.output_rate for _, spec in specs if isinstance(spec, AudioSpec)]
     clips = [t.clip_seconds for t in tokenizers.values() if "audio" in t.codecs and t.clip_seconds]
-    smallest = min(sizes.values(), key=math.prod, default=None)
+    smallest = min(sizes.values(), key=math.prod, default=(1, 1))
     for name, (rows, columns) in sizes.items():
         if abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
             raise CompareError(
                 f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of "
                 f"{smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
             )
-    resizes = {name: t.codecs["image"].spec.resize for name, t in tokenizers.items() if "image" in t.codecs}
+    resizes = {name: spec.resize for name, spec in images.items()}
     if len(set(resizes.values())) > 1:
         treated = ", ".join(
             f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items()
@@ -204,7 +202,7 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
         return Rate()
     bits, tokens = sum(bits_of(spec, i.meta["n_positions"]) for i in items), sum(i.n_tokens for i in items)
     if modality == "image":
-        own, common = (len(items) * math.prod(size) for size in (spec["input_size"], form.image_size))
+        own, common = (len(items) * math.prod(size or ()) for size in (spec["input_size"], form.image_size))
         return Rate(
             bits_per_pixel=bits / own,
             common_bits_per_pixel=bits / common,
@@ -253,7 +251,9 @@ def _result(
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
         signal = references.get((modality, item.name))
-        common = _measure_common(form, modality, signal, audit / item.recon) if item.recon else {}
+        common: dict[str, Measurement] = {}
+        if item.recon and signal is not None:
+            common = _measure_common(form, modality, signal, audit / item.recon)
         original, recon = (
             (audit / file).relative_to(outdir).as_posix() if file else None
             for file in (item.original, item.recon)
@@ -308,12 +308,12 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
     tokenizer = inputs.tokenizer
     here = {
         "decode_mode": inputs.decode_mode,
-        "config": tokenizer.config.model_dump(mode="json"),
+        "config": inputs.config.model_dump(mode="json"),
         "codecs": {m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
         "token_space_sha256": space_hash(tokenizer.space),
     }
     same = canonical_json(here) == canonical_json(report.model_dump(mode="json", include=set(here)))
-    same = same and environment_of(tokenizer.config).packages == report.environment.packages
+    same = same and environment_of(inputs.config).packages == report.environment.packages
     same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [
         (i.modality, i.name, i.source_sha256) for i in report.items
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ from ..outdir import output_folder
 from ..space import TokenSpace, diff_spaces, load_space, save_space
 from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
 from ..tokens.sequences import IGNORED, TASKS, Example, build
-from ..tokens.tokenizer import UnifiedTokenizer
+from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'Dataset', 'tasks_of', 'make_dataset', 'task_of',
@@ -47,7 +47,7 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
         if modality == "text":
             lengths[modality] = range(text_tokens + 1)
         elif modality == "image":
-            lengths[modality] = [codec.expected_positions()]
+            lengths[modality] = [codec.expected_positions() or 0]
         else:
             lengths[modality] = tuple(codec.sound_lengths(audio_positions))
     return Grammar(tokenizer.space, tokenizer.serialisation, lengths)
@@ -151,7 +151,7 @@ def make_dataset(
     return Dataset(
         examples,
         grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions),
-        tokenizer.config,
+        tokenizer.config or Config(),
     )
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-c
@@ -175,7 +175,8 @@ def _piece(
     if modality == "text":
         return passage(sample, max(8, text_tokens // 2), rng)
     codec = tokenizer.codec("audio")
-    return clip(sample, list(codec.sound_lengths(audio_positions).values())[-1] / codec.spec.output_rate, rng)
+    spec: Any = codec.spec
+    return clip(sample, max(codec.sound_lengths(audio_positions).values()) / spec.output_rate, rng)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-d
 def _encode_pieces(
@@ -183,7 +184,7 @@ def _encode_pieces(
 ) -> list[np.ndarray]:
     "Global ids of each piece, encoded in batches."
     ids: list[Any] = [None] * len(pieces)
-    encoders = {
+    encoders: dict[str, Callable[[list[Any]], list[Tokens]]] = {
         "image": tokenizer.encode_images,
         "audio": tokenizer.encode_audios,
         "text": tokenizer.encode_texts,

@@ -140,17 +140,15 @@ def _count(
     run: SmokeRun, name: str, constrained: bool, outcomes: Sequence[Outcome], temperatures: Sequence[float]
 ) -> Generated:
     "Counts of one model's sequences; what was made under the grammar is decoded as well."
-    whole = [o for o in outcomes if not o.error]
-    errors, decodable = (
-        [o.error for o in outcomes if o.error],
-        [o for o in whole if run.tokenizer.codec(o.target.modality).spec.decode_modes],
-    )
+    whole = [o.target for o in outcomes if o.target]
+    errors = [o.error for o in outcomes if o.error]
+    decodable = [target for target in whole if run.tokenizer.codec(target.modality).spec.decode_modes]
     if constrained:
-        for one in decodable:
+        for target in decodable:
             try:
-                decode_segment(run.tokenizer, one.target)
+                decode_segment(run.tokenizer, target)
             except Exception as error:  # whatever it is, it is what the test looks for
-                errors.append(f"{one.target.modality}: {type(error).__name__}: {error}")
+                errors.append(f"{target.modality}: {type(error).__name__}: {error}")
     decoded = len(decodable) - (len(errors) - (len(outcomes) - len(whole))) if constrained else None
     if constrained:
         run.ask(
@@ -196,14 +194,14 @@ def generation(run: SmokeRun, model: Any, name: str) -> list[Generated]:
 LISTEN_SECONDS = 0.5
 
 
-def _keep(run: SmokeRun, segment: Segment, stem: str) -> str:
+def _keep(run: SmokeRun, segment: Segment | None, stem: str) -> str:
     """A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty
-    where the codec has no decoder.
+    where there is none, or the codec has no decoder.
     """
-    if not run.tokenizer.codec(segment.modality).spec.decode_modes:
+    if segment is None or not run.tokenizer.codec(segment.modality).spec.decode_modes:
         return ""
     decoded, modality = decode_segment(run.tokenizer, segment), MODALITIES[segment.modality]
-    if not modality.write:
+    if not modality.suffix:
         return decoded
     name = f"generated/{stem}{modality.suffix}"
     (run.outdir / "generated").mkdir(exist_ok=True)
@@ -228,7 +226,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
             segments, taught = outcome(run.dataset.grammar, ids), outcome(run.dataset.grammar, example.ids)
             prompt = next((s for s in parse(run.dataset.grammar, ids) if not s.marked), None)
             kept = [
-                _keep(run, s, f"{task}_{i}_{what}") if s else ""
+                _keep(run, s, f"{task}_{i}_{what}")
                 for s, what in ((prompt, "prompt"), (segments.target, "written"), (taught.target, "taught"))
             ]
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
@@ -243,9 +241,9 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
     prompt = prompt_of(run.of_task(task)[0])
     room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
-    lengths = codec.sound_lengths(
-        min(room, int(LISTEN_SECONDS * codec.spec.output_rate / codec.spec.hop_length) + 1)
-    )
+    spec: Any = codec.spec
+    wanted = int(LISTEN_SECONDS * spec.output_rate / spec.hop_length) + 1
+    lengths = codec.sound_lengths(min(room, wanted))
     only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
     found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
     text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))

@@ -88,7 +88,7 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
     """Raise `LMError` where a checkpoint holds other weights than the model has: the Trainer would leave
     those that are missing as they are.
     """
-    stored = {}
+    stored: dict[str, Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         with safe_open(file, "pt") as weights:
             stored |= {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .base import Metric, MetricError, pair
@@ -105,7 +106,7 @@ def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
     return (log_mel(reference, sample_rate) - log_mel(estimate, sample_rate)).abs().mean().item()
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-016
-def _of_waves(function):
+def _of_waves(function: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor, int], float]:
     "A function of (reference, estimate) as one that does not mind the sample rate."
     return lambda reference, estimate, sample_rate: function(reference, estimate)
 

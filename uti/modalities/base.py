@@ -53,6 +53,10 @@ class Sample:
     record: dict[str, Any] | None = None
 
 
+def _not_a_file(path: Path, signal: Any) -> None:
+    raise MediaError(f"{path}: a signal of this kind stays in the record, and is no file")
+
+
 @dataclass(frozen=True)
 class Modality:
     """What can be done with signals of one kind.
@@ -71,4 +75,4 @@ class Modality:
     neighbours: Callable[[Any], dict[str, Any]]
     as_read: Callable[[Any], Any] = lambda signal: signal
     suffix: str = ""
-    write: Callable[[Path, Any], None] | None = None
+    write: Callable[[Path, Any], None] = _not_a_file

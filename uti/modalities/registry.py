@@ -32,7 +32,7 @@ def find_media(folder: str | Path) -> dict[str, list[Path]]:
         name: [p for p in files if p.suffix.lower() in modality.suffixes]
         for name, modality in MODALITIES.items()
     }
-    seen = [modality for modality in MODALITIES.values() if modality.write]
+    seen = [modality for modality in MODALITIES.values() if modality.suffix]
     if not any(found[modality.name] for modality in seen):
         raise MediaError(
             f"{folder}: holds "

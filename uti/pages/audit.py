@@ -27,7 +27,7 @@ from uti.html import (
     whole,
 )
 from ..modalities.audio import read_audio
-from ..modalities.image import load_image, normalise_image
+from ..modalities.image import normalise_image
 from uti.pages.media import (
     LONGEST_PLAYED,
     audio_player,
@@ -86,23 +86,27 @@ def caption(report: AuditRecord, item: Item) -> str:
 def decoded_items(report: AuditRecord, modality: str) -> list[Item]:
     return [item for item in report.items if item.modality == modality and item.recon]
 
+
+def _files(item: Item, folder: Path) -> tuple[Path, Path]:
+    "A decoded item before and after."
+    return folder / (item.original or ""), folder / (item.recon or "")
+
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005-b
 def first_look(report: AuditRecord, folder: Path) -> Markup:
     "The first picture and the first sound, before and after."
     shown = []
     for item in decoded_items(report, "image")[:1]:
+        before, after = _files(item, folder)
         shown += [
-            card(item.name, ["as the codec got it"], folder / item.original),
-            card("decoded", [caption(report, item)], folder / item.recon),
+            card(item.name, ["as the codec got it"], before),
+            card("decoded", [caption(report, item)], after),
         ]
     for item in decoded_items(report, "audio")[:1]:
-        sounds = [read_audio(folder / name) for name in (item.original, item.recon)]
+        files = _files(item, folder)
+        sounds = [read_audio(path) for path in files]
         limits = mel_limits(*sounds[0])
         panels = [mel_panel(wave, rate, limits) for wave, rate in sounds]
-        played = [
-            folder / name if is_played(sound) else None
-            for name, sound in zip((item.original, item.recon), sounds, strict=True)
-        ]
+        played = [path if is_played(sound) else None for path, sound in zip(files, sounds, strict=True)]
         shown += [
             card(item.name, ["as the codec got it"], panels[0], played[0]),
             card("decoded", [caption(report, item)], panels[1], played[1]),
@@ -207,7 +211,8 @@ def _cell(answers: list[Check]) -> Markup | str:
 
 
 def _gates(answers: list[Check]) -> str:
-    return {(True,): "gate", (False,): ""}.get(tuple({c.gates for c in answers}), "gate where promised")
+    gates = {c.gates for c in answers}
+    return "gate where promised" if len(gates) > 1 else "gate" if True in gates else ""
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-013-b
 def correctness(report: AuditRecord) -> Markup:
@@ -275,9 +280,7 @@ def pictures(report: AuditRecord, folder: Path) -> Markup:
     shown, items = [], decoded_items(report, "image")
     for item in items[:MOST_SHOWN]:
         size = tuple(report.codecs["image"]["output_size"])
-        original, recon = (
-            normalise_image(load_image(folder / name), size)[0] for name in (item.original, item.recon)
-        )
+        original, recon = (normalise_image(path, size)[0] for path in _files(item, folder))
         shown.append(drawn(picture_row(original, recon, f"{item.name}: {caption(report, item)}"), item.name))
     return joined(shown) + _rest(items, "picture")
 
@@ -286,7 +289,8 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
     "Sounds before and after: waves, spectrograms, players."
     shown, items = [], decoded_items(report, "audio")
     for item in items[:MOST_SHOWN]:
-        original, recon = (read_audio(folder / name) for name in (item.original, item.recon))
+        files = _files(item, folder)
+        original, recon = map(read_audio, files)
         shown.append(
             drawn(
                 sound_rows(original.wave, recon.wave, original.rate, f"{item.name}: {caption(report, item)}"),
@@ -294,12 +298,12 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
             )
         )
         if is_played(original):
-            files = {"normalised input": item.original, "reconstruction": item.recon}
-            players = [audio_player(folder / name, f"{item.name}, {what}") for what, name in files.items()]
+            named = zip(("normalised input", "reconstruction"), files, strict=True)
+            players = [audio_player(path, f"{item.name}, {what}") for what, path in named]
             shown.append(Markup('<div class="sounds">{}</div>').format(joined(players)))
         else:
             said = f"{item.name} lasts longer than {LONGEST_PLAYED} s: listen to "
-            shown.append(paragraph(said, code(item.original), " and ", code(item.recon), "."))
+            shown.append(paragraph(said, code(item.original or ""), " and ", code(item.recon or ""), "."))
     return joined(shown) + _rest(items, "sound")
 
 

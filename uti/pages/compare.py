@@ -368,7 +368,7 @@ def _sound_card(page: Page, title: str, lines: list[str], path: Path, limits: tu
     return card(
         title,
         said,
-        mel_panel(in_common_form(form, "audio", sound), form.sample_rate, limits),
+        mel_panel(in_common_form(form, "audio", sound), form.sample_rate or sound.rate, limits),
         path if played else None,
     )
 

@@ -174,9 +174,10 @@ def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None
     """Write each (text, colour) beside its point, where it covers no point, no other label and little of a
     curve, and stays inside. The axes are laid out first.
     """
-    ax.figure.draw_without_rendering()
+    figure: Any = ax.figure
+    figure.draw_without_rendering()
     frame, taken = ax.get_window_extent(), [(*ax.transData.transform(point), 7, 1.0) for point in labels]
-    for line in (line for line in ax.lines if len(line.get_xdata()) > 1):
+    for line in (line for line in ax.lines if np.size(line.get_xdata()) > 1):
         way = ax.transData.transform(line.get_xydata())
         taken += [
             (x, y, 1, 0.1)
@@ -217,7 +218,12 @@ def _reference_curves(
 ) -> None:
     "Each reference a curve in every panel."
     for i, (name, points) in enumerate(references.items()):
-        style = {"color": ("0.3", "0.6")[i % 2], "ls": ("-", "--", ":")[i % 3], "marker": "o", "ms": 3.5}
+        style: dict[str, Any] = {
+            "color": ("0.3", "0.6")[i % 2],
+            "ls": ("-", "--", ":")[i % 3],
+            "marker": "o",
+            "ms": 3.5,
+        }
         for ax, metric in zip(axes, metrics, strict=True):
             there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
             ax.plot(*np.array(there).reshape(-1, 2).T, label=name, **style)
@@ -229,8 +235,8 @@ def _codec_points(
     "Each codec a point; returns point → (the codecs at it, its colour)."
     there: dict[tuple[float, float], tuple[str, str]] = {}
     for i, (name, (rate, values)) in enumerate(codecs.items()):
-        if values.get(metric) is not None:
-            point = (rate, values[metric])
+        if (value := values.get(metric)) is not None:
+            point = (rate, value)
             text, colour = there.get(point, ("", COLOURS[i % len(COLOURS)]))
             there[point] = (f"{text}, {name}" if text else name, colour)
             ax.plot(*point, marker="D", ms=9, color=colour, mec="white", zorder=4)

@@ -10,10 +10,10 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..audit.earlier import read_record
 from ..audit.plan import AuditPlan, prepare
@@ -25,6 +25,7 @@ from ..config import Config, dump_config, load_config
 from ..files import packaged, write_json, write_text
 from ..html import link, mark, table, verdict
 from ..outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
+from ..tokens.tokenizer import UnifiedTokenizer
 
 if TYPE_CHECKING:
     # libraries for notebooks are imported where they are used: a report imports this module too, for its
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'KERNEL', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published',
+__all__ = ['REPORTS', 'KERNEL', 'Result', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published',
            'publish_audit', 'publish_compare', 'publish_smoke', 'write_list']
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-003
@@ -152,16 +153,23 @@ def clean_notebook(path: Path, staged: Path, folder: Path) -> None:
     write_text(path, nbformat.writes(notebook).replace(inside, ""))
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-016
+Result = TypeVar("Result", AuditRecord, Comparison, SmokeReport)
+
+
 @dataclass(frozen=True)
-class Published:
+class Published(Generic[Result]):
     "What publishing left: the page; the result, or, where the run broke, what broke it."
 
     page: Path
-    report: AuditRecord | Comparison | SmokeReport | None
+    report: Result | None
     broke: str | None = None
 
 
-RESULTS = {"report.json": read_record, "comparison.json": read_comparison, "smoke.json": read_smoke}
+RESULTS: dict[str, Callable[[Path], Any]] = {
+    "report.json": read_record,
+    "comparison.json": read_comparison,
+    "smoke.json": read_smoke,
+}
 
 
 BROKEN = "broken.json"
@@ -247,7 +255,9 @@ def _publish(
     return Published(folder / "index.html", _result_in(folder), broke)
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-017
-def publish_audit(plan: AuditPlan, progress: Progress = lambda step, steps, what: None) -> Published:
+def publish_audit(
+    plan: AuditPlan, progress: Progress = lambda step, steps, what: None
+) -> Published[AuditRecord]:
     """Audit into the plan's folder, which is one of a folder of reports: index.html, audit.ipynb, uti.yaml,
     report.json and the artifacts; the list of reports beside it is brought up to date.
 
@@ -256,6 +266,10 @@ def publish_audit(plan: AuditPlan, progress: Progress = lambda step, steps, what
     """
     folder = Path(plan.outdir)
     check_name(folder.name, "the report")
+    if isinstance(plan.codecs, UnifiedTokenizer):
+        raise AuditError(
+            "a report runs in a process of its own: give a config, and not codecs that were made here"
+        )
     config = plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs)
     if plan.smoke and Path(plan.smoke).resolve().parent == folder.resolve():
         raise AuditError(

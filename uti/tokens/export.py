@@ -107,7 +107,7 @@ def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
 
-def _tokenizer_config(codec: Codec) -> dict[str, Any]:
+def _tokenizer_config(codec: Any) -> dict[str, Any]:
     "The content of `tokenizer_config.json`."
     text = codec.tokenizer
     own = {name: token for name, token in getattr(text, "special_tokens_map", {}).items() if name in _NAMED}

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ class Grammar:
     serialisation: str
     lengths: dict[str, Sequence[int]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for modality, lengths in self.lengths.items():
             self.space.modality_ranges(modality)
             if not len(lengths) or any(a >= b for a, b in itertools.pairwise(lengths)) or lengths[0] < 0:
@@ -162,14 +162,14 @@ class Reader:
                 f"{' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}"
             )
         if self._open:
-            self._push_cell(token_id)
+            self._push_cell(self._open, token_id)
         else:
             self._push_between(token_id)
         self.n_read += 1
         self._next = None
 
-    def _push_cell(self, token_id: int) -> None:
-        modality, books = self._open, self.grammar.books[self._open]
+    def _push_cell(self, modality: str, token_id: int) -> None:
+        books = self.grammar.books[modality]
         if token_id in self.grammar.tokens[modality][1]:
             self.segments.append(
                 Segment(
@@ -232,7 +232,7 @@ class Reader:
         )
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
-def parse(grammar: Grammar, ids: Sequence[int]) -> list[Segment]:
+def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
     """The texts, pictures and sounds of a sequence of global ids [n].
 
     Raises `SequenceError` saying where it is ill-formed, and what would have been legal there.
@@ -258,7 +258,7 @@ def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:
 def grammar_from_dict(space: TokenSpace, data: dict[str, Any]) -> Grammar:
     "The inverse of `grammar_to_dict`. Raises `SequenceError` for anything else."
     try:
-        lengths = {
+        lengths: dict[str, Sequence[int]] = {
             m: range(n["from"], n["to"] + 1) if isinstance(n, dict) else list(n)
             for m, n in data["lengths"].items()
         }

@@ -5,7 +5,7 @@
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -84,13 +84,13 @@ class Example(NamedTuple):
     labels: np.ndarray
 
 
-def segment(space: TokenSpace, modality: str, ids: Sequence[int]) -> np.ndarray:
+def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
     "int64 [n + 2]: `ids` [n] of a modality between its start and its end."
     name = SHORT[modality]
     return np.array([space.special[f"<|{name}_start|>"], *map(int, ids), space.special[f"<|{name}_end|>"]])
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013-b
-def build_prompt(space: TokenSpace, task: str, prompt: Sequence[int] | None = None) -> np.ndarray:
+def build_prompt(space: TokenSpace, task: str, prompt: Iterable[int] | None = None) -> np.ndarray:
     """int64: what stands before the target of a task, the marker included.
 
     `prompt`: ids of the task's prompt; `text` has none. Raises `ValueError` for an unknown task or a prompt
@@ -103,12 +103,12 @@ def build_prompt(space: TokenSpace, task: str, prompt: Sequence[int] | None = No
         raise ValueError(
             f"task {task!r} {'takes no prompt' if given is None else f'needs a prompt of {given}'}"
         )
-    before = segment(space, given, prompt) if given else np.array([], dtype=np.int64)
+    before = segment(space, given, prompt) if given and prompt is not None else np.array([], dtype=np.int64)
     return np.append(before, space.special[f"<|gen_{SHORT[wanted]}|>"])
 
 
 def build(
-    space: TokenSpace, task: str, target: Sequence[int], prompt: Sequence[int] | None = None
+    space: TokenSpace, task: str, target: Iterable[int], prompt: Iterable[int] | None = None
 ) -> Example:
     """The sequence of a task from the global ids of its target and of its prompt.
 

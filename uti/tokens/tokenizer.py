@@ -181,7 +181,8 @@ class UnifiedTokenizer:
         """Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in
         Hz.
         """
-        return self.encode_audios([sound if sample_rate is None else (sound, sample_rate)])[0]
+        one: Any = sound if sample_rate is None else (sound, sample_rate)
+        return self.encode_audios([one])[0]
 
     def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
         "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."

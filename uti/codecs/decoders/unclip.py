@@ -92,7 +92,8 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
     from diffusers import StableUnCLIPImg2ImgPipeline
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    folder, parts, notes = pipeline_folder(model), {}, ()
+    folder, parts = pipeline_folder(model), {}
+    notes: tuple[str, ...] = ()
     for name, (library, kind) in _PARTS.items():
         keyword = "dtype" if library == "transformers" else "torch_dtype"
         parts[name], more = load_pretrained(

@@ -31,6 +31,8 @@ class EmbeddedAudio(Codec):
     (1 to 8; 0.75 kbps each).
     """
 
+    spec: AudioSpec
+
     @classmethod
     def spec_of(cls, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None) -> AudioSpec:
         "As `__init__`."
@@ -78,7 +80,7 @@ class EmbeddedAudio(Codec):
         import torch
 
         n_samples = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
-        n_frames = [self.expected_positions(n) for n in n_samples]
+        n_frames = [self.spec.positions(n) for n in n_samples]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(n_frames), dtype=torch.int64)
         device = self.encoder.mdct.basis.device
         for n in set(n_frames):

@@ -24,7 +24,10 @@ class MDCT(nn.Module):
     Basis and window are computed in float64 and used in the module's dtype.
     """
 
-    def __init__(self):
+    basis: Tensor
+    window: Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         n, k = torch.arange(2 * HOP, dtype=torch.float64), torch.arange(HOP, dtype=torch.float64)
         self.register_buffer(

@@ -26,6 +26,9 @@ class FSQ(nn.Module):
     a level below 2.
     """
 
+    _levels: Tensor
+    _radix: Tensor
+
     def __init__(self, levels: Sequence[int]):
         super().__init__()
         if not levels or min(levels) < 2:

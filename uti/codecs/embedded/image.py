@@ -32,6 +32,8 @@ class EmbeddedImage(Codec):
     It encodes in float64.
     """
 
+    spec: ImageSpec
+
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
         "As `__init__`."
@@ -77,5 +79,5 @@ class EmbeddedImage(Codec):
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         device = next(self.network.parameters()).device
-        grid = codes.to(device).reshape(len(codes), *self.spec.grid)
+        grid = codes.to(device).reshape(len(codes), *(self.spec.grid or ()))
         return self.network.pixels(self.network.quantiser.decode(grid)).clamp(0, 1)

@@ -28,6 +28,8 @@ WEIGHTS = packaged("codecs/weights/text.json")
 class EmbeddedText(Codec):
     "A byte-level BPE, lossless for every string that UTF-8 can write."
 
+    spec: TextSpec
+
     def __init__(self, weights: str | Path | None = None):
         """`weights`: a `tokenizer.json`; default: the one in the package.
 

@@ -35,6 +35,7 @@ __all__ = ['HFAudio']
 class HFAudio(CheckpointCodec):
     "An audio codec of transformers, from a checkpoint."
 
+    spec: AudioSpec
     modality = "audio"
     reads = f"{', '.join(FAMILIES)} (transformers)"
     modules = tuple(f"transformers.models.{kind}" for kind in FAMILIES)

@@ -77,7 +77,7 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
 
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-08
 def chosen_codebooks(
-    model: nn.Module, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None
+    model: Any, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None
 ) -> int:
     """How many codebooks the options ask for.
 
@@ -105,7 +105,7 @@ def chosen_codebooks(
     return n_codebooks or most
 
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-09
-def choice_for(model: nn.Module, family: Family, n_codebooks: int) -> float | int | None:
+def choice_for(model: Any, family: Family, n_codebooks: int) -> float | int | None:
     """What to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest bandwidth
     that has as many.
     """
@@ -173,7 +173,8 @@ class AudioModel:
         elif self.is_encodec:
             codes, own = encode_encodec(self.module, self._placed(waves), self.choice)
         else:
-            codes = self.module.encode(self._placed(waves), **{self.family.chooses: self.choice}).audio_codes
+            chosen = {self.family.chooses: self.choice} if self.family.chooses else {}
+            codes = self.module.encode(self._placed(waves), **chosen).audio_codes
         return codes[:, : self.n_codebooks].long().cpu(), own
 
     def _placed(self, values: Tensor) -> Tensor:

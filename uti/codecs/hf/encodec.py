@@ -46,7 +46,7 @@ def chunk_positions(config: Any, n_samples: int) -> list[int]:
     ]
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-08
-def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[Tensor, list[Meta]]:
+def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[Tensor, list[Meta]]:
     """Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a
     meta per item with the chunks and, where the model divides by it, their loudness.
     """
@@ -60,7 +60,7 @@ def encode_encodec(model: nn.Module, waves: Tensor, bandwidth: float) -> tuple[T
     return codes, metas
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-09
-def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
+def decode_encodec(model: Any, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
     """Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks.
 
     The inverse of the layout that `encode_encodec` gives.
@@ -70,7 +70,7 @@ def decode_encodec(model: nn.Module, codes: Tensor, metas: Sequence[Meta]) -> Te
         nn.functional.pad(chunk, (0, chunks[0] - n))
         for chunk, n in zip(codes.split(chunks, -1), chunks, strict=True)
     ]
-    scales = [None] * len(chunks)
+    scales: list[Any] = [None] * len(chunks)
     if model.config.normalize:
         scales = list(
             torch.tensor([m["scales"] for m in metas], dtype=model.dtype, device=codes.device).T[..., None]

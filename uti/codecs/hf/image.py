@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base import CodecError, Encoded, Meta
 from uti.codecs.checkpoint import (
@@ -43,6 +43,7 @@ class HFImage(CheckpointCodec):
     that it is part of.
     """
 
+    spec: ImageSpec
     modality = "image"
     reads = f"{', '.join(FAMILIES)}, alone or in the whole model (transformers, diffusers)"
     modules = (
@@ -121,7 +122,7 @@ class HFImage(CheckpointCodec):
 
         Raises `CodecError` for one that the model cannot take.
         """
-        config = getattr(self.model, "config", None)
+        config: Any = getattr(self.model, "config", None)
         fixed = config.num_patches * self.factor if self.family == "janus" else None
         sample = getattr(config, "sample_size", None)
         stated = (
@@ -161,4 +162,6 @@ class HFImage(CheckpointCodec):
         from uti.codecs.hf.image_models import decode_ids
 
         ids = codes[:, 0].to(self.model.quantize.embedding.weight.device)
-        return self.pixels.restore(decode_ids(self.family, self.model, ids, self.spec.grid).float()).cpu()
+        return self.pixels.restore(
+            decode_ids(self.family, self.model, ids, self.spec.grid or (0, 0)).float()
+        ).cpu()

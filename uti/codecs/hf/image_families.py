@@ -61,7 +61,7 @@ class Pixels:
             stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
         if stated.get("do_rescale") is False:
             stated["rescale_factor"] = 1.0
-        found = {
+        found: dict[str, Any] = {
             "image_mean": default.mean,
             "image_std": default.std,
             "rescale_factor": default.rescale_factor,
@@ -81,10 +81,9 @@ class Pixels:
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         import torch
 
-        return tuple(
-            torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
-            for values in (self.mean, self.std)
-        )
+        own: dict[str, Any] = {"dtype": like.dtype, "device": like.device}
+        mean, std = (torch.tensor(values, **own) for values in (self.mean, self.std))
+        return mean[:, None, None], std[:, None, None]
 
     def normalise(self, images: Tensor) -> Tensor:
         "Images [batch, 3, H, W] in [0, 1] as the model takes them."

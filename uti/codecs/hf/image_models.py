@@ -54,7 +54,7 @@ class GlmImageTokenizer(nn.Module):
         return torch.stack([self.vqmodel.encode(item[None].contiguous()).image_tokens for item in seen])
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-05
-def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
+def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
     """Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by
     the library's own encoder and quantiser.
     """
@@ -69,7 +69,7 @@ def encode_ids(family: str, model: nn.Module, pixels: Tensor) -> Tensor:
     return model.encode(pixels).image_tokens.view(batch, -1)
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-06
-def decode_ids(family: str, model: nn.Module, ids: Tensor, grid: tuple[int, int]) -> Tensor:
+def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> Tensor:
     """Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own
     range.
     """
@@ -81,7 +81,7 @@ def decode_ids(family: str, model: nn.Module, ids: Tensor, grid: tuple[int, int]
     return model.decode(ids)
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-07
-def pixels_an_id(family: str, model: nn.Module) -> int:
+def pixels_an_id(family: str, model: Any) -> int:
     "Pixels a side that one id covers."
     if family == "glm_image":
         return model.visual.config.patch_size
@@ -94,7 +94,7 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
     safetensors, nothing else is read. Raises `CodecError`.
     """
-    state = {}
+    state: dict[str, Tensor] = {}
     for path in weight_files(folder):
         if path.suffix != ".safetensors":
             state |= {
@@ -113,19 +113,24 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     return state
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09
-def _vqvae(kind: str, config: dict[str, Any]) -> nn.Module:
+def _class_of(family: str) -> Any:
+    "The class of transformers that holds the tokenizer of `family`."
     import transformers
 
-    vqvae = getattr(transformers, FAMILIES[kind].vqvae)
+    return getattr(transformers, FAMILIES[family].vqvae or "")
+
+
+def _vqvae(kind: str, config: dict[str, Any]) -> Any:
+
+    vqvae = _class_of(kind)
     return vqvae(vqvae.config_class(**config))
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09-b
 @quiet_libraries()
-def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Module, tuple[str, ...]]:
+def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
     """(image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config says
     that it is a `kind`. Raises `CodecError`.
     """
-    import transformers
 
     if kind == "VQModel":
         from diffusers import VQModel
@@ -135,7 +140,7 @@ def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[nn.Modu
         model.register_to_config(lookup_from_codebook=True)
         return model, notes
     if kind in ALONE:
-        return load_pretrained(getattr(transformers, FAMILIES[ALONE[kind]].vqvae), folder, dtype=dtype)
+        return load_pretrained(_class_of(ALONE[kind]), folder, dtype=dtype)
     config = read_config(folder)
     with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
         try:

@@ -78,6 +78,7 @@ def lossy_probes(encode: Any, decode: Any) -> list[str]:
 class HFText(CheckpointCodec):
     "Any tokenizer that transformers or tokenizers can load."
 
+    spec: TextSpec
     modality = "text"
     reads = "any tokenizer of transformers, or a tokenizer.json"
     modules = ("transformers",)

@@ -29,6 +29,7 @@ __all__ = ['Seed2', 'load_unclip']
 class Seed2(CheckpointCodec):
     "SEED-2: 224×224 pixels → 32 ids of 13 bits → a CLIP image embedding → with a diffusion model, pixels."
 
+    spec: ImageSpec
     modality = "image"
     reads = "SEED-2 (eva_vit_g.pth and seed_quantizer.pt in one folder)"
     modules = ("transformers.models.blip_2",)
@@ -114,7 +115,7 @@ class Seed2(CheckpointCodec):
         with torch.inference_mode():
             return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
-    def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
+    def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Any:
         """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion
         model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh
         noise.
@@ -133,7 +134,8 @@ class Seed2(CheckpointCodec):
 
         # each alone: a batch changes the last bits
         embeddings = torch.cat([self.image_embeddings(item[None]) for item in codes])
-        drawn = self.unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
+        unclip: Any = self.unclip  # decode has refused where there is none
+        drawn = unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
         size = self.spec.output_size
         return torch.nn.functional.interpolate(drawn, size, mode="bicubic", antialias=True).clamp(0, 1)
 

@@ -64,7 +64,7 @@ class Seed2Config:
     image_features_dim: int = 1024  # of the CLIP image embedding
     use_qformer_image: bool = False  # a variant that was never published
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         parts = [
             ("image_size", "patch_size"),
             ("vit_width", "vit_heads"),
@@ -104,4 +104,5 @@ def read_sizes(folder: Path) -> Seed2Config:
             raise CodecError(f"{path}: {key!r} is no size of SEED-2; they are {', '.join(known)}")
         if not _fits(value, known[key]):
             raise CodecError(f"{path}: {key} cannot be {value!r}; the published one is {known[key]!r}")
-    return Seed2Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    return Seed2Config(**sizes)

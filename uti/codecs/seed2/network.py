@@ -9,7 +9,9 @@ from ...compat import torchaudio  # isort: skip # noqa: F401, before transformer
 
 import itertools
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -200,11 +202,11 @@ class _Views(nn.Module):
         super().__init__()
         self.tensors = tensors
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return dict(self.tensors)
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        for name, value in state.items():
+    def load_state_dict(self, state_dict: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+        for name, value in state_dict.items():
             self.tensors[name].copy_(value)
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-018
