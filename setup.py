@@ -9,6 +9,8 @@ here = Path(__file__).parent
 settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
+extras = {name: cfg[f"{name}_requirements"].split() for name in cfg["extras"].split()}
+extras["all"] = sorted({requirement for some in extras.values() for requirement in some})
 
 setup(
     name=cfg["lib_name"],
@@ -25,7 +27,7 @@ setup(
     include_package_data=True,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={"dev": cfg["dev_requirements"].split()},
+    extras_require={**extras, "dev": [*extras["all"], *cfg["dev_requirements"].split()]},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "uti.codecs": cfg["codec_entry_points"].split(),

@@ -460,6 +460,13 @@ def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, 
     base._installed.cache_clear()
 
 
+def test_codecs_that_were_made_here_are_audited_but_not_published(tmp_path):
+    plan = AuditPlan(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "mine")
+    with pytest.raises(AuditError, match="give a config, and not codecs that were made here"):
+        publish_audit(plan)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_failed_gate_still_renders_in_red(reported):
     folder, result = reported
     assert result.returncode == 1, result.stderr

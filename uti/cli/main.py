@@ -35,6 +35,7 @@ from uti.cli.console import (
 
 if TYPE_CHECKING:
     from uti.audit.record import AuditRecord
+    from uti.codecs.readers import CheckpointCodec
     from uti.comparison.record import Entry
 
 # %% auto #0
@@ -42,15 +43,12 @@ __all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'print_verdict', 'audi
            'codecs', 'space', 'main']
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-004
-app = typer.Typer(
-    help=(
-        "Unified Token Interface: text, images and audio in one space of token ids, and the audit that "
-        "proves it."
-    ),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def _uti() -> None:
+    "Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it."
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-005
 def print_verdict(record: AuditRecord) -> None:
@@ -230,13 +228,15 @@ def compare(
     raise typer.Exit(exit_code(result))
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
-def _here(absent: str, some: bool) -> str:
-    """Whether a reader of checkpoints can work here: `absent` names the classes that are not installed,
-    `some` says that others are.
-    """
-    if not absent:
-        return "✓"
-    return f"✓ but not {absent}" if some else f"✗ not installed: {absent}"
+def _here(reader: type[CheckpointCodec]) -> str:
+    "Whether a reader of checkpoints can work here, and what it lacks where it cannot."
+    from uti.codecs.readers import is_installed
+
+    absent = reader.absent()
+    libraries = {module.split(".")[0] for module in absent}
+    missing = [name for name in sorted(libraries) if not is_installed(name)]
+    what = ", ".join(missing or absent)
+    return f"{'✓ but' if len(absent) < len(reader.modules) else '✗'} without {what}" if absent else "✓"
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014-b
 @app.command()
@@ -270,13 +270,10 @@ def codecs() -> None:
         )
         table = Table("name", "modality", "reads", "here", box=None)
         for name, reader in readers.items():
-            absent = ", ".join(reader.absent())
-            table.add_row(
-                name, reader.modality, reader.reads, _here(absent, len(reader.absent()) < len(reader.modules))
-            )
+            table.add_row(name, reader.modality, reader.reads, _here(reader))
         out.print(table)
 
-# %% ../../nbs/cli/03_main.ipynb #13-cli-015
+# %% ../../nbs/cli/03_main.ipynb #13-cli-015-a
 @app.command()
 def space(
     config: ConfigOption = None,
@@ -307,7 +304,7 @@ def space(
         out.print(line, markup=False)
     raise typer.Exit(1 if here != there else 0)
 
-
+# %% ../../nbs/cli/03_main.ipynb #13-cli-015-b
 for command in (lm.dataset, lm.train, lm.smoke, lm.export):
     app.command()(command)
 

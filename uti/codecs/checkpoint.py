@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .spec import CodecError
+from ..errors import require
 
 if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost an import of torch
     import torch
@@ -215,6 +216,7 @@ def quiet_libraries() -> Iterator[None]:
     """transformers, and diffusers where it is imported, without warnings and progress bars, and afterwards as
     they were before.
     """
+    require("hf")
     from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers
     import transformers  # noqa: F401  so that it is quiet even where it is imported only now
 

@@ -5,6 +5,10 @@
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-002
 from __future__ import annotations
 
+from ..errors import require
+
+require("lm")
+
 import os
 import random
 import re

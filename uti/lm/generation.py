@@ -5,6 +5,10 @@
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-002
 from __future__ import annotations
 
+from ..errors import require
+
+require("lm")
+
 from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 from collections.abc import Callable, Sequence

@@ -5,6 +5,10 @@
 # %% ../../nbs/lm/02_model.ipynb #08-lm-002
 from __future__ import annotations
 
+from ..errors import require
+
+require("lm")
+
 from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import sys

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # %% auto #0
-__all__ = ['TEMPERATURES', 'LISTEN_SECONDS', 'SmokeRun', 'overfit', 'generation', 'show', 'without_prompt', 'with_prompt_of',
-           'conditioning', 'prepare_smoke', 'run_smoke']
+__all__ = ['TEMPERATURES', 'LISTEN_SECONDS', 'SmokeRun', 'prepare_smoke', 'overfit', 'generation', 'show', 'without_prompt',
+           'with_prompt_of', 'conditioning', 'run_smoke']
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004
 @dataclass
@@ -80,6 +80,68 @@ class SmokeRun:
     def ask(self, name: str, passed: bool, found: Any, expected: Any, detail: str = "") -> None:
         "Add a gate to the checks."
         self.checks.append(gate(name, passed, found, expected, detail))
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011
+def prepare_smoke(
+    config: Config,
+    outdir: str | Path,
+    *,
+    assets: str | Path | None = None,
+    work: str | Path | None = None,
+    command: str = "uti smoke",
+) -> SmokeRun:
+    """Load the codecs and make the sequences. Raises a `UTIError` of one sentence before anything is written.
+
+    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
+    `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps.
+    """
+    check_apart(Path(outdir), Path(assets) if assets else None)
+    with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
+        pass
+    tokenizer = UnifiedTokenizer.from_config(config)
+    wanted = config.smoke
+    samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
+    dataset = make_dataset(
+        tokenizer,
+        samples,
+        wanted.sequences,
+        text_tokens=wanted.text_tokens,
+        audio_positions=wanted.audio_positions,
+        seed=config.seed,
+    )
+    if (longest := max(len(e.ids) for e in dataset.examples)) > wanted.row_length:
+        raise DatasetError(
+            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, "
+            f"which has {longest}"
+        )
+    if wanted.checkpoint:
+        # one that cannot be loaded, or is too short, is said to be now, not when a folder was made for it
+        check_length(
+            make_model(wanted, dataset.space),
+            max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
+        )
+    return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011-b
+def _data_hash(dataset: Dataset) -> str:
+    return token_hash(np.concatenate([e.ids for e in dataset.examples]))
+
+
+def _lay_out(run: SmokeRun) -> None:
+    """Write the data; a training run that lies beside it is gone on with where it was interrupted on the same
+    data and config.
+    """
+    folder = run.work or run.outdir
+    data, training = folder / "data", folder / "training"
+    try:
+        before = load_dataset(data, run.dataset.space)
+        same = _data_hash(before) == _data_hash(run.dataset) and before.config == run.config
+    except ValueError:  # there is none, or it is another
+        same = False
+    if not same:
+        shutil.rmtree(training, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_dataset(run.dataset, data)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b
 def _largest_gap(run: SmokeRun, model: PreTrainedModel, of_each: list[TargetLoss]) -> float:
@@ -208,6 +270,25 @@ def _keep(run: SmokeRun, segment: Segment | None, stem: str) -> str:
     modality.write(run.outdir / name, decoded)
     return name
 
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
+def _listen(run: SmokeRun, model: Any) -> list[Shown]:
+    "A sound of about `LISTEN_SECONDS`: the grammar admits no other length."
+    task = next((t for t in ("t2a", "audio") if t in run.tasks), None)
+    if task is None:
+        return []
+    codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
+    prompt = prompt_of(run.of_task(task)[0])
+    room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
+    spec: Any = codec.spec
+    wanted = int(LISTEN_SECONDS * spec.output_rate / spec.hop_length) + 1
+    lengths = codec.sound_lengths(min(room, wanted))
+    only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
+    found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
+    text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
+    return [
+        Shown(task=task, prompt=text, written=_keep(run, found.target, f"{task}_long_written"), target="")
+    ]
+
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-b
 def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
     """What the trained model writes at temperature 0 for the first prompts of each task, beside what it was
@@ -231,25 +312,6 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
             ]
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
     return shown + _listen(run, model)
-
-# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
-def _listen(run: SmokeRun, model: Any) -> list[Shown]:
-    "A sound of about `LISTEN_SECONDS`: the grammar admits no other length."
-    task = next((t for t in ("t2a", "audio") if t in run.tasks), None)
-    if task is None:
-        return []
-    codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
-    prompt = prompt_of(run.of_task(task)[0])
-    room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
-    spec: Any = codec.spec
-    wanted = int(LISTEN_SECONDS * spec.output_rate / spec.hop_length) + 1
-    lengths = codec.sound_lengths(min(room, wanted))
-    only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
-    found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
-    text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
-    return [
-        Shown(task=task, prompt=text, written=_keep(run, found.target, f"{task}_long_written"), target="")
-    ]
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-009
 def without_prompt(example: Example) -> Example:
@@ -291,111 +353,6 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
             )
     return answers
 
-# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011
-def prepare_smoke(
-    config: Config,
-    outdir: str | Path,
-    *,
-    assets: str | Path | None = None,
-    work: str | Path | None = None,
-    command: str = "uti smoke",
-) -> SmokeRun:
-    """Load the codecs and make the sequences. Raises a `UTIError` of one sentence before anything is written.
-
-    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
-    `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps.
-    """
-    check_apart(Path(outdir), Path(assets) if assets else None)
-    with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
-        pass
-    tokenizer = UnifiedTokenizer.from_config(config)
-    wanted = config.smoke
-    samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
-    dataset = make_dataset(
-        tokenizer,
-        samples,
-        wanted.sequences,
-        text_tokens=wanted.text_tokens,
-        audio_positions=wanted.audio_positions,
-        seed=config.seed,
-    )
-    if (longest := max(len(e.ids) for e in dataset.examples)) > wanted.row_length:
-        raise DatasetError(
-            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, "
-            f"which has {longest}"
-        )
-    if wanted.checkpoint:
-        # one that cannot be loaded, or is too short, is said to be now, not when a folder was made for it
-        check_length(
-            make_model(wanted, dataset.space),
-            max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
-        )
-    return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
-
-# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011-b
-def _data_hash(dataset: Dataset) -> str:
-    return token_hash(np.concatenate([e.ids for e in dataset.examples]))
-
-
-def _lay_out(run: SmokeRun) -> None:
-    """Write the data; a training run that lies beside it is gone on with where it was interrupted on the same
-    data and config.
-    """
-    folder = run.work or run.outdir
-    data, training = folder / "data", folder / "training"
-    try:
-        before = load_dataset(data, run.dataset.space)
-        same = _data_hash(before) == _data_hash(run.dataset) and before.config == run.config
-    except ValueError:  # there is none, or it is another
-        same = False
-    if not same:
-        shutil.rmtree(training, ignore_errors=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_dataset(run.dataset, data)
-
-# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012
-def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:
-    """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
-    `generated/`, and the trained model with its TensorBoard logs in `model/`.
-
-    An interrupted run goes on from the last checkpoint of its training.
-    """
-    run.progress = progress
-    with output_folder(run.outdir) as out:
-        run.work, run.outdir = run.work or out.kept("smoke"), out.staged
-        report = _all_tests(run, progress)
-        (run.work / "training").replace(out.staged / "model")
-        (run.work / "data").replace(out.staged / "data")
-        write_json(out.staged / "smoke.json", report.model_dump(mode="json", by_alias=True))
-        out.publish()
-    return report
-
-# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-b
-def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
-    """What all tests found.
-
-    Leaves the training and its data in `run.work`, what was generated in `run.outdir`.
-    """
-    exact, seed = run.config.device == "cpu", run.config.seed
-    _lay_out(run)
-    with run.timed("overfit"):
-        trained, trainer = overfit(run)
-    model, short = trainer.model.eval(), short_dataset(run.dataset)
-    with tempfile.TemporaryDirectory() as folder:
-        with run.timed("resume"):
-            resumed = resume(short, Path(folder) / "resume", progress)
-        with run.timed("kill"):
-            kills, ended = kill(short, Path(folder) / "kill", two_plans(seed), progress)
-    run.checks += resume_checks(resumed, exact) + kill_checks(kills, ended, resumed.losses, exact)
-    with run.timed("generation"):
-        untrained = make_model(run.config.smoke, run.dataset.space, seed=seed).to(model.device).eval()
-        generated = generation(run, untrained, "untrained") + generation(run, model, "trained")
-        shown = show(run, model)
-    with run.timed("conditioning"):
-        progress(0, 1, "prompts: right, shuffled, none")
-        asked = conditioning(run, model)
-    return _report(run, trained, model, resumed, kills, generated, shown, asked)
-
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-c
 def _report(
     run: SmokeRun,
@@ -427,3 +384,46 @@ def _report(
         checks=run.checks, overfit=trained, resume=resumed, kills=kills, generated=generated, shown=shown,
         conditioning=asked, seconds=run.seconds,
     )  # fmt: skip
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-b
+def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
+    """What all tests found.
+
+    Leaves the training and its data in `run.work`, what was generated in `run.outdir`.
+    """
+    exact, seed = run.config.device == "cpu", run.config.seed
+    _lay_out(run)
+    with run.timed("overfit"):
+        trained, trainer = overfit(run)
+    model, short = trainer.model.eval(), short_dataset(run.dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        with run.timed("resume"):
+            resumed = resume(short, Path(folder) / "resume", progress)
+        with run.timed("kill"):
+            kills, ended = kill(short, Path(folder) / "kill", two_plans(seed), progress)
+    run.checks += resume_checks(resumed, exact) + kill_checks(kills, ended, resumed.losses, exact)
+    with run.timed("generation"):
+        untrained = make_model(run.config.smoke, run.dataset.space, seed=seed).to(model.device).eval()
+        generated = generation(run, untrained, "untrained") + generation(run, model, "trained")
+        shown = show(run, model)
+    with run.timed("conditioning"):
+        progress(0, 1, "prompts: right, shuffled, none")
+        asked = conditioning(run, model)
+    return _report(run, trained, model, resumed, kills, generated, shown, asked)
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012
+def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:
+    """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
+    `generated/`, and the trained model with its TensorBoard logs in `model/`.
+
+    An interrupted run goes on from the last checkpoint of its training.
+    """
+    run.progress = progress
+    with output_folder(run.outdir) as out:
+        run.work, run.outdir = run.work or out.kept("smoke"), out.staged
+        report = _all_tests(run, progress)
+        (run.work / "training").replace(out.staged / "model")
+        (run.work / "data").replace(out.staged / "data")
+        write_json(out.staged / "smoke.json", report.model_dump(mode="json", by_alias=True))
+        out.publish()
+    return report

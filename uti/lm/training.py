@@ -5,6 +5,10 @@
 # %% ../../nbs/lm/03_training.ipynb #08-training-002
 from __future__ import annotations
 
+from ..errors import require
+
+require("lm")
+
 from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import hashlib

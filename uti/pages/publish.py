@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['REPORTS', 'KERNEL', 'Result', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published',
-           'publish_audit', 'publish_compare', 'publish_smoke', 'write_list']
+           'write_list', 'publish_audit', 'publish_compare', 'publish_smoke']
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-003
 REPORTS = packaged("reports")
@@ -204,6 +204,47 @@ def _say_broken(path: Path, broke: str, earlier: bool) -> None:
     )
     write_text(path, nbformat.writes(notebook))
 
+# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b
+LIST_MARK = '<meta name="generator" content="uti">'
+
+
+def _told_of(result: AuditRecord | SmokeReport | Comparison | None) -> str:
+    "What kind of report it is, for the list."
+    if isinstance(result, Comparison):
+        return f"comparison of {', '.join(entry.name for entry in result.entries)}"
+    if isinstance(result, SmokeReport):
+        return f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
+    return f"audit, token space {result.token_space_sha256[:12]}" if result else ""
+
+
+def _row(page: Path) -> list[Any]:
+    "A report in the list of reports."
+    try:
+        result = _result_in(page.parent)
+    except ValueError:
+        result = None
+    passed, created = (result.passed, result.created) if result else (False, "the run broke")
+    return [link(f"{page.parent.name}/index.html", page.parent.name), mark(passed), created, _told_of(result)]
+
+# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b-x
+def write_list(reports: Path) -> None:
+    """Write `index.html` in `reports`, a list of the reports that lie in it.
+
+    A page of that name that is no such list is somebody else's, and left alone.
+    """
+    there = reports / "index.html"
+    if there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace"):
+        return
+    rows = [_row(page) for page in sorted(reports.glob("*/index.html"))]
+    style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
+    head = (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+        f'content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title>'
+        f"<style>{style}</style></head>"
+    )
+    listed = table(["report", "passed", "created", "what"], rows)
+    write_text(there, f"{head}<body><main><h1>UTI reports</h1>{listed}</main></body></html>\n")
+
 # %% ../../nbs/pages/06_publish.ipynb #12-report-016-c
 def _check_tools() -> None:
     """Raise `OutdirError` where notebooks cannot be run or rendered here, which is better known before a run
@@ -353,44 +394,3 @@ def publish_smoke(
             "work": str(out.kept("smoke")),
         }
         return _publish("smoke.ipynb", folder, out, parameters, progress)
-
-# %% ../../nbs/pages/06_publish.ipynb #12-report-020
-LIST_MARK = '<meta name="generator" content="uti">'
-
-# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b
-def _told_of(result: AuditRecord | SmokeReport | Comparison | None) -> str:
-    "What kind of report it is, for the list."
-    if isinstance(result, Comparison):
-        return f"comparison of {', '.join(entry.name for entry in result.entries)}"
-    if isinstance(result, SmokeReport):
-        return f"smoke tests of a language model, token space {result.token_space_sha256[:12]}"
-    return f"audit, token space {result.token_space_sha256[:12]}" if result else ""
-
-
-def _row(page: Path) -> list[Any]:
-    "A report in the list of reports."
-    try:
-        result = _result_in(page.parent)
-    except ValueError:
-        result = None
-    passed, created = (result.passed, result.created) if result else (False, "the run broke")
-    return [link(f"{page.parent.name}/index.html", page.parent.name), mark(passed), created, _told_of(result)]
-
-# %% ../../nbs/pages/06_publish.ipynb #12-report-020-b-x
-def write_list(reports: Path) -> None:
-    """Write `index.html` in `reports`, a list of the reports that lie in it.
-
-    A page of that name that is no such list is somebody else's, and left alone.
-    """
-    there = reports / "index.html"
-    if there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace"):
-        return
-    rows = [_row(page) for page in sorted(reports.glob("*/index.html"))]
-    style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
-    head = (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title>'
-        f"<style>{style}</style></head>"
-    )
-    listed = table(["report", "passed", "created", "what"], rows)
-    write_text(there, f"{head}<body><main><h1>UTI reports</h1>{listed}</main></body></html>\n")

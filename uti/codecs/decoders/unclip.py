@@ -5,6 +5,10 @@
 # %% ../../../nbs/codecs/decoders/01_unclip.ipynb #09-unclip-002
 from __future__ import annotations
 
+from ...errors import require
+
+require("diffusion")
+
 from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import math

@@ -5,6 +5,10 @@
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-03
 from __future__ import annotations
 
+from ...errors import require
+
+require("hf")
+
 from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import math

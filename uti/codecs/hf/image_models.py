@@ -5,6 +5,10 @@
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-03
 from __future__ import annotations
 
+from ...errors import require
+
+require("hf")
+
 from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 from pathlib import Path
@@ -133,6 +137,7 @@ def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tu
     """
 
     if kind == "VQModel":
+        require("diffusion")
         from diffusers import VQModel
 
         model, notes = load_pretrained(VQModel, folder, torch_dtype=dtype, low_cpu_mem_usage=False)

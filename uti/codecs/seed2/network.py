@@ -5,6 +5,10 @@
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-002
 from __future__ import annotations
 
+from ...errors import require
+
+require("hf")
+
 from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import itertools
