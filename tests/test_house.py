@@ -123,6 +123,25 @@ def test_notebooks_are_clean(path):
     assert not [c for c in code for o in c.outputs if o.output_type == "error"]
 
 
+def lengths(node: ast.AST) -> int:
+    return node.end_lineno - node.lineno + 1
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_exported_cells_are_short(path):
+    """An exported cell has at most 40 lines, and no function more. A class is read as one, and may be three
+    times as long.
+    """
+    for cell in nbformat.read(path, as_version=4).cells:
+        if not cell.source.startswith("#| export"):
+            continue
+        body = [b for b in ast.parse(cell.source).body if not isinstance(b, ast.ImportFrom | ast.Import)]
+        functions = [n for b in body for n in ast.walk(b) if isinstance(n, ast.FunctionDef)]
+        assert all(lengths(f) <= 40 for f in functions), cell.id
+        is_class = any(isinstance(b, ast.ClassDef) and lengths(b) > 30 for b in body)
+        assert sum(map(lengths, body)) <= (125 if is_class else 40), cell.id
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "reports").glob("*.ipynb")), ids=lambda p: p.name)
 def test_report_notebooks_show_data_as_text(path):
     "What they display goes through `uti.html.show`, which escapes all that is not made by `uti.html`."

@@ -92,6 +92,12 @@ def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
                 "choose another folder"
             )
 
+# %% ../nbs/00_outdir.ipynb #00-outdir-009-b
+def remove_if_empty(folder: Path) -> None:
+    "Remove `folder` unless it holds something, or is none."
+    with suppress(OSError):
+        folder.rmdir()
+
 # %% ../nbs/00_outdir.ipynb #00-outdir-009
 def _journal(folder: Path) -> Path:
     return folder / OURS / "journal.json"
@@ -131,11 +137,12 @@ def _finish(folder: Path) -> None:
         remove_if_empty(folder / name)
     _journal(folder).unlink()
 
-# %% ../nbs/00_outdir.ipynb #00-outdir-009-b
-def remove_if_empty(folder: Path) -> None:
-    "Remove `folder` unless it holds something, or is none."
-    with suppress(OSError):
-        folder.rmdir()
+# %% ../nbs/00_outdir.ipynb #00-outdir-011-0
+def _results(staged: Path) -> dict[str, str]:
+    "Path in `staged` → sha256 of every file that a run left there, but for links and what is ours."
+    files = [p for p in sorted(staged.rglob("*")) if p.is_file() and not p.is_symlink()]
+    found = {p.relative_to(staged): p for p in files if p.name != MANIFEST}
+    return {name.as_posix(): digest(path) for name, path in found.items() if OURS not in name.parts}
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011
 class OutputFolder:
@@ -161,15 +168,7 @@ class OutputFolder:
         Raises `OutdirError`, and changes nothing, where a file that is not ours is in the way. Links and
         empty folders in `staged` are passed over.
         """
-        paths = sorted(
-            p
-            for p in self.staged.rglob("*")
-            if p.is_file()
-            and not p.is_symlink()
-            and p.name != MANIFEST
-            and OURS not in p.relative_to(self.staged).parts
-        )
-        files = {p.relative_to(self.staged).as_posix(): digest(p) for p in paths}
+        files = _results(self.staged)
         refuse_foreign(self.path, files)
         before = read_manifest(self.path)
         kept = before["files"] if beside_earlier else {}
@@ -178,28 +177,18 @@ class OutputFolder:
         }
         made = {name for name in parents if name in before["folders"] or not (self.path / name).exists()}
         folders = sorted(made | set(before["folders"] if beside_earlier else ()))
-        write_json(
-            self.staged / MANIFEST, {"files": dict(sorted({**kept, **files}.items())), "folders": folders}
-        )
+        manifest = {"files": dict(sorted({**kept, **files}.items())), "folders": folders}
+        write_json(self.staged / MANIFEST, manifest)
         files[MANIFEST] = digest(self.staged / MANIFEST)
         if (self.path / MANIFEST).exists():
             before["files"][MANIFEST] = digest(self.path / MANIFEST)
-        stale = (
-            []
-            if beside_earlier
-            else [
-                name
-                for name in before["files"]
-                if name not in files and not is_foreign(self.path, name, {name: (before["files"][name],)})
-            ]
+        earlier = (
+            {} if beside_earlier else {n: (sha,) for n, sha in before["files"].items() if n not in files}
         )
+        stale = [name for name in earlier if not is_foreign(self.path, name, earlier)]
         journal = {
-            "staged": self.staged.name,
-            "files": files,
-            "folders": folders,
-            "stale": stale,
-            "before": before,
-        }
+            "staged": self.staged.name, "files": files, "folders": folders, "stale": stale, "before": before
+        }  # fmt: skip
         write_json(_journal(self.path), journal)  # from here on the new result stands
         _finish(self.path)
         if not beside_earlier:

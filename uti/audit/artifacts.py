@@ -24,6 +24,20 @@ from ..space import save_space, token_hash
 # %% auto #0
 __all__ = ['token_hashes', 'write_artifacts']
 
+# %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003-b
+def _write_pair(case: Case, item: Item, folder: Path) -> None:
+    "A picture or sound, normalised and decoded."
+    modality = MODALITIES[item.modality]
+    item.original, item.recon = (
+        f"original/{item.name}{modality.suffix}",
+        f"recon/{item.name}{modality.suffix}",
+    )
+    for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        modality.write(folder / name, content)
+    if not (first := folder / f"recon{modality.suffix}").exists():
+        shutil.copyfile(folder / item.recon, first)
+
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003
 def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
     "Modality → sha256 over the ids of all its items, one after another."
@@ -58,17 +72,3 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
     for item, case in zip(items, cases, strict=True):
         if case.reference is not None and prepared.decoder(case.modality):
             _write_pair(case, item, folder)
-
-# %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003-b
-def _write_pair(case: Case, item: Item, folder: Path) -> None:
-    "A picture or sound, normalised and decoded."
-    modality = MODALITIES[item.modality]
-    item.original, item.recon = (
-        f"original/{item.name}{modality.suffix}",
-        f"recon/{item.name}{modality.suffix}",
-    )
-    for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        modality.write(folder / name, content)
-    if not (first := folder / f"recon{modality.suffix}").exists():
-        shutil.copyfile(folder / item.recon, first)

@@ -47,6 +47,19 @@ class Baseline:
     modality: None = None
     item: None = None
 
+# %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-c
+def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
+    """The ids in the file beside a record, of each item whose hash they have.
+
+    They only help to say where ids differ, so none is no error.
+    """
+    try:
+        found = load_file(path.with_name(TOKENS))
+    except (OSError, SafetensorError):
+        return {}
+    wanted = {f"{i.modality}/{i.name}": i.token_sha256 for i in record.items}
+    return {name: ids for name, ids in found.items() if token_hash(ids) == wanted.get(name)}
+
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-b
 def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> Baseline:
     """The baseline in the report.json `path`.
@@ -76,19 +89,6 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
             f"{path}: a baseline of other files cannot be compared; they differ in {', '.join(other[:5])}"
         )
     return Baseline(record, _tokens_beside(Path(path), record))
-
-# %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-c
-def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
-    """The ids in the file beside a record, of each item whose hash they have.
-
-    They only help to say where ids differ, so none is no error.
-    """
-    try:
-        found = load_file(path.with_name(TOKENS))
-    except (OSError, SafetensorError):
-        return {}
-    wanted = {f"{i.modality}/{i.name}": i.token_sha256 for i in record.items}
-    return {name: ids for name, ids in found.items() if token_hash(ids) == wanted.get(name)}
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-005
 @dataclass(frozen=True)

@@ -30,6 +30,11 @@ def _first(record: AuditRecord, name: str, modality: str, field: str) -> Any:
     "`found` or `expected` of the first answer to a question."
     return next((getattr(c, field) for c in record.checks if c.name == name and c.modality == modality), None)
 
+# %% ../../nbs/audit/02_earlier.ipynb #audit-02-004-c
+def _size(shape: list[int] | None) -> list[int] | None:
+    "[rows, columns] of [3, rows, columns]."
+    return shape[1:] if shape else None
+
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-004-b
 _NUMBERS = (
     "audio_snr_db", "audio_mae", "audio_log_mel_l1", "image_psnr", "image_ssim", "audio_roundtrip_snr_db",
@@ -65,11 +70,6 @@ def earlier_names(record: AuditRecord) -> dict[str, Any]:
         flat[f"image_size_{which}"] = _size(_first(record, "size", "image", field))
     flat["runtime_sizes"] = {m: _first(record, "runtime_size", m, "found") for m in record.codecs}
     return flat | {"runtime_size_match": {m: asked("runtime_size", m) for m in record.codecs}}
-
-# %% ../../nbs/audit/02_earlier.ipynb #audit-02-004-c
-def _size(shape: list[int] | None) -> list[int] | None:
-    "[rows, columns] of [3, rows, columns]."
-    return shape[1:] if shape else None
 
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-005
 def to_report(record: AuditRecord) -> dict[str, Any]:

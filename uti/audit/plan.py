@@ -83,6 +83,14 @@ class Prepared:
             return None
         return self.decode_mode if self.decode_mode in modes else modes[0]
 
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
+def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
+    "The case of a sample. Raises `MediaError` naming the sample."
+    try:
+        return Case.of(tokenizer, sample, fresh)
+    except MediaError as error:
+        raise MediaError(f"{sample.name}: {error}") from error
+
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004
 def prepare(plan: AuditPlan) -> Prepared:
     """Load and validate a plan.
@@ -119,14 +127,6 @@ def prepare(plan: AuditPlan) -> Prepared:
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared
-
-# %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
-def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
-    "The case of a sample. Raises `MediaError` naming the sample."
-    try:
-        return Case.of(tokenizer, sample, fresh)
-    except MediaError as error:
-        raise MediaError(f"{sample.name}: {error}") from error
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-006
 FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results

@@ -27,35 +27,8 @@ if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost a
 
 # %% auto #0
 __all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'find_checkpoint', 'weight_files', 'read_json', 'read_config', 'model_type',
-           'stated_type', 'preprocessor_settings', 'torch_dtype', 'licence', 'content_version', 'quiet_libraries']
-
-# %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-02
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-_PYTORCH = ("*.bin", "*.pt", "*.pth")
-_OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot")
-
-
-def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str = "") -> Path:
-    """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub
-    id, from the cache or the network.
-
-    `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
-    where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
-    which alone the files are fetched. Raises `CodecError`.
-    """
-    if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
-        raise CodecError(
-            f"a checkpoint must be a folder or the id of a model on the Hugging Face hub, got {checkpoint!r}"
-        )
-    if not isinstance(subfolder, str) or Path(subfolder).is_absolute() or ".." in Path(subfolder).parts:
-        raise CodecError(
-            f"{checkpoint}: subfolder must be a folder inside it, such as vqvae, got {subfolder!r}"
-        )
-    path = Path(os.path.expanduser(checkpoint))
-    folder = (path if path.exists() else _from_hub(str(checkpoint), weights, subfolder)) / subfolder
-    if not folder.exists():
-        raise CodecError(f"{checkpoint}: holds no folder {subfolder}")
-    return folder
+           'stated_type', 'preprocessor_settings', 'source_of', 'torch_dtype', 'licence', 'content_version',
+           'quiet_libraries']
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-03
 def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
@@ -85,6 +58,34 @@ def _download(checkpoint: str, without: tuple[str, ...], subfolder: str) -> Path
             allow_patterns=[f"{subfolder}/*", "README.md"] if subfolder else None,
         )
     )
+
+# %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-02
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_PYTORCH = ("*.bin", "*.pt", "*.pth")
+_OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot")
+
+
+def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str = "") -> Path:
+    """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub
+    id, from the cache or the network.
+
+    `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
+    where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
+    which alone the files are fetched. Raises `CodecError`.
+    """
+    if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
+        raise CodecError(
+            f"a checkpoint must be a folder or the id of a model on the Hugging Face hub, got {checkpoint!r}"
+        )
+    if not isinstance(subfolder, str) or Path(subfolder).is_absolute() or ".." in Path(subfolder).parts:
+        raise CodecError(
+            f"{checkpoint}: subfolder must be a folder inside it, such as vqvae, got {subfolder!r}"
+        )
+    path = Path(os.path.expanduser(checkpoint))
+    folder = (path if path.exists() else _from_hub(str(checkpoint), weights, subfolder)) / subfolder
+    if not folder.exists():
+        raise CodecError(f"{checkpoint}: holds no folder {subfolder}")
+    return folder
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-04
 def _not_found(checkpoint: str, error: Exception) -> str:
@@ -169,6 +170,11 @@ def preprocessor_settings(folder: Path, part: str) -> dict[Path, dict[str, Any]]
     return found | ({shared: nested} if nested else {})
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-07
+def source_of(checkpoint: str | Path, folder: Path) -> str:
+    "What a report says of where a codec comes from: a hub id as it is, of a folder its name alone."
+    return folder.resolve().name if Path(checkpoint).exists() else str(checkpoint)
+
+
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 

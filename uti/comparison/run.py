@@ -134,9 +134,9 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     sizes = {name: spec.output_size for name, spec in images.items()}
     rates = [spec.output_rate for _, spec in specs if isinstance(spec, AudioSpec)]
     clips = [t.clip_seconds for t in tokenizers.values() if "audio" in t.codecs and t.clip_seconds]
-    smallest = min(sizes.values(), key=math.prod, default=(1, 1))
+    smallest = min(sizes.values(), key=math.prod, default=None)
     for name, (rows, columns) in sizes.items():
-        if abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
+        if smallest and abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
             raise CompareError(
                 f"{name}: its pictures of {rows}×{columns} show another part of a picture than those of "
                 f"{smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
@@ -213,6 +213,77 @@ def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) 
         return Rate(kbps=bits / seconds / 1000, tokens_per_second=tokens / seconds)
     return Rate(bits_per_byte=bits / n_bytes, tokens_per_byte=tokens / n_bytes)
 
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-020-b
+def _answers(inputs: Prepared, report: AuditRecord) -> bool:
+    """Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that
+    lies beside it?
+    """
+    asked = set()
+    for case, item in zip((replace(case) for case in inputs.cases), report.items, strict=True):
+        if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
+            case.tokens.meta
+        ) != canonical_json(item.meta):
+            return False
+        if item.recon and case.modality not in asked:
+            asked.add(case.modality)
+            if inputs.decoder(case.modality) == "diffusion" or not _is_in(
+                inputs.outdir / item.recon, case.modality, case.decoded
+            ):
+                return False
+    return True
+
+
+def _is_in(path: Path, modality: str, decoded: Any) -> bool:
+    "Would writing the picture or sound `decoded` make the file `path` again, to the pixel or sample?"
+    kind = MODALITIES[modality]
+    with tempfile.TemporaryDirectory() as folder:
+        again = Path(folder) / path.name
+        kind.write(again, decoded)
+        return kind.fingerprint(kind.read(again)) == kind.fingerprint(kind.read(path))
+
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-020
+def _kept(inputs: Prepared) -> AuditRecord | None:
+    """The report of an earlier audit that would come out the same; None where there is none, where a file of
+    it is missing, or where the codecs answer otherwise by now.
+    """
+    try:
+        report = read_record(inputs.outdir / "report.json")
+    except AuditError:
+        return None
+    tokenizer = inputs.tokenizer
+    here = {
+        "decode_mode": inputs.decode_mode,
+        "config": inputs.config.model_dump(mode="json"),
+        "codecs": {m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
+        "token_space_sha256": space_hash(tokenizer.space),
+    }
+    same = canonical_json(here) == canonical_json(report.model_dump(mode="json", include=set(here)))
+    same = same and environment_of(inputs.config).packages == report.environment.packages
+    same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [
+        (i.modality, i.name, i.source_sha256) for i in report.items
+    ]
+    files = [inputs.outdir / name for item in report.items for name in (item.original, item.recon) if name]
+    if not same or not all(path.is_file() for path in files):
+        return None
+    with decoders(inputs):
+        return report if _answers(inputs, report) else None
+
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-021
+def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> dict[str, AuditRecord]:
+    "Name → report, of an audit that was run or kept."
+    reports = {}
+    for i, (name, one) in enumerate(inputs.items()):
+        done = i * len(STEPS)
+        if kept := _kept(one):
+            progress(done, steps, f"{name}: audited before, kept")
+        reports[name] = kept or run_audit(one, _part(name, done, steps, progress))
+    return reports
+
+
+def _part(name: str, done: int, steps: int, progress: Progress) -> Progress:
+    "The progress of one audit as a part of the whole run's."
+    return lambda step, _, what: progress(done + step, steps, f"{name}: {what}")
+
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-017
 def _measure_common(
     form: CommonForm, modality: str, reference: Tensor, recon: Path
@@ -258,17 +329,11 @@ def _result(
             (audit / file).relative_to(outdir).as_posix() if file else None
             for file in (item.original, item.recon)
         )
-        items.append(
-            ItemResult(
-                name=item.name,
-                n_tokens=item.n_tokens,
-                bits=bits_of(spec, item.meta["n_positions"]),
-                metrics=item.metrics,
-                common=common,
-                original=original,
-                recon=recon,
-            )
-        )
+        result = ItemResult(
+            name=item.name, n_tokens=item.n_tokens, bits=bits_of(spec, item.meta["n_positions"]),
+            metrics=item.metrics, common=common, original=original, recon=recon,
+        )  # fmt: skip
+        items.append(result)
     answers = [c.passed for c in report.checks if c.name == "lossless" and c.modality == modality]
     return CodecResult(
         codec=spec,
@@ -295,77 +360,6 @@ def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> E
         token_space_sha256=report.token_space_sha256,
         results=results,
     )
-
-# %% ../../nbs/comparison/03_run.ipynb #11-compare-020
-def _kept(inputs: Prepared) -> AuditRecord | None:
-    """The report of an earlier audit that would come out the same; None where there is none, where a file of
-    it is missing, or where the codecs answer otherwise by now.
-    """
-    try:
-        report = read_record(inputs.outdir / "report.json")
-    except AuditError:
-        return None
-    tokenizer = inputs.tokenizer
-    here = {
-        "decode_mode": inputs.decode_mode,
-        "config": inputs.config.model_dump(mode="json"),
-        "codecs": {m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
-        "token_space_sha256": space_hash(tokenizer.space),
-    }
-    same = canonical_json(here) == canonical_json(report.model_dump(mode="json", include=set(here)))
-    same = same and environment_of(inputs.config).packages == report.environment.packages
-    same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [
-        (i.modality, i.name, i.source_sha256) for i in report.items
-    ]
-    files = [inputs.outdir / name for item in report.items for name in (item.original, item.recon) if name]
-    if not same or not all(path.is_file() for path in files):
-        return None
-    with decoders(inputs):
-        return report if _answers(inputs, report) else None
-
-# %% ../../nbs/comparison/03_run.ipynb #11-compare-020-b
-def _answers(inputs: Prepared, report: AuditRecord) -> bool:
-    """Do the codecs still give the ids that `report` has and, of each modality, the first decoded signal that
-    lies beside it?
-    """
-    asked = set()
-    for case, item in zip((replace(case) for case in inputs.cases), report.items, strict=True):
-        if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
-            case.tokens.meta
-        ) != canonical_json(item.meta):
-            return False
-        if item.recon and case.modality not in asked:
-            asked.add(case.modality)
-            if inputs.decoder(case.modality) == "diffusion" or not _is_in(
-                inputs.outdir / item.recon, case.modality, case.decoded
-            ):
-                return False
-    return True
-
-
-def _is_in(path: Path, modality: str, decoded: Any) -> bool:
-    "Would writing the picture or sound `decoded` make the file `path` again, to the pixel or sample?"
-    kind = MODALITIES[modality]
-    with tempfile.TemporaryDirectory() as folder:
-        again = Path(folder) / path.name
-        kind.write(again, decoded)
-        return kind.fingerprint(kind.read(again)) == kind.fingerprint(kind.read(path))
-
-# %% ../../nbs/comparison/03_run.ipynb #11-compare-021
-def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> dict[str, AuditRecord]:
-    "Name → report, of an audit that was run or kept."
-    reports = {}
-    for i, (name, one) in enumerate(inputs.items()):
-        done = i * len(STEPS)
-        if kept := _kept(one):
-            progress(done, steps, f"{name}: audited before, kept")
-        reports[name] = kept or run_audit(one, _part(name, done, steps, progress))
-    return reports
-
-
-def _part(name: str, done: int, steps: int, progress: Progress) -> Progress:
-    "The progress of one audit as a part of the whole run's."
-    return lambda step, _, what: progress(done + step, steps, f"{name}: {what}")
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-023
 def _asset(sample: Sample, form: CommonForm, signal: Tensor | None) -> Asset:

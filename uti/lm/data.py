@@ -260,6 +260,17 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
         write_text(out.staged / "uti.yaml", dump_config(dataset.config))
         out.publish()
 
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
+def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
+    "The sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
+    try:
+        labels = labels_of(ids, parse(grammar, ids))
+    except SequenceError as error:
+        raise DatasetError(f"{folder}: sequence {i}, {error}") from error
+    if (labels == IGNORED).all():
+        raise DatasetError(f"{folder}: sequence {i} has no target: no marker stands in it")
+    return Example(ids, labels)
+
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-b
 def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:
     """What `save_dataset` wrote, every sequence parsed. Raises `DatasetError` for a folder that is none,
@@ -298,14 +309,3 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
         grammar,
         config,
     )
-
-# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
-def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
-    "The sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
-    try:
-        labels = labels_of(ids, parse(grammar, ids))
-    except SequenceError as error:
-        raise DatasetError(f"{folder}: sequence {i}, {error}") from error
-    if (labels == IGNORED).all():
-        raise DatasetError(f"{folder}: sequence {i} has no target: no marker stands in it")
-    return Example(ids, labels)

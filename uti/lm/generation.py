@@ -65,6 +65,12 @@ def longest_target(grammar: Grammar) -> int:
     "Tokens of the longest segment that the grammar allows, its start and end included."
     return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
 
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
+def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
+    "`ids` without what was padded after the first end that was generated."
+    stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
+    return ids[: n_prompt + stop[0] + 1] if len(stop) else ids
+
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004-b
 def generate(
     model: PreTrainedModel, grammar: Grammar, prompts: Sequence[np.ndarray], *, constrained: bool = True,
@@ -105,12 +111,6 @@ def generate(
             ]
             progress(min(at + batch_size, len(order)), len(order))
     return [ids for _, ids in sorted(zip(order, out, strict=True), key=lambda pair: pair[0])]
-
-# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
-def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
-    "`ids` without what was padded after the first end that was generated."
-    stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
-    return ids[: n_prompt + stop[0] + 1] if len(stop) else ids
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-007
 class Outcome(NamedTuple):

@@ -34,8 +34,8 @@ from ..space import TokenSpace, save_space
 from ..tokens.sequences import Batch, pack
 
 # %% auto #0
-__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'TokenTrainer', 'train',
-           'losses']
+__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'TokenTrainer', 'losses',
+           'train']
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-004
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
@@ -225,6 +225,11 @@ def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, devic
         arguments._n_gpu = 1
     return arguments
 
+# %% ../../nbs/lm/03_training.ipynb #08-training-008-c
+def losses(trainer: Trainer) -> list[float]:
+    "The loss of each step, in nats a token."
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
 # %% ../../nbs/lm/03_training.ipynb #08-training-008-b
 def train(
     dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None, save_every: int = 100,
@@ -266,8 +271,3 @@ def train(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
-
-# %% ../../nbs/lm/03_training.ipynb #08-training-008-c
-def losses(trainer: Trainer) -> list[float]:
-    "The loss of each step, in nats a token."
-    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -75,6 +75,28 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
         raise MediaError(f"{what}: holds samples that are not finite (NaN or infinity)")
     return wave, max(-low, high)
 
+# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
+def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
+    """torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter
+    a phase, as many phases as the rates have no factor in common.
+    """
+    common = math.gcd(rate, target_rate)
+    if (rate // common) * (target_rate // common) > 10**8:
+        raise MediaError(
+            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in "
+            "common; store it at a usual rate first"
+        )
+    return torchaudio.functional.resample(
+        wave.double(), rate, target_rate
+    ).float()  # float64: the last bit must not depend on the machine
+
+
+def _with_channels(wave: Tensor, channels: int) -> Tensor:
+    "[any, samples] → [channels, samples]: as it is, the mean repeated, or the mean."
+    if wave.shape[0] == channels:
+        return wave
+    return wave.mean(0, keepdim=True).expand(channels, -1)
+
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-x
 def normalise_audio(
     wave: Tensor | np.ndarray,
@@ -107,28 +129,6 @@ def normalise_audio(
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))
     record |= {"channels": channels, "samples": wave.shape[1], "clipped_samples": clipped}
     return wave.contiguous(), record
-
-# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
-def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
-    """torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter
-    a phase, as many phases as the rates have no factor in common.
-    """
-    common = math.gcd(rate, target_rate)
-    if (rate // common) * (target_rate // common) > 10**8:
-        raise MediaError(
-            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in "
-            "common; store it at a usual rate first"
-        )
-    return torchaudio.functional.resample(
-        wave.double(), rate, target_rate
-    ).float()  # float64: the last bit must not depend on the machine
-
-
-def _with_channels(wave: Tensor, channels: int) -> Tensor:
-    "[any, samples] → [channels, samples]: as it is, the mean repeated, or the mean."
-    if wave.shape[0] == channels:
-        return wave
-    return wave.mean(0, keepdim=True).expand(channels, -1)
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-010
 def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:

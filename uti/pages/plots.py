@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -169,14 +169,10 @@ OFFSETS = (
     (-9, -25),
 )
 
-# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b
-def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
-    """Write each (text, colour) beside its point, where it covers no point, no other label and little of a
-    curve, and stays inside. The axes are laid out first.
-    """
-    figure: Any = ax.figure
-    figure.draw_without_rendering()
-    frame, taken = ax.get_window_extent(), [(*ax.transData.transform(point), 7, 1.0) for point in labels]
+# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b-t
+def _taken(ax: Axes, points: Iterable[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
+    "(x, y, radius, weight) in pixels of what a label should not cover: points, and a little of the curves."
+    taken = [(*ax.transData.transform(point), 7, 1.0) for point in points]
     for line in (line for line in ax.lines if np.size(line.get_xdata()) > 1):
         way = ax.transData.transform(line.get_xydata())
         taken += [
@@ -184,6 +180,16 @@ def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None
             for a, b in itertools.pairwise(way)
             for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)
         ]
+    return taken
+
+# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b
+def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
+    """Write each (text, colour) beside its point, where it covers no point, no other label and little of a
+    curve, and stays inside. The axes are laid out first.
+    """
+    figure: Any = ax.figure
+    figure.draw_without_rendering()
+    frame, taken = ax.get_window_extent(), _taken(ax, labels)
     for point, (text, colour) in labels.items():
         note = ax.annotate(
             text,

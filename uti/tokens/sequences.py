@@ -117,6 +117,17 @@ def build(
     before, after = build_prompt(space, task, prompt), segment(space, TASKS[task][1], target)
     return Example(np.concatenate([before, after]), np.concatenate([np.full(len(before), IGNORED), after]))
 
+# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017-b
+def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
+    "One row: each int64 [length]."
+    rest = length - sum(len(e.ids) for e in examples)
+    return Batch(
+        np.concatenate([*(e.ids for e in examples), np.full(rest, space.special["<|pad_mm|>"])]),
+        np.concatenate([*(e.labels for e in examples), np.full(rest, IGNORED)]),
+        np.concatenate([*(np.arange(len(e.ids)) for e in examples), np.arange(rest)]),
+        np.repeat([1, 0], [length - rest, rest]),
+    )
+
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017
 class Batch(NamedTuple):
     """Rows of sequences.
@@ -154,14 +165,3 @@ def pad(space: TokenSpace, examples: Sequence[Example]) -> Batch:
         raise ValueError("there are no sequences to put into a batch")
     longest = max(len(e.ids) for e in examples)
     return Batch(*map(np.stack, zip(*(_row(space, [e], longest) for e in examples), strict=True)))
-
-# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017-b
-def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
-    "One row: each int64 [length]."
-    rest = length - sum(len(e.ids) for e in examples)
-    return Batch(
-        np.concatenate([*(e.ids for e in examples), np.full(rest, space.special["<|pad_mm|>"])]),
-        np.concatenate([*(e.labels for e in examples), np.full(rest, IGNORED)]),
-        np.concatenate([*(np.arange(len(e.ids)) for e in examples), np.arange(rest)]),
-        np.repeat([1, 0], [length - rest, rest]),
-    )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'UnifiedTokenizer', 'check_meta']
+__all__ = ['TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_meta', 'CodecTokenizer',
+           'UnifiedTokenizer']
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-003
 class TokenizerError(UTIError):
@@ -92,211 +93,6 @@ def load_codecs(config: Config) -> dict[str, Codec]:
         codecs[modality] = codec.to(config.device)
     return codecs
 
-# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008
-class UnifiedTokenizer:
-    """Encode and decode each modality in global ids.
-
-    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
-    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
-    """
-
-    def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
-        for modality, codec in codecs.items():
-            if codec.spec.modality != modality:
-                raise TokenizerError(
-                    f"codec {codec.spec.name!r} is for {codec.spec.modality}, not for {modality}"
-                )
-        self.codecs = codecs
-        self.config = config
-        self.serialisation = config.serialisation if config else "interleaved"
-        self.clip_seconds = config.clip_seconds if config else None
-        self.space = space_of(codecs)
-
-    @classmethod
-    def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
-        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
-
-        Raises `ConfigError` or `CodecError`.
-        """
-        config = config if isinstance(config, Config) else load_config(config)
-        return cls(load_codecs(config), config)
-
-    def codec(self, modality: str) -> Codec:
-        "The codec of `modality`. Raises `TokenizerError` where there is none."
-        if modality not in self.codecs:
-            raise TokenizerError(
-                f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}"
-            )
-        return self.codecs[modality]
-
-    def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
-        """`signal` in the form that the codec of `modality` encodes, and a record of what was done.
-
-        A picture, a `Sound`, a file of either, or a str, which stays as it is. Raises `MediaError`.
-        """
-        return self.codec(modality).spec.normalise(signal, self.clip_seconds)
-
-    def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
-        "Token ids of each string, and its meta."
-        return self.encode_normal("text", texts, [{}] * len(texts))
-
-    def encode_images(self, images: Sequence[str | Path | Image | np.ndarray | Tensor]) -> list[Tokens]:
-        """Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and
-        its meta. Raises `MediaError`.
-        """
-        return self.encode_normal(
-            "image", *zip(*(self.normalise("image", image) for image in images), strict=True)
-        )
-
-    def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
-        """Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in
-        one batch whatever their lengths, and its meta. Raises `MediaError`.
-        """
-        return self.encode_normal(
-            "audio", *zip(*(self.normalise("audio", sound) for sound in sounds), strict=True)
-        )
-
-    def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
-        """Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who
-        encodes a signal more than once.
-        """
-        return self.tokens_of(modality, self.encode_codes(modality, signals), records)
-
-    def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
-        "The codes that the codec makes of signals as `normalise` gave them, in one batch."
-        codec = self.codec(modality)
-        return codec.encode(*codec.spec.batch(signals))
-
-    def encode_text(self, text: str) -> Tokens:
-        "Token ids of one string: `encode_texts` of one."
-        return self.encode_texts([text])[0]
-
-    def encode_image(self, image: str | Path | Image | np.ndarray | Tensor) -> Tokens:
-        "Token ids of one picture: `encode_images` of one."
-        return self.encode_images([image])[0]
-
-    def encode_audio(
-        self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None
-    ) -> Tokens:
-        """Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in
-        Hz.
-        """
-        one: Any = sound if sample_rate is None else (sound, sample_rate)
-        return self.encode_audios([one])[0]
-
-    def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
-        "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."
-        codec, (codes, metas) = self.codec(modality), encoded
-        ids = to_ids(self.space, modality, codes.cpu())
-        tokens = []
-        for item, codec_meta, record in zip(ids, metas, records, strict=True):
-            line = flatten(item[:, : codec_meta["n_positions"]], self.serialisation)
-            tokens.append(Tokens(line, self._meta(codec, len(line), codec_meta, record)))
-        return tokens
-
-    def _meta(self, codec: Codec, n_tokens: int, codec_meta: dict, record: dict) -> dict[str, Any]:
-        return {
-            "modality": codec.spec.modality,
-            "codec": codec.spec.name,
-            "codec_version": codec.spec.version,
-            "serialisation": self.serialisation,
-            "n_codebooks": codec.spec.n_codebooks,
-            "n_positions": codec_meta["n_positions"],
-            "n_tokens": n_tokens,
-            "codec_meta": dict(codec_meta),
-            "preprocessing": dict(record),
-        }
-
-    def decode_text(self, ids: Tensor) -> str:
-        "The string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
-        return self.decode("text", Tokens(ids, {}))
-
-    def decode_images(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Tensor]:
-        """Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta.
-
-        Raises `SpaceError` or `TokenizerError` where they do not fit.
-        """
-        return self.decode_batch("image", ids, metas)
-
-    def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Sound]:
-        """The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and
-        meta. Raises `SpaceError` or `TokenizerError`.
-        """
-        return self.decode_batch("audio", ids, metas)
-
-    def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
-        "The picture of one item: `decode_images` of one."
-        return self.decode_images([ids], [meta])[0]
-
-    def decode_audio(self, ids: Tensor, meta: dict) -> Sound:
-        "The sound of one item: `decode_audios` of one."
-        return self.decode_audios([ids], [meta])[0]
-
-    def decode(self, modality: str, tokens: Tokens) -> Any:
-        """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`.
-
-        A text decodes from its ids alone. Raises as `decode_images` does.
-        """
-        ids, meta = tokens
-        if self.codec(modality).spec.meta_free:
-            meta = self.generated_meta(modality, len(ids))
-        return self.decode_batch(modality, [ids], [meta])[0]
-
-    def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
-        """Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not
-        read.
-        """
-        codec, codes = self.codec(modality), []
-        for line, meta in zip(ids, metas, strict=True):
-            check_meta(codec, self.serialisation, line, meta)
-            grid = unflatten(line, self.serialisation, codec.spec.n_codebooks)
-            codes.append(to_codes(self.space, modality, grid))
-        longest = max((c.shape[-1] for c in codes), default=0)
-        padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
-        inner = [meta["codec_meta"] for meta in metas]
-        return codec.spec.items(codec.decode(padded, inner), inner)
-
-    def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
-        """The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or
-        a text. Raises `TokenizerError` where no signal makes as many.
-        """
-        codec = self.codec(modality)
-        n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
-        meta = None if rest else codec.meta_for(n_positions)
-        if meta is None:
-            raise TokenizerError(f"no {modality} makes {n_tokens} ids of {codec.spec.n_codebooks} codebooks")
-        return self._meta(codec, n_tokens, meta, {})
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `uti.yaml`, `token_space.json` and its sha256 into `folder`.
-
-        Raises `TokenizerError` for codecs that were given as objects, which no config names.
-        """
-        if self.config is None:
-            raise TokenizerError(
-                "this tokenizer was made from codec objects; to save it, register them and make it from a "
-                "config"
-            )
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_space(self.space, folder / "token_space.json")
-        write_text(folder / "uti.yaml", dump_config(self.config))
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:
-        """What `save_pretrained` wrote.
-
-        Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they
-        differ.
-        """
-        folder = Path(folder)
-        tokenizer, saved = cls.from_config(folder / "uti.yaml"), load_space(folder / "token_space.json")
-        if differences := diff_spaces(tokenizer.space, saved):
-            raise SpaceError(
-                f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}"
-            )
-        return tokenizer
-
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009
 def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:
     "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
@@ -336,3 +132,215 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
             f"meta says {meta['n_positions']} positions, but the codec makes {predicted} of "
             f"{inner.get('n_samples', 'a picture')}"
         )
+
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008
+class CodecTokenizer:
+    """Each modality in global ids, by the modality's name: for who handles all of them alike.
+
+    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
+    """
+
+    def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
+        for modality, codec in codecs.items():
+            if codec.spec.modality != modality:
+                raise TokenizerError(
+                    f"codec {codec.spec.name!r} is for {codec.spec.modality}, not for {modality}"
+                )
+        self.codecs = codecs
+        self.config = config
+        self.serialisation = config.serialisation if config else "interleaved"
+        self.clip_seconds = config.clip_seconds if config else None
+        self.space = space_of(codecs)
+
+    def codec(self, modality: str) -> Codec:
+        "The codec of `modality`. Raises `TokenizerError` where there is none."
+        if modality not in self.codecs:
+            raise TokenizerError(
+                f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}"
+            )
+        return self.codecs[modality]
+
+    def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
+        """`signal` in the form that the codec of `modality` encodes, and a record of what was done.
+
+        A picture, a `Sound`, a file of either, or a str, which stays as it is. Raises `MediaError`.
+        """
+        return self.codec(modality).spec.normalise(signal, self.clip_seconds)
+
+    def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
+        "The codes that the codec makes of signals as `normalise` gave them, in one batch."
+        codec = self.codec(modality)
+        return codec.encode(*codec.spec.batch(signals))
+
+    def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
+        """Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who
+        encodes a signal more than once.
+        """
+        return self.tokens_of(modality, self.encode_codes(modality, signals), records)
+
+    def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
+        "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."
+        codec, (codes, metas) = self.codec(modality), encoded
+        ids = to_ids(self.space, modality, codes.cpu())
+        tokens = []
+        for item, codec_meta, record in zip(ids, metas, records, strict=True):
+            line = flatten(item[:, : codec_meta["n_positions"]], self.serialisation)
+            tokens.append(Tokens(line, self._meta(codec, len(line), codec_meta, record)))
+        return tokens
+
+    def _meta(self, codec: Codec, n_tokens: int, codec_meta: dict, record: dict) -> dict[str, Any]:
+        return {
+            "modality": codec.spec.modality,
+            "codec": codec.spec.name,
+            "codec_version": codec.spec.version,
+            "serialisation": self.serialisation,
+            "n_codebooks": codec.spec.n_codebooks,
+            "n_positions": codec_meta["n_positions"],
+            "n_tokens": n_tokens,
+            "codec_meta": dict(codec_meta),
+            "preprocessing": dict(record),
+        }
+
+    def decode(self, modality: str, tokens: Tokens) -> Any:
+        """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`.
+
+        A text decodes from its ids alone. Raises as `decode_images` does.
+        """
+        ids, meta = tokens
+        if self.codec(modality).spec.meta_free:
+            meta = self.generated_meta(modality, len(ids))
+        return self.decode_batch(modality, [ids], [meta])[0]
+
+    def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
+        """Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not
+        read.
+        """
+        codec, codes = self.codec(modality), []
+        for line, meta in zip(ids, metas, strict=True):
+            check_meta(codec, self.serialisation, line, meta)
+            grid = unflatten(line, self.serialisation, codec.spec.n_codebooks)
+            codes.append(to_codes(self.space, modality, grid))
+        longest = max((c.shape[-1] for c in codes), default=0)
+        padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
+        inner = [meta["codec_meta"] for meta in metas]
+        return codec.spec.items(codec.decode(padded, inner), inner)
+
+    def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
+        """The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or
+        a text. Raises `TokenizerError` where no signal makes as many.
+        """
+        codec = self.codec(modality)
+        n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
+        meta = None if rest else codec.meta_for(n_positions)
+        if meta is None:
+            raise TokenizerError(f"no {modality} makes {n_tokens} ids of {codec.spec.n_codebooks} codebooks")
+        return self._meta(codec, n_tokens, meta, {})
+
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008-z
+class UnifiedTokenizer(CodecTokenizer):
+    """Encode and decode texts, pictures and sounds in global ids.
+
+    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
+    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
+    """
+
+    @classmethod
+    def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
+        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
+
+        Raises `ConfigError` or `CodecError`.
+        """
+        config = config if isinstance(config, Config) else load_config(config)
+        return cls(load_codecs(config), config)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
+        "Token ids of each string, and its meta."
+        return self.encode_normal("text", texts, [{}] * len(texts))
+
+    def encode_images(self, images: Sequence[str | Path | Image | np.ndarray | Tensor]) -> list[Tokens]:
+        """Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and
+        its meta. Raises `MediaError`.
+        """
+        return self.encode_normal(
+            "image", *zip(*(self.normalise("image", image) for image in images), strict=True)
+        )
+
+    def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
+        """Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in
+        one batch whatever their lengths, and its meta. Raises `MediaError`.
+        """
+        return self.encode_normal(
+            "audio", *zip(*(self.normalise("audio", sound) for sound in sounds), strict=True)
+        )
+
+    def encode_text(self, text: str) -> Tokens:
+        "Token ids of one string: `encode_texts` of one."
+        return self.encode_texts([text])[0]
+
+    def encode_image(self, image: str | Path | Image | np.ndarray | Tensor) -> Tokens:
+        "Token ids of one picture: `encode_images` of one."
+        return self.encode_images([image])[0]
+
+    def encode_audio(
+        self, sound: str | Path | Sound | Tensor | np.ndarray, sample_rate: int | None = None
+    ) -> Tokens:
+        """Token ids of one sound, `encode_audios` of one: a path, a `Sound`, or a wave and its sample rate in
+        Hz.
+        """
+        one: Any = sound if sample_rate is None else (sound, sample_rate)
+        return self.encode_audios([one])[0]
+
+    def decode_text(self, ids: Tensor) -> str:
+        "The string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
+        return self.decode("text", Tokens(ids, {}))
+
+    def decode_images(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Tensor]:
+        """Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta.
+
+        Raises `SpaceError` or `TokenizerError` where they do not fit.
+        """
+        return self.decode_batch("image", ids, metas)
+
+    def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Sound]:
+        """The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and
+        meta. Raises `SpaceError` or `TokenizerError`.
+        """
+        return self.decode_batch("audio", ids, metas)
+
+    def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
+        "The picture of one item: `decode_images` of one."
+        return self.decode_images([ids], [meta])[0]
+
+    def decode_audio(self, ids: Tensor, meta: dict) -> Sound:
+        "The sound of one item: `decode_audios` of one."
+        return self.decode_audios([ids], [meta])[0]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `uti.yaml`, `token_space.json` and its sha256 into `folder`.
+
+        Raises `TokenizerError` for codecs that were given as objects, which no config names.
+        """
+        if self.config is None:
+            raise TokenizerError(
+                "this tokenizer was made from codec objects; to save it, register them and make it from a "
+                "config"
+            )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_space(self.space, folder / "token_space.json")
+        write_text(folder / "uti.yaml", dump_config(self.config))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:
+        """What `save_pretrained` wrote.
+
+        Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they
+        differ.
+        """
+        folder = Path(folder)
+        tokenizer, saved = cls.from_config(folder / "uti.yaml"), load_space(folder / "token_space.json")
+        if differences := diff_spaces(tokenizer.space, saved):
+            raise SpaceError(
+                f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}"
+            )
+        return tokenizer

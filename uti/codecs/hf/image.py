@@ -16,6 +16,7 @@ from uti.codecs.checkpoint import (
     licence,
     model_type,
     preprocessor_settings,
+    source_of,
     stated_type,
     torch_dtype,
     weight_files,
@@ -29,13 +30,37 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'HFImage']
+__all__ = ['MOST_PIXELS', 'picture_size', 'HFImage']
 
-# %% ../../../nbs/codecs/hf/04_image.ipynb #08-hf-image-017
+# %% ../../../nbs/codecs/hf/04_image.ipynb #08-hf-image-017-b-0
 MOST_PIXELS = 4096  # a side; a picture of 4096×4096 is 200 MB, and several times as much inside a model
-
-
 _UNSTATED_SAMPLE_SIZE = 32  # which diffusers writes into the config of every VQModel whose author set none
+
+
+def picture_size(family: str, model: Any, factor: int, wanted: int | None, folder: Path) -> int:
+    """Pixels a side: as wanted, or as the config in `folder` says.
+
+    Raises `CodecError` for one that the model cannot take.
+    """
+    config: Any = getattr(model, "config", None)
+    fixed = config.num_patches * factor if family == "janus" else None
+    sample = getattr(config, "sample_size", None)
+    stated = (
+        fixed,
+        getattr(config, "resolution", None),
+        None if sample == _UNSTATED_SAMPLE_SIZE else sample,
+    )
+    size = next(n for n in (wanted, *stated, 512) if n is not None)
+    if type(size) is not int or not factor <= size <= MOST_PIXELS or size % factor:
+        raise CodecError(
+            f"{folder}: image_size must be a multiple of {factor} pixels and at most "
+            f"{MOST_PIXELS}, got {size!r}"
+        )
+    if fixed not in (None, size):
+        raise CodecError(
+            f"{folder}: image_size must be {fixed}, the one size that this model decodes, got {size}"
+        )
+    return size
 
 # %% ../../../nbs/codecs/hf/04_image.ipynb #08-hf-image-017-b
 class HFImage(CheckpointCodec):
@@ -75,72 +100,36 @@ class HFImage(CheckpointCodec):
         image_std: Sequence[float] | None = None,
     ):
         """`checkpoint`: a folder or a hub id; `subfolder`: the folder inside it that holds the tokenizer.
-        `image_size`: pixels a side, a multiple of what one id covers (default: as the config says; 512
-        where it does not). `image_mean`, `image_std`: of pixels in [0, 1], three numbers each (default: as
-        the checkpoint says; the family's where it does not). Raises `CodecError`.
+        `image_size`: pixels a side, a multiple of what one id covers (default: the config's; else 512).
+        `image_mean`, `image_std`: of pixels in [0, 1], three numbers (default: the checkpoint's).
         """
         from uti.codecs.hf.image_models import load_tokenizer, pixels_an_id
 
         folder = find_checkpoint(checkpoint, subfolder=subfolder)
         kind = model_type(folder)
         if not self.recognises(folder):
-            raise CodecError(
-                f"{folder}: its config.json names the model type {kind!r}; an image tokenizer here is one "
-                f"of {', '.join([*FAMILIES, *ALONE])}"
-            )
-        precision = torch_dtype(dtype)
+            known = ", ".join([*FAMILIES, *ALONE])
+            raise CodecError(f"{folder}: names the model type {kind!r}; an image tokenizer is one of {known}")
         self.family = ALONE.get(kind, kind)
-        self.model, notes = load_tokenizer(folder, kind, precision)
+        self.model, notes = load_tokenizer(folder, kind, torch_dtype(dtype))
         self.factor = pixels_an_id(self.family, self.model)
         self.pixels = Pixels.of(folder, FAMILIES[self.family].pixels, image_mean, image_std)
-        size = self._size(image_size, folder)
-        inside = Path(subfolder).parts
-        whole = folder.parents[len(inside) - 1] if inside else folder
+        size = picture_size(self.family, self.model, self.factor, image_size, folder)
+        whole = [folder, *folder.parents][len(Path(subfolder).parts)]
+        files = [folder / "config.json", *weight_files(folder)]
+        files += preprocessor_settings(folder, "image_processor")
         self.spec = ImageSpec(
             self.family,
             self.runtime_codebook_sizes(),
-            version=content_version(
-                folder / "config.json",
-                *weight_files(folder),
-                *preprocessor_settings(folder, "image_processor"),
-                image_mean=image_mean,
-                image_std=image_std,
-            ),
+            version=content_version(*files, image_mean=image_mean, image_std=image_std),
             licence=licence(whole),
-            source="/".join(
-                [str(checkpoint) if not Path(checkpoint).exists() else whole.resolve().name, *inside]
-            ),
+            source="/".join([source_of(checkpoint, whole), *Path(subfolder).parts]),
             input_size=(size, size),
             grid=(size // self.factor, size // self.factor),
             decode_modes=("deterministic",) if FAMILIES[self.family].decodes else (),
             dtype=dtype,
             notes=notes,
         )
-
-    def _size(self, wanted: int | None, folder: Path) -> int:
-        """Pixels a side: as wanted, or as the config in `folder` says.
-
-        Raises `CodecError` for one that the model cannot take.
-        """
-        config: Any = getattr(self.model, "config", None)
-        fixed = config.num_patches * self.factor if self.family == "janus" else None
-        sample = getattr(config, "sample_size", None)
-        stated = (
-            fixed,
-            getattr(config, "resolution", None),
-            None if sample == _UNSTATED_SAMPLE_SIZE else sample,
-        )
-        size = next(n for n in (wanted, *stated, 512) if n is not None)
-        if type(size) is not int or not self.factor <= size <= MOST_PIXELS or size % self.factor:
-            raise CodecError(
-                f"{folder}: image_size must be a multiple of {self.factor} pixels and at most "
-                f"{MOST_PIXELS}, got {size!r}"
-            )
-        if fixed not in (None, size):
-            raise CodecError(
-                f"{folder}: image_size must be {fixed}, the one size that this model decodes, got {size}"
-            )
-        return size
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.model.quantize.embedding.num_embeddings,)

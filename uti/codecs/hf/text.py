@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import CodecError, Encoded, Meta, pack_rows
-from ..checkpoint import content_version, find_checkpoint, licence, quiet_libraries
+from ..checkpoint import content_version, find_checkpoint, licence, quiet_libraries, source_of
 from ..readers import CheckpointCodec
 from ..spec import TextSpec
 
@@ -102,7 +102,7 @@ class HFText(CheckpointCodec):
             self.runtime_codebook_sizes(),
             version=content_version(*(tokenizer_files(path) or [path])),
             licence=licence(path),
-            source=str(checkpoint) if not Path(checkpoint).exists() else path.resolve().name,
+            source=source_of(checkpoint, path),
             lossless=not lost,
             invariant=True,
             idempotent=not lost,

@@ -23,7 +23,60 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from uti.codecs.decoders.unclip import Unclip
 
 # %% auto #0
-__all__ = ['Seed2', 'load_unclip']
+__all__ = ['load_unclip', 'Seed2']
+
+# %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-010
+def load_unclip(
+    model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float
+) -> Unclip:
+    """The diffusion model for a network of these sizes.
+
+    Raises `CodecError` where it takes embeddings of another width.
+    """
+    from uti.codecs.decoders.unclip import Unclip
+
+    unclip = Unclip(model, dtype, steps, guidance_scale)
+    if unclip.width != config.image_features_dim:
+        raise CodecError(
+            f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives "
+            f"{config.image_features_dim}"
+        )
+    return unclip
+
+
+def _decoding_note(unclip: Unclip | None) -> str:
+    "How ids become pixels, a sentence for the report."
+    if not unclip:
+        return "no diffusion model is set, so ids decode to a CLIP image embedding and not to pixels"
+    drawn = (
+        f"{unclip.size[0]}×{unclip.size[1]} pixels in {unclip.steps} steps with guidance "
+        f"{unclip.guidance_scale:g}"
+    )
+    return (
+        f"pixels are drawn anew by Stable unCLIP ({drawn}, then resized), so PSNR and SSIM measure how "
+        "alike two pictures of one meaning look"
+    )
+
+# %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-009-0
+def _check_options(seed: int, resample: str) -> None:
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise CodecError(f"seed must be a whole number from 0 to 2^63 − 1, got {seed!r}")
+    if resample not in ("bicubic", "bilinear"):
+        raise CodecError(f"resample must be bicubic or bilinear, got {resample!r}")
+
+
+def _embedding_answers(embeddings: Tensor, unquantised: Tensor) -> list[tuple[str, bool, Any, Any]]:
+    "Are the embeddings finite and of the shape of the unquantised ones, and how near are they?"
+    import torch
+
+    cosine = torch.cosine_similarity(embeddings, unquantised).min().item()
+    shape, finite = list(unquantised.shape), bool(embeddings.isfinite().all())
+    right, said = finite and list(embeddings.shape) == shape, "finite" if finite else "not finite"
+    known = math.isfinite(cosine)
+    return [
+        ("image_embedding", right, f"{said} {list(embeddings.shape)}", f"finite {shape}"),
+        ("image_embedding_cosine", known, cosine, "finite; 1 where quantising changes nothing"),
+    ]
 
 # %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-009
 class Seed2(CheckpointCodec):
@@ -56,20 +109,14 @@ class Seed2(CheckpointCodec):
         """
         from uti.codecs.seed2.network import load_network
 
-        precision = torch_dtype(dtype)
-        if type(seed) is not int or not 0 <= seed < 2**63:
-            raise CodecError(f"seed must be a whole number from 0 to 2^63 − 1, got {seed!r}")
-        if resample not in ("bicubic", "bilinear"):
-            raise CodecError(f"resample must be bicubic or bilinear, got {resample!r}")
-        folder = find_checkpoint(checkpoint)
+        _check_options(seed, resample)
+        folder, precision = find_checkpoint(checkpoint), torch_dtype(dtype)
         self.network, notes = load_network(folder)
         self.network.to(precision)
-        self.unclip = (
-            load_unclip(diffusion, self.network.config, precision, steps, guidance_scale)
-            if diffusion is not None
-            else None
-        )
         self.seed, config = seed, self.network.config
+        self.unclip = None
+        if diffusion is not None:
+            self.unclip = load_unclip(diffusion, config, precision, steps, guidance_scale)
         files = [*weight_paths(folder), *folder.glob("config.json")]
         self.spec = ImageSpec(
             "seed2",
@@ -149,58 +196,8 @@ class Seed2(CheckpointCodec):
         with torch.inference_mode():
             features = self.network.features(signals.to(self._device))
             unquantised = self.network.embeddings(features).float().cpu()
-        cosine = torch.cosine_similarity(embeddings, unquantised).min().item()
-        shape, finite = (
-            [len(signals), self.network.config.image_features_dim],
-            bool(embeddings.isfinite().all()),
-        )
-        return [
-            (
-                "image_embedding",
-                finite and list(embeddings.shape) == shape,
-                f"{'finite' if finite else 'not finite'} {list(embeddings.shape)}",
-                f"finite {shape}",
-            ),
-            (
-                "image_embedding_cosine",
-                math.isfinite(cosine),
-                cosine,
-                "finite; 1 where quantising changes nothing",
-            ),
-        ]
+        return _embedding_answers(embeddings, unquantised)
 
     @property
     def _device(self) -> torch.device:
         return self.network.query_tokens.device
-
-# %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-010
-def load_unclip(
-    model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float
-) -> Unclip:
-    """The diffusion model for a network of these sizes.
-
-    Raises `CodecError` where it takes embeddings of another width.
-    """
-    from uti.codecs.decoders.unclip import Unclip
-
-    unclip = Unclip(model, dtype, steps, guidance_scale)
-    if unclip.width != config.image_features_dim:
-        raise CodecError(
-            f"{model}: draws from image embeddings of width {unclip.width}, but SEED-2 gives "
-            f"{config.image_features_dim}"
-        )
-    return unclip
-
-
-def _decoding_note(unclip: Unclip | None) -> str:
-    "How ids become pixels, a sentence for the report."
-    if not unclip:
-        return "no diffusion model is set, so ids decode to a CLIP image embedding and not to pixels"
-    drawn = (
-        f"{unclip.size[0]}×{unclip.size[1]} pixels in {unclip.steps} steps with guidance "
-        f"{unclip.guidance_scale:g}"
-    )
-    return (
-        f"pixels are drawn anew by Stable unCLIP ({drawn}, then resized), so PSNR and SSIM measure how "
-        "alike two pictures of one meaning look"
-    )

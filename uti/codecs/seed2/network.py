@@ -25,7 +25,7 @@ from ..spec import CodecError
 from ..weights import load_state, read_state, surplus_note
 
 # %% auto #0
-__all__ = ['MEAN', 'STD', 'Block', 'blip2', 'Seed2Network', 'query_mask', 'published', 'load_network']
+__all__ = ['MEAN', 'STD', 'Block', 'blip2', 'query_mask', 'Seed2Network', 'published', 'load_network']
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-009
 class Block(nn.Module):
@@ -85,6 +85,14 @@ def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-011
 # of CLIP's pictures, per channel
 MEAN, STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+
+# %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-012
+def query_mask(config: Seed2Config) -> Tensor:
+    """What is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it may
+    look, −10,000 where it may not, as in BERT.
+    """
+    n = config.num_query_token
+    return torch.full((n, n), -10_000.0).triu(1 if config.causal else n)[None, None]
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-011-b
 class Seed2Network(nn.Module):
@@ -149,14 +157,6 @@ class Seed2Network(nn.Module):
         "Codebook entries [B, n, D] → CLIP image embeddings [B, E]."
         x = self.blocks_image(self.decode_task_layer(quantised) + self.pos_embed_image)
         return self.distill_image_proj(self.image_down(x).flatten(1))
-
-# %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-012
-def query_mask(config: Seed2Config) -> Tensor:
-    """What is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it may
-    look, −10,000 where it may not, as in BERT.
-    """
-    n = config.num_query_token
-    return torch.full((n, n), -10_000.0).triu(1 if config.causal else n)[None, None]
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-016
 _VISION_NAMES = {  # transformers → eva_vit_g.pth
