@@ -22,7 +22,7 @@ from .files import digest, write_json
 
 # %% auto #0
 __all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'refuse_foreign', 'remove_if_empty',
-           'OutputFolder', 'output_folder', 'check_writable']
+           'OutputFolder', 'check_writable', 'output_folder']
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
@@ -195,6 +195,18 @@ class OutputFolder:
             for path in (self.path / OURS).glob("kept-*"):
                 shutil.rmtree(path)
 
+# %% ../nbs/00_outdir.ipynb #00-outdir-015
+def check_writable(path: Path) -> None:
+    """Raise `OutdirError` unless `path` is, or can become, a folder that can be written: tried, because
+    permissions alone do not tell. For folders that several processes of one run write into.
+    """
+    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):
+            pass
+    except OSError as error:
+        raise OutdirError(f"{path}: cannot be written ({nearest}: {error.strerror})") from error
+
 # %% ../nbs/00_outdir.ipynb #00-outdir-013
 def _sweep(folder: Path) -> None:
     """Remove what runs have in `folder`'s one subfolder of ours, but for what is kept.
@@ -277,15 +289,3 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
             remove_if_empty(path / OURS)
             for folder in made:
                 remove_if_empty(folder)
-
-# %% ../nbs/00_outdir.ipynb #00-outdir-015
-def check_writable(path: Path) -> None:
-    """Raise `OutdirError` unless `path` is, or can become, a folder that can be written: tried, because
-    permissions alone do not tell. For folders that several processes of one run write into.
-    """
-    nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):
-            pass
-    except OSError as error:
-        raise OutdirError(f"{path}: cannot be written ({nearest}: {error.strerror})") from error

@@ -25,8 +25,8 @@ from ..tokens.tokenizer import UnifiedTokenizer
 DECODE_MODES = ("deterministic", "diffusion", "none")
 
 # %% auto #0
-__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'Prepared', 'prepare', 'artifact_names', 'generated_files', 'check_apart',
-           'check_decoders', 'decoders', 'load_smoke']
+__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'decoders', 'load_smoke',
+           'artifact_names', 'generated_files', 'prepare']
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
@@ -46,6 +46,44 @@ class AuditPlan:
     baseline: str | Path | None = None
     smoke: str | Path | None = None
     command: str = "uti audit"
+
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-008
+FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
+
+
+def check_apart(outdir: Path, assets: Path | None) -> None:
+    """Raise `AuditError` where a run would read its own results: `assets` is, or holds, `outdir`, or is a
+    subfolder that results go to.
+    """
+    if assets is None:
+        return
+    there, here = outdir.resolve(), assets.resolve()
+    if here == there or here in there.parents:
+        raise AuditError(
+            f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; "
+            "choose an output folder outside it"
+        )
+    if here in [there / name for name in FOLDERS]:
+        raise AuditError(
+            f"{assets}: results go to this folder, as a part of {outdir}; choose another output folder"
+        )
+
+
+def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
+    """Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder
+    that is named. Codecs that only encode need none.
+    """
+    codecs = [tokenizer.codecs["image"]] if "image" in tokenizer.codecs else list(tokenizer.codecs.values())
+    has_it = any(decode_mode in codec.spec.decode_modes for codec in codecs)
+    only_encode = decode_mode == "deterministic" and not any(codec.spec.decode_modes for codec in codecs)
+    if decode_mode == "none" or has_it or only_encode:
+        return
+    codec = codecs[0]
+    hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
+    raise AuditError(
+        f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has "
+        f"{', '.join(codec.spec.decode_modes) or 'none'}{hint}"
+    )
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003-b
 @dataclass(frozen=True)
@@ -82,6 +120,59 @@ class Prepared:
         if self.decode_mode == "none" or not modes:
             return None
         return self.decode_mode if self.decode_mode in modes else modes[0]
+
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b
+@contextmanager
+def decoders(prepared: Prepared) -> Iterator[None]:
+    "Run a block with the decoders of the plan, whatever other plans did to the same codecs."
+    before = {modality: codec.decode_mode for modality, codec in prepared.tokenizer.codecs.items()}
+    try:
+        for modality, codec in prepared.tokenizer.codecs.items():
+            codec.decode_mode = prepared.decoder(modality) or codec.decode_mode
+        yield
+    finally:
+        for modality, codec in prepared.tokenizer.codecs.items():
+            codec.decode_mode = before[modality]
+
+
+def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
+    "The smoke tests in `path`. Raises `AuditError` where they were made on another token space."
+    try:
+        smoke = read_smoke(path)
+    except SmokeError as error:
+        raise AuditError(str(error)) from error
+    if differences := diff_spaces(tokenizer.space, from_dict(smoke.token_space)):
+        raise AuditError(
+            f"{path}: smoke tests of another token space say nothing of this one: {'; '.join(differences)}"
+        )
+    return smoke
+
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-006
+def artifact_names(prepared: Prepared) -> list[str]:
+    "The files that an audit writes, whatever it finds."
+    names = [
+        "report.json",
+        TOKENS,
+        "token_space.json",
+        "token_space.sha256",
+        *(f"{modality}_tokens.sha256" for modality in prepared.tokenizer.codecs),
+    ]
+    names += ["baseline_report.json"] if prepared.baseline else []
+    names += (
+        ["smoke.json", *(f"generated/{path.name}" for path in generated_files(prepared))]
+        if prepared.smoke
+        else []
+    )
+    written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.suffix}
+    decoded = [s for s in prepared.samples if s.modality in written and prepared.decoder(s.modality)]
+    names += [f"{folder}/{s.name}{written[s.modality]}" for s in decoded for folder in ("original", "recon")]
+    return names + [f"recon{written[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
+
+
+def generated_files(prepared: Prepared) -> list[Path]:
+    "What the language model of the smoke tests wrote."
+    there = (prepared.smoke_folder / "generated").glob("*") if prepared.smoke_folder else ()
+    return sorted(path for path in there if path.is_file())
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
 def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
@@ -127,94 +218,3 @@ def prepare(plan: AuditPlan) -> Prepared:
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared
-
-# %% ../../nbs/audit/05_plan.ipynb #audit-05-006
-FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
-
-
-def artifact_names(prepared: Prepared) -> list[str]:
-    "The files that an audit writes, whatever it finds."
-    names = [
-        "report.json",
-        TOKENS,
-        "token_space.json",
-        "token_space.sha256",
-        *(f"{modality}_tokens.sha256" for modality in prepared.tokenizer.codecs),
-    ]
-    names += ["baseline_report.json"] if prepared.baseline else []
-    names += (
-        ["smoke.json", *(f"generated/{path.name}" for path in generated_files(prepared))]
-        if prepared.smoke
-        else []
-    )
-    written = {name: modality.suffix for name, modality in MODALITIES.items() if modality.suffix}
-    decoded = [s for s in prepared.samples if s.modality in written and prepared.decoder(s.modality)]
-    names += [f"{folder}/{s.name}{written[s.modality]}" for s in decoded for folder in ("original", "recon")]
-    return names + [f"recon{written[modality]}" for modality in dict.fromkeys(s.modality for s in decoded)]
-
-
-def generated_files(prepared: Prepared) -> list[Path]:
-    "What the language model of the smoke tests wrote."
-    there = (prepared.smoke_folder / "generated").glob("*") if prepared.smoke_folder else ()
-    return sorted(path for path in there if path.is_file())
-
-# %% ../../nbs/audit/05_plan.ipynb #audit-05-008
-def check_apart(outdir: Path, assets: Path | None) -> None:
-    """Raise `AuditError` where a run would read its own results: `assets` is, or holds, `outdir`, or is a
-    subfolder that results go to.
-    """
-    if assets is None:
-        return
-    there, here = outdir.resolve(), assets.resolve()
-    if here == there or here in there.parents:
-        raise AuditError(
-            f"{assets}: {'is' if here == there else 'holds'} the folder that the results go to, {outdir}; "
-            "choose an output folder outside it"
-        )
-    if here in [there / name for name in FOLDERS]:
-        raise AuditError(
-            f"{assets}: results go to this folder, as a part of {outdir}; choose another output folder"
-        )
-
-
-def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
-    """Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder
-    that is named. Codecs that only encode need none.
-    """
-    codecs = [tokenizer.codecs["image"]] if "image" in tokenizer.codecs else list(tokenizer.codecs.values())
-    has_it = any(decode_mode in codec.spec.decode_modes for codec in codecs)
-    only_encode = decode_mode == "deterministic" and not any(codec.spec.decode_modes for codec in codecs)
-    if decode_mode == "none" or has_it or only_encode:
-        return
-    codec = codecs[0]
-    hint = f"; {codec.decoder_hint}" if codec.decoder_hint else ""
-    raise AuditError(
-        f"decode mode {decode_mode!r}: codec {codec.spec.name!r} has no {decode_mode} decoder; it has "
-        f"{', '.join(codec.spec.decode_modes) or 'none'}{hint}"
-    )
-
-# %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b
-@contextmanager
-def decoders(prepared: Prepared) -> Iterator[None]:
-    "Run a block with the decoders of the plan, whatever other plans did to the same codecs."
-    before = {modality: codec.decode_mode for modality, codec in prepared.tokenizer.codecs.items()}
-    try:
-        for modality, codec in prepared.tokenizer.codecs.items():
-            codec.decode_mode = prepared.decoder(modality) or codec.decode_mode
-        yield
-    finally:
-        for modality, codec in prepared.tokenizer.codecs.items():
-            codec.decode_mode = before[modality]
-
-
-def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
-    "The smoke tests in `path`. Raises `AuditError` where they were made on another token space."
-    try:
-        smoke = read_smoke(path)
-    except SmokeError as error:
-        raise AuditError(str(error)) from error
-    if differences := diff_spaces(tokenizer.space, from_dict(smoke.token_space)):
-        raise AuditError(
-            f"{path}: smoke tests of another token space say nothing of this one: {'; '.join(differences)}"
-        )
-    return smoke

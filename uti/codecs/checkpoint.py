@@ -26,9 +26,43 @@ if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost a
     import torch
 
 # %% auto #0
-__all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'find_checkpoint', 'weight_files', 'read_json', 'read_config', 'model_type',
+__all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'weight_files', 'find_checkpoint', 'read_json', 'read_config', 'model_type',
            'stated_type', 'preprocessor_settings', 'source_of', 'torch_dtype', 'licence', 'content_version',
            'quiet_libraries']
+
+# %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-04
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def _not_found(checkpoint: str, error: Exception) -> str:
+    "A sentence: why `checkpoint` cannot be had, and what to do."
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{checkpoint}: the hub gives this model only to those who accepted its licence; accept it "
+            "there, then log in with `hf auth login`"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{checkpoint}: no such folder, and the hub has no such model, or shows it only to those who "
+            "may see it (`hf auth login`)"
+        )
+    get = (
+        f"on a machine with a network run `hf download {checkpoint} --local-dir "
+        f"{checkpoint.split('/')[1]}`, bring that folder here, and give its path"
+    )
+    return (
+        f"{checkpoint}: no such folder, not in the cache "
+        f"({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached "
+        f"({type(error).__name__}); {get}"
+    )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    "The files with weights in `folder`, safetensors alone where there are any, sorted by name."
+    files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
+    return [p for p in files if p.suffix == ".safetensors"] or files
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-03
 def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
@@ -60,7 +94,6 @@ def _download(checkpoint: str, without: tuple[str, ...], subfolder: str) -> Path
     )
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-02
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 _PYTORCH = ("*.bin", "*.pt", "*.pth")
 _OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot")
 
@@ -86,37 +119,6 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
     if not folder.exists():
         raise CodecError(f"{checkpoint}: holds no folder {subfolder}")
     return folder
-
-# %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-04
-def _not_found(checkpoint: str, error: Exception) -> str:
-    "A sentence: why `checkpoint` cannot be had, and what to do."
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    if isinstance(error, GatedRepoError):
-        return (
-            f"{checkpoint}: the hub gives this model only to those who accepted its licence; accept it "
-            "there, then log in with `hf auth login`"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return (
-            f"{checkpoint}: no such folder, and the hub has no such model, or shows it only to those who "
-            "may see it (`hf auth login`)"
-        )
-    get = (
-        f"on a machine with a network run `hf download {checkpoint} --local-dir "
-        f"{checkpoint.split('/')[1]}`, bring that folder here, and give its path"
-    )
-    return (
-        f"{checkpoint}: no such folder, not in the cache "
-        f"({os.environ.get('HF_HOME', '~/.cache/huggingface')}), and the hub cannot be reached "
-        f"({type(error).__name__}); {get}"
-    )
-
-
-def weight_files(folder: Path) -> list[Path]:
-    "The files with weights in `folder`, safetensors alone where there are any, sorted by name."
-    files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
-    return [p for p in files if p.suffix == ".safetensors"] or files
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-05
 def read_json(path: Path) -> dict[str, Any]:

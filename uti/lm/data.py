@@ -116,44 +116,6 @@ def tasks_of(modalities: Sequence[str]) -> list[str]:
         ]
     return list(modalities)
 
-# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-b
-def make_dataset(
-    tokenizer: UnifiedTokenizer,
-    samples: Sequence[Sample],
-    n: int,
-    *,
-    text_tokens: int,
-    audio_positions: int,
-    seed: int = 0,
-) -> Dataset:
-    """`n` sequences of all tasks in turn, of pieces of the `samples`.
-
-    The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
-    """
-    rng = random.Random(seed)
-    there = {
-        m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
-        for m in tokenizer.codecs
-    }
-    tasks = tasks_of([m for m in there if there[m]])
-    if not tasks or n < 1:
-        raise DatasetError(
-            f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
-            f"{', '.join(tokenizer.codecs)}"
-        )
-    wanted = [tasks[i % len(tasks)] for i in range(n)]
-    pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
-    ids = _encode_pieces(tokenizer, wanted, pieces)
-    examples = [
-        _example(tokenizer, task, piece, own, text_tokens)
-        for task, piece, own in zip(wanted, pieces, ids, strict=True)
-    ]
-    return Dataset(
-        examples,
-        grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions),
-        tokenizer.config or Config(),
-    )
-
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-c
 def _shown(task: str) -> str:
     "The modality of the piece that a sequence of `task` is about; the other half is its caption."
@@ -209,6 +171,44 @@ def _example(
         build(space, task, ids, prompt=caption)
         if TASKS[task][0] == "text"
         else build(space, task, caption, prompt=ids)
+    )
+
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-011-b
+def make_dataset(
+    tokenizer: UnifiedTokenizer,
+    samples: Sequence[Sample],
+    n: int,
+    *,
+    text_tokens: int,
+    audio_positions: int,
+    seed: int = 0,
+) -> Dataset:
+    """`n` sequences of all tasks in turn, of pieces of the `samples`.
+
+    The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
+    """
+    rng = random.Random(seed)
+    there = {
+        m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
+        for m in tokenizer.codecs
+    }
+    tasks = tasks_of([m for m in there if there[m]])
+    if not tasks or n < 1:
+        raise DatasetError(
+            f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
+            f"{', '.join(tokenizer.codecs)}"
+        )
+    wanted = [tasks[i % len(tasks)] for i in range(n)]
+    pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
+    ids = _encode_pieces(tokenizer, wanted, pieces)
+    examples = [
+        _example(tokenizer, task, piece, own, text_tokens)
+        for task, piece, own in zip(wanted, pieces, ids, strict=True)
+    ]
+    return Dataset(
+        examples,
+        grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions),
+        tokenizer.config or Config(),
     )
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-e

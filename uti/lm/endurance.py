@@ -30,8 +30,8 @@ from .data import Dataset, save_dataset
 from .training import STAGED, Progress, last_checkpoint, losses, train
 
 # %% auto #0
-__all__ = ['SHORT_STEPS', 'TRAIN', 'short_dataset', 'resume', 'resume_checks', 'first_step', 'train_until_killed', 'kill',
-           'two_plans', 'kill_checks']
+__all__ = ['SHORT_STEPS', 'TRAIN', 'short_dataset', 'resume', 'resume_checks', 'two_plans', 'kill_checks', 'first_step',
+           'train_until_killed', 'kill']
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-004
 SHORT_STEPS = 8
@@ -103,6 +103,39 @@ def resume_checks(found: Resume, exact: bool) -> list[Check]:
             ("optimiser", found.optimiser_difference),
         )
     ]
+
+# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-d
+def two_plans(seed: int) -> list[dict[str, Any]]:
+    "One kill at a random step, and one during a save."
+    return [{"at_step": random.Random(seed).randint(3, SHORT_STEPS - 3)}, {"during_save": True}]
+
+
+def kill_checks(
+    found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool
+) -> list[Check]:
+    """Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run
+    that nobody killed.
+    """
+    checks = [
+        gate(
+            "kill",
+            k.killed_at > 0 and k.resumed_at > 0 and k.lost <= k.saved_every,
+            k.lost,
+            f"at most {k.saved_every} steps lost",
+            f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}",
+        )
+        for k in found
+    ]
+    difference = _largest_difference(list(ended), list(expected))
+    return [*checks, gate("kill_loss", difference == 0 if exact else None, difference, 0.0)]
+
+
+def _losses_of(checkpoint: Path | None) -> list[float]:
+    "The losses in a checkpoint's trainer_state.json."
+    history = (
+        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
+    )
+    return [entry["loss"] for entry in history if "loss" in entry]
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006
 TRAIN = [sys.executable, "-c", "from uti.cli.main import main; main()", "train"]
@@ -195,36 +228,3 @@ def kill(
         for i, plan in enumerate(plans)
     ]
     return found, _losses_of(last_checkpoint(folder / "run"))
-
-# %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-d
-def two_plans(seed: int) -> list[dict[str, Any]]:
-    "One kill at a random step, and one during a save."
-    return [{"at_step": random.Random(seed).randint(3, SHORT_STEPS - 3)}, {"during_save": True}]
-
-
-def kill_checks(
-    found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool
-) -> list[Check]:
-    """Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run
-    that nobody killed.
-    """
-    checks = [
-        gate(
-            "kill",
-            k.killed_at > 0 and k.resumed_at > 0 and k.lost <= k.saved_every,
-            k.lost,
-            f"at most {k.saved_every} steps lost",
-            f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}",
-        )
-        for k in found
-    ]
-    difference = _largest_difference(list(ended), list(expected))
-    return [*checks, gate("kill_loss", difference == 0 if exact else None, difference, 0.0)]
-
-
-def _losses_of(checkpoint: Path | None) -> list[float]:
-    "The losses in a checkpoint's trainer_state.json."
-    history = (
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
-    )
-    return [entry["loss"] for entry in history if "loss" in entry]

@@ -24,7 +24,23 @@ from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['GrammarProcessor', 'prompt_of', 'longest_target', 'generate', 'Outcome', 'outcome', 'decode_segment']
+__all__ = ['prompt_of', 'longest_target', 'GrammarProcessor', 'generate', 'Outcome', 'outcome', 'decode_segment']
+
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004
+def prompt_of(example: Example) -> np.ndarray:
+    "int64: what stands before the target of a sequence, its marker included."
+    return example.ids[: int(np.argmax(example.labels != IGNORED))]
+
+
+def longest_target(grammar: Grammar) -> int:
+    "Tokens of the longest segment that the grammar allows, its start and end included."
+    return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
+
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
+def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
+    "`ids` without what was padded after the first end that was generated."
+    stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
+    return ids[: n_prompt + stop[0] + 1] if len(stop) else ids
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-003
 class GrammarProcessor(LogitsProcessor):
@@ -54,22 +70,6 @@ class GrammarProcessor(LogitsProcessor):
             for ids in reader.allowed():
                 kept[row, ids.start : ids.stop] = scores[row, ids.start : ids.stop]
         return kept
-
-# %% ../../nbs/lm/04_generation.ipynb #08-generation-004
-def prompt_of(example: Example) -> np.ndarray:
-    "int64: what stands before the target of a sequence, its marker included."
-    return example.ids[: int(np.argmax(example.labels != IGNORED))]
-
-
-def longest_target(grammar: Grammar) -> int:
-    "Tokens of the longest segment that the grammar allows, its start and end included."
-    return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
-
-# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
-def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
-    "`ids` without what was padded after the first end that was generated."
-    stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
-    return ids[: n_prompt + stop[0] + 1] if len(stop) else ids
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004-b
 def generate(

@@ -142,6 +142,58 @@ def _mean_over_targets(
     loss = nn.functional.cross_entropy(outputs.logits[0].float(), labels[0], reduction="sum")
     return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
+# %% ../../nbs/lm/03_training.ipynb #08-training-008
+def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, device: str) -> TrainingArguments:
+    """AdamW without weight decay, a short warm-up, then a cosine to zero.
+
+    Raises `LMError` where the processes cannot share the rows of a step.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if wanted.rows_per_step % processes:
+        raise LMError(f"{wanted.rows_per_step} rows a step cannot be shared out over {processes} processes")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(outdir / "tensorboard")  # where the Trainer's callback looks
+    cpu = device == "cpu"
+    arguments = TrainingArguments(
+        output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1,
+        gradient_accumulation_steps=wanted.rows_per_step // processes,
+        learning_rate=wanted.learning_rate, lr_scheduler_type="cosine",
+        warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
+        seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
+        ddp_find_unused_parameters=False if processes > 1 else None,
+        save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1,
+        report_to=["tensorboard"],
+        remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
+    )  # fmt: skip
+    if arguments.n_gpu > 1:
+        # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs
+        # join by torchrun
+        arguments._n_gpu = 1
+    return arguments
+
+# %% ../../nbs/lm/03_training.ipynb #08-training-007
+class _Report(TrainerCallback):
+    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps with a
+    checkpoint, as an interruption would find it.
+    """
+
+    def __init__(self, progress: Progress, stop_after: int | None):
+        self.progress, self.stop_after = progress, stop_after
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs and "loss" in logs:
+            self.progress(state.global_step, state.max_steps, f"training, loss {logs['loss']:.3f}")
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
+        if self.stop_after is not None and state.global_step >= self.stop_after:
+            control.should_save = control.should_training_stop = True
+
 # %% ../../nbs/lm/03_training.ipynb #08-training-006-b
 class TokenTrainer(Trainer):
     "The Trainer, whose checkpoints are whole and know their token space; of each run the last two stay."
@@ -172,58 +224,6 @@ class TokenTrainer(Trainer):
             )[:-2]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
-
-# %% ../../nbs/lm/03_training.ipynb #08-training-007
-class _Report(TrainerCallback):
-    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps with a
-    checkpoint, as an interruption would find it.
-    """
-
-    def __init__(self, progress: Progress, stop_after: int | None):
-        self.progress, self.stop_after = progress, stop_after
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: Any,
-        control: Any,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
-            self.progress(state.global_step, state.max_steps, f"training, loss {logs['loss']:.3f}")
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        if self.stop_after is not None and state.global_step >= self.stop_after:
-            control.should_save = control.should_training_stop = True
-
-# %% ../../nbs/lm/03_training.ipynb #08-training-008
-def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, device: str) -> TrainingArguments:
-    """AdamW without weight decay, a short warm-up, then a cosine to zero.
-
-    Raises `LMError` where the processes cannot share the rows of a step.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    if wanted.rows_per_step % processes:
-        raise LMError(f"{wanted.rows_per_step} rows a step cannot be shared out over {processes} processes")
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(outdir / "tensorboard")  # where the Trainer's callback looks
-    cpu = device == "cpu"
-    arguments = TrainingArguments(
-        output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1,
-        gradient_accumulation_steps=wanted.rows_per_step // processes,
-        learning_rate=wanted.learning_rate, lr_scheduler_type="cosine",
-        warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
-        seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
-        ddp_find_unused_parameters=False if processes > 1 else None,
-        save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1,
-        report_to=["tensorboard"],
-        remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
-    )  # fmt: skip
-    if arguments.n_gpu > 1:
-        # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs
-        # join by torchrun
-        arguments._n_gpu = 1
-    return arguments
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008-c
 def losses(trainer: Trainer) -> list[float]:

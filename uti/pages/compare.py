@@ -43,7 +43,7 @@ MOST_SENTENCES = 8  # of failed gates, at the top
 # %% auto #0
 __all__ = ['NOTHING', 'NOUNS', 'UNITS', 'RATE_DECIMALS', 'PER', 'MOST_SHOWN', 'MOST_SENTENCES', 'Row', 'FILES', 'Page', 'label',
            'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens',
-           'pictures', 'sounds', 'every_number', 'audits', 'artifacts', 'gaps']
+           'pictures', 'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -401,37 +401,6 @@ def sounds(page: Page) -> Markup:
             parts.append(cards(row))
     return joined(parts) + _rest(assets, "sound")
 
-# %% ../../nbs/pages/05_compare.ipynb #pages-05-019
-def every_number(page: Page) -> Markup:
-    """Each metric of each item, in the codec's own form and in the common one; the references at each
-    setting; what has no number.
-    """
-    parts: list[Any] = []
-    for modality in ("image", "audio"):
-        those = page.results.get(modality, {})
-        for facts in page.facts[modality].values() if those else ():
-            rows = [
-                [
-                    name,
-                    own_form(r),
-                    value(r.metrics, facts),
-                    value(r.common, facts),
-                    *(value(i.common, facts) for i in r.items),
-                ]
-                for name, r in those.items()
-            ]
-            names = [a.name for a in page.comparison.assets if a.modality == modality]
-            columns = ["configuration", "own form is", "own form, mean", "common form, mean", *names]
-            parts += [heading(f"{label(facts)}, {facts.better} is better"), table(columns, rows)]
-    parts += [_ladder(page, curve) for modality in page.results for curve in page.curves(modality)]
-    reasons = [
-        [name, i.name, metric, v.reason]
-        for those in page.results.values() for name, r in those.items() for i in r.items for metric,
-        v in i.common.items() if v.value is None
-    ]  # fmt: skip
-    missing = folded("Numbers that there are not", table(["configuration", "item", "metric", "why"], reasons))
-    return joined([*parts, missing if reasons else ""])
-
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-b
 def _ladder(page: Page, curve: Reference) -> Markup:
     "A reference at each of its settings."
@@ -469,6 +438,37 @@ def audits(page: Page) -> Markup:
         table(["codec", "modality", "version", "licence", "weights", "used by"],
             [[*codec, ", ".join(names)] for codec, names in uses.items()]),
     ])  # fmt: skip
+
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-019
+def every_number(page: Page) -> Markup:
+    """Each metric of each item, in the codec's own form and in the common one; the references at each
+    setting; what has no number.
+    """
+    parts: list[Any] = []
+    for modality in ("image", "audio"):
+        those = page.results.get(modality, {})
+        for facts in page.facts[modality].values() if those else ():
+            rows = [
+                [
+                    name,
+                    own_form(r),
+                    value(r.metrics, facts),
+                    value(r.common, facts),
+                    *(value(i.common, facts) for i in r.items),
+                ]
+                for name, r in those.items()
+            ]
+            names = [a.name for a in page.comparison.assets if a.modality == modality]
+            columns = ["configuration", "own form is", "own form, mean", "common form, mean", *names]
+            parts += [heading(f"{label(facts)}, {facts.better} is better"), table(columns, rows)]
+    parts += [_ladder(page, curve) for modality in page.results for curve in page.curves(modality)]
+    reasons = [
+        [name, i.name, metric, v.reason]
+        for those in page.results.values() for name, r in those.items() for i in r.items for metric,
+        v in i.common.items() if v.value is None
+    ]  # fmt: skip
+    missing = folded("Numbers that there are not", table(["configuration", "item", "metric", "why"], reasons))
+    return joined([*parts, missing if reasons else ""])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-c
 FILES = {

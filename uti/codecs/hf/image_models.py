@@ -24,7 +24,66 @@ from ..spec import CodecError
 from ..weights import load_pretrained, load_state, read_state, surplus_note
 
 # %% auto #0
-__all__ = ['GlmImageTokenizer', 'encode_ids', 'decode_ids', 'pixels_an_id', 'submodel_state', 'load_tokenizer']
+__all__ = ['pixels_an_id', 'encode_ids', 'decode_ids', 'submodel_state', 'GlmImageTokenizer', 'load_tokenizer']
+
+# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-07
+def pixels_an_id(family: str, model: Any) -> int:
+    "Pixels a side that one id covers."
+    if family == "glm_image":
+        return model.visual.config.patch_size
+    if family == "VQModel":
+        return 2 ** (len(model.config.block_out_channels) - 1)
+    return 2 ** (len(model.config.channel_multiplier) - 1)
+
+# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-05
+def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
+    """Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by
+    the library's own encoder and quantiser.
+    """
+    batch = len(pixels)
+    if family == "emu3":
+        sizes = torch.tensor([list(pixels.shape[-2:])] * batch)
+        return torch.stack([grid.flatten() for grid in model.encode(pixels, image_sizes=sizes).image_tokens])
+    if family == "VQModel":
+        return model.quantize(model.encode(pixels).latents)[2][2].view(batch, -1)
+    if family == "glm_image":
+        return model.encode(pixels)
+    return model.encode(pixels).image_tokens.view(batch, -1)
+
+
+def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own
+    range.
+    """
+    if family == "emu3":
+        return model.decode(ids.view(-1, *grid))
+    if family == "VQModel":
+        shape = (len(ids), *grid, model.quantize.embedding.embedding_dim)
+        return model.decode(ids.flatten(), force_not_quantize=True, shape=shape).sample
+    return model.decode(ids)
+
+# %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-014
+def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
+    safetensors, nothing else is read. Raises `CodecError`.
+    """
+    state: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        if path.suffix != ".safetensors":
+            state |= {
+                k.split(f"{name}.", 1)[1]: v for k, v in read_state(path).items() if f".{name}." in f".{k}"
+            }
+            continue
+        try:
+            with safe_open(path, "pt") as file:
+                state |= {
+                    k.split(f"{name}.", 1)[1]: file.get_tensor(k)
+                    for k in list(file.keys())
+                    if f".{name}." in f".{k}"
+                }
+        except (OSError, SafetensorError) as error:
+            raise CodecError(f"{path}: cannot be read ({error})") from error
+    return state
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-009
 class GlmImageTokenizer(nn.Module):
@@ -56,65 +115,6 @@ class GlmImageTokenizer(nn.Module):
         grid = torch.tensor([[1, h, w]] * batch, device=pixels.device)
         seen = self.visual(patches, grid_thw=grid).pooler_output.view(batch, h, w, -1).permute(0, 3, 1, 2)
         return torch.stack([self.vqmodel.encode(item[None].contiguous()).image_tokens for item in seen])
-
-# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-05
-def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
-    """Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by
-    the library's own encoder and quantiser.
-    """
-    batch = len(pixels)
-    if family == "emu3":
-        sizes = torch.tensor([list(pixels.shape[-2:])] * batch)
-        return torch.stack([grid.flatten() for grid in model.encode(pixels, image_sizes=sizes).image_tokens])
-    if family == "VQModel":
-        return model.quantize(model.encode(pixels).latents)[2][2].view(batch, -1)
-    if family == "glm_image":
-        return model.encode(pixels)
-    return model.encode(pixels).image_tokens.view(batch, -1)
-
-# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-06
-def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own
-    range.
-    """
-    if family == "emu3":
-        return model.decode(ids.view(-1, *grid))
-    if family == "VQModel":
-        shape = (len(ids), *grid, model.quantize.embedding.embedding_dim)
-        return model.decode(ids.flatten(), force_not_quantize=True, shape=shape).sample
-    return model.decode(ids)
-
-# %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-07
-def pixels_an_id(family: str, model: Any) -> int:
-    "Pixels a side that one id covers."
-    if family == "glm_image":
-        return model.visual.config.patch_size
-    if family == "VQModel":
-        return 2 ** (len(model.config.block_out_channels) - 1)
-    return 2 ** (len(model.config.channel_multiplier) - 1)
-
-# %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-014
-def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
-    safetensors, nothing else is read. Raises `CodecError`.
-    """
-    state: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        if path.suffix != ".safetensors":
-            state |= {
-                k.split(f"{name}.", 1)[1]: v for k, v in read_state(path).items() if f".{name}." in f".{k}"
-            }
-            continue
-        try:
-            with safe_open(path, "pt") as file:
-                state |= {
-                    k.split(f"{name}.", 1)[1]: file.get_tensor(k)
-                    for k in list(file.keys())
-                    if f".{name}." in f".{k}"
-                }
-        except (OSError, SafetensorError) as error:
-            raise CodecError(f"{path}: cannot be read ({error})") from error
-    return state
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09
 def _class_of(family: str) -> Any:
