@@ -70,10 +70,8 @@ def print_verdict(record: AuditRecord) -> None:
     if record.baseline and not record.baseline.passed:
         out.print(f"the baseline of {record.baseline.created} did not pass itself", markup=False)
     out.print(
-        (
-            f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} "
-            f"items, token space {record.token_space_sha256[:12]}"
-        ),
+        f"{'PASSED' if record.passed else 'FAILED'}: {record.n_gates} gates asked, {len(record.items)} "
+        f"items, token space {record.token_space_sha256[:12]}",
         style="bold green" if record.passed else "bold red",
     )
 

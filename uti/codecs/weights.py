@@ -101,9 +101,8 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any
         if path.suffix != ".safetensors":
             read_state(path)  # refused here, with a sentence, before any library opens it
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # building draws initial weights, which nobody else should notice
+        # building draws initial weights, which nobody else should notice
+        with torch.random.fork_rng(devices=[]):
             model, info = model_class.from_pretrained(
                 str(folder),
                 local_files_only=True,

@@ -181,9 +181,8 @@ class Reader:
             )
             self._open = self._due = None
             return
-        if (
-            self._length is None and len(self.allowed()) > 1 and token_id not in books[0]
-        ):  # the choice of no further frame
+        if self._length is None and len(self.allowed()) > 1 and token_id not in books[0]:
+            # the choice of no further frame
             self._length = sum(cell in books[0] for cell in self._cells)
         self._cells.append(token_id)
 

@@ -137,8 +137,6 @@ class HFAudio(CheckpointCodec):
         for layout, group in layouts.items():
             found = self.loaded.decode(codes[group, :, : sum(layout)], [meta[i] for i in group])
             for i, wave in zip(group, found, strict=True):
-                n = min(
-                    meta[i]["n_samples"], wave.shape[-1]
-                )  # some decode a few samples less than they encode
+                n = min(meta[i]["n_samples"], wave.shape[-1])  # some decode a few samples less
                 waves[i, :, :n] = wave[:, :n]
         return waves
