@@ -410,6 +410,14 @@ def reshape_a_tensor(folder):
     return ["do not fit the config", name, "[3, 3]"]
 
 
+def plant_a_nan(folder):
+    state = load_file(folder / "model.safetensors")
+    name = next(k for k, v in sorted(state.items()) if v.ndim == 2)
+    state[name][0, 0] = torch.nan
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return ["hold NaN or infinity", name]
+
+
 class Trap:
     def __reduce__(self):
         return os.system, ("touch trap-was-sprung",)
@@ -469,7 +477,7 @@ def ask_for_remote_code(folder):
 
 
 DAMAGES = [
-    remove_a_key, reshape_a_tensor, plant_a_pickle, plant_a_raw_pickle, forget_the_config,
+    remove_a_key, reshape_a_tensor, plant_a_nan, plant_a_pickle, plant_a_raw_pickle, forget_the_config,
     name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous,
     ask_for_remote_code
 ]  # fmt: skip
@@ -484,6 +492,27 @@ def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here
     assert run.returncode == 2 and len(lines) == 1 and lines[0].startswith("error: "), run.stderr
     assert all(word in lines[0] for word in expected), lines[0]
     assert not (tmp_path / "out").exists() and not (tmp_path / "trap-was-sprung").exists()
+
+
+def test_a_hop_that_is_not_the_models_own_is_found_when_it_loads(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("dac"), tmp_path / "dac")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hop_length": config["hop_length"] // 2}))
+    with pytest.raises(CodecError, match=r"a hop length of \d+ is not its own"):
+        HFAudio(folder)
+
+
+def test_mimi_computes_its_codebooks_anew_where_it_goes(checkpoint):
+    codec = HFAudio(checkpoint("mimi"))
+    waves, _ = sounds(codec, 0.5)
+    codes, meta = codec.encode(waves)
+    kept = [part for part in codec.loaded.module.modules() if getattr(part, "_embed", None) is not None]
+    codec.to("cpu")
+    assert kept and all(part._embed is None for part in kept)
+    assert torch.equal(codec.encode(waves).codes, codes)
+    codec.loaded.module.double()
+    codec.to("cpu")
+    assert codec.decode(codes, meta).isfinite().all()
 
 
 @pytest.mark.run
@@ -790,8 +819,17 @@ def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, ut
     assert all(re.match(r"\[\d+/\d+\] ", line) for line in run.stderr.splitlines()), run.stderr
     assert (
         json.loads((tmp_path / "out" / "report.json").read_text())["codecs"]["audio"]["source"]
-        == "somebody/a-codec"
+        == "somebody/a-codec@000000000000"
     )
+    (folder / "refs" / "v1").write_text(commit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+        assert HFAudio("somebody/a-codec@v1").spec.source == "somebody/a-codec@000000000000"
+        with pytest.raises(
+            CodecError, match=r"hf download somebody/a-codec --revision v2 --local-dir a-codec"
+        ):
+            HFAudio("somebody/a-codec@v2")
 
 
 def test_whole_models_are_images_and_glms_quantiser_alone_is_refused(checkpoint, tmp_path):

@@ -30,7 +30,7 @@ __all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'base
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
 # what a spec says that changes neither an id nor a number
-REMARKS = ("licence", "notes", "decode_modes", "lossless", "invariant", "idempotent")
+REMARKS = ("licence", "source", "notes", "decode_modes", "lossless", "invariant", "idempotent")
 
 
 TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost a
     import torch
 
 # %% auto #0
-__all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'weight_files', 'find_checkpoint', 'read_json', 'read_config', 'model_type',
+__all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'weight_files', 'hub_name', 'find_checkpoint', 'read_json', 'read_config', 'model_type',
            'stated_type', 'preprocessor_settings', 'source_of', 'torch_dtype', 'licence', 'content_version',
            'quiet_libraries']
 
@@ -36,8 +36,10 @@ WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
 
 def _not_found(checkpoint: str, error: Exception) -> str:
     "A sentence: why `checkpoint` cannot be had, and what to do."
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    if isinstance(error, RevisionNotFoundError):
+        return f"{checkpoint}: the hub has this model, but no such revision of it"
     if isinstance(error, GatedRepoError):
         return (
             f"{checkpoint}: the hub gives this model only to those who accepted its licence; accept it "
@@ -48,9 +50,11 @@ def _not_found(checkpoint: str, error: Exception) -> str:
             f"{checkpoint}: no such folder, and the hub has no such model, or shows it only to those who "
             "may see it (`hf auth login`)"
         )
+    name, revision = hub_name(checkpoint)
+    which = f"{name} --revision {revision}" if revision else name
     get = (
-        f"on a machine with a network run `hf download {checkpoint} --local-dir "
-        f"{checkpoint.split('/')[1]}`, bring that folder here, and give its path"
+        f"on a machine with a network run `hf download {which} --local-dir "
+        f"{name.split('/')[1]}`, bring that folder here, and give its path"
     )
     return (
         f"{checkpoint}: no such folder, not in the cache "
@@ -65,13 +69,21 @@ def weight_files(folder: Path) -> list[Path]:
     return [p for p in files if p.suffix == ".safetensors"] or files
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-03
-def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
-    "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint):
+def hub_name(checkpoint: str) -> tuple[str, str | None]:
+    """(id, revision) of a model on the hub: `owner/name`, or `owner/name@revision` with a branch, a tag or a
+    commit. Raises `CodecError` for anything else.
+    """
+    if not (found := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", checkpoint)):
         raise CodecError(
             f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as "
-            "facebook/encodec_24khz"
+            "facebook/encodec_24khz or facebook/encodec_24khz@main"
         )
+    return found[1], found[2]
+
+
+def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
+    "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
+    hub_name(checkpoint)
     try:
         without = (*_OTHERS, *_PYTORCH)
         folder = _download(checkpoint, without if weights else (*without, "*.safetensors"), subfolder)
@@ -85,9 +97,11 @@ def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
 def _download(checkpoint: str, without: tuple[str, ...], subfolder: str) -> Path:
     from huggingface_hub import snapshot_download
 
+    name, revision = hub_name(checkpoint)
     return Path(
         snapshot_download(
-            checkpoint,
+            name,
+            revision=revision,
             ignore_patterns=list(without),
             allow_patterns=[f"{subfolder}/*", "README.md"] if subfolder else None,
         )
@@ -100,7 +114,7 @@ _OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot"
 
 def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str = "") -> Path:
     """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub
-    id, from the cache or the network.
+    id, with a revision or without (`hub_name`), from the cache or the network.
 
     `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
     where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
@@ -173,8 +187,14 @@ def preprocessor_settings(folder: Path, part: str) -> dict[Path, dict[str, Any]]
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-07
 def source_of(checkpoint: str | Path, folder: Path) -> str:
-    "What a report says of where a codec comes from: a hub id as it is, of a folder its name alone."
-    return folder.resolve().name if Path(checkpoint).exists() else str(checkpoint)
+    """What a report says of where a codec comes from: of a folder its name alone, a hub id with the commit
+    that lies in the cache.
+    """
+    if Path(checkpoint).exists():
+        return folder.resolve().name
+    parts = folder.parts
+    commit = parts[parts.index("snapshots") + 1][:12] if "snapshots" in parts[:-1] else ""
+    return f"{hub_name(str(checkpoint))[0]}@{commit}" if commit else str(checkpoint)
 
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")

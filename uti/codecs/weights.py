@@ -84,6 +84,13 @@ def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
         (f"{where} holds {len(keys)} weights that the codec does not use: {', '.join(keys)}",) if keys else ()
     )
 
+# %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023-n
+def _refuse_strange_numbers(model: nn.Module, folder: Path) -> None:
+    "Raise `CodecError` where a weight is NaN or infinite: every library loads it, and the ids mean nothing."
+    floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    if strange := [name for name, value in floats.items() if not value.isfinite().all()]:
+        raise CodecError(f"{folder}: weights hold NaN or infinity: {_listed(strange)}")
+
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()
 def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any, tuple[str, ...]]:
@@ -123,4 +130,5 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any
         raise CodecError(f"{folder}: weights do not fit the config: {_listed(sizes)}")
     if missing := info["missing_keys"]:
         raise CodecError(f"{folder}: {len(missing)} weights are missing: {_listed(missing)}")
+    _refuse_strange_numbers(model, folder)
     return model.eval(), surplus_note(info["unexpected_keys"], folder.name)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import find_checkpoint, quiet_libraries, read_json
+from ..checkpoint import find_checkpoint, hub_name, quiet_libraries, read_json
 from ..spec import CodecError
 from ..weights import load_pretrained
 
@@ -66,7 +66,8 @@ def pipeline_folder(model: str | Path) -> Path:
     folder = find_checkpoint(model, weights=False)
     if not Path(model).expanduser().exists():
         try:
-            folder = Path(StableUnCLIPImg2ImgPipeline.download(str(model)))
+            name, revision = hub_name(str(model))
+            folder = Path(StableUnCLIPImg2ImgPipeline.download(name, revision=revision))
         except Exception as error:  # the hub's, those of requests, and ValueError of diffusers
             raise CodecError(
                 f"{model}: cannot be fetched as a pipeline of diffusers ({type(error).__name__}: "

@@ -74,6 +74,7 @@ class HFAudio(CheckpointCodec):
             )
         self.loaded = AudioModel(kind, folder, torch_dtype(dtype))
         n, rates = self.loaded.choose(n_codebooks, bandwidth), self.loaded.rates
+        self.loaded.probe(folder)
         settings = preprocessor_settings(folder, "feature_extractor") if self.loaded.extractor else ()
         self.spec = AudioSpec(
             kind,
@@ -93,7 +94,7 @@ class HFAudio(CheckpointCodec):
         return self.loaded.entries[: self.spec.n_codebooks]
 
     def to(self, device: str | torch.device) -> HFAudio:
-        self.loaded.module.to(device)
+        self.loaded.to(device)
         return self
 
     def expected_positions(self, n_samples: int | None = None) -> int:
@@ -115,11 +116,7 @@ class HFAudio(CheckpointCodec):
         ]
         for n, group in alike(taken).items():
             found, own = self.loaded.encode(signals[group, :, :n])
-            if found.shape[-1] != positions[group[0]]:
-                raise CodecError(
-                    f"{self.spec.source}: makes {found.shape[-1]} positions of {n} samples, but its config "
-                    f"promises {positions[group[0]]}: a hop length of {rates.hop} is not its own"
-                )
+            self.loaded.check_positions(found.shape[-1], n, self.spec.source)
             codes[group, :, : found.shape[-1]] = found
             for i, more in zip(group, own, strict=True):
                 metas[i] |= more

@@ -181,6 +181,34 @@ class AudioModel:
             codes = self.module.encode(self._placed(waves), **chosen).audio_codes
         return codes[:, : self.n_codebooks].long().cpu(), own
 
+    def to(self, device: str | torch.device) -> None:
+        "Move the weights. Codebooks that Mimi computed and keeps do not move: it computes them anew."
+        self.module.to(device)
+        for part in self.module.modules():
+            if isinstance(getattr(part, "_embed", None), Tensor):
+                part._embed = None
+
+    def check_positions(self, found: int, n_samples: int, where: str | Path) -> None:
+        "Raise `CodecError` unless `n_samples`, at the rate of encode, make the positions of the config."
+        promised = self.positions(n_samples * self.rates.decode // self.rates.encode)
+        if found != promised:
+            raise CodecError(
+                f"{where}: makes {found} positions of {n_samples} samples, but its config promises "
+                f"{promised}: a hop length of {self.rates.hop} is not its own"
+            )
+
+    def probe(self, folder: Path) -> None:
+        "Raise `CodecError` where silence is not encoded as promised: such a config loads without a sign."
+        n = 3 * self.rates.hop * self.rates.encode // self.rates.decode
+        silence = torch.zeros(1, getattr(self.config, "audio_channels", 1), n)
+        try:
+            with torch.inference_mode():
+                codes, _ = self.encode(silence)
+        except Exception as error:  # whatever a config makes of a library
+            said = " ".join(str(error).split())[:200]
+            raise CodecError(f"{folder}: cannot encode a sound ({type(error).__name__}: {said})") from error
+        self.check_positions(codes.shape[-1], n, folder)
+
     def _placed(self, values: Tensor) -> Tensor:
         "On the model's device, and floats in its dtype."
         return values.to(self.module.device, self.module.dtype if values.is_floating_point() else None)
