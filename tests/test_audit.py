@@ -365,9 +365,10 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
     assert not any(signal is s.signal for signal in again for s in prepared.samples)
     # its tokens · again · other threads · in a batch, and its two neighbours alone · after the round trip;
     # the eighth is made by the fresh process
-    assert calls["image_encode"] == calls["audio_encode"] == 7
+    # a sound also with one codebook and with half of them
+    assert (calls["image_encode"], calls["audio_encode"]) == (7, 9)
     # its reconstruction · again · after the round trip · random, lowest and highest codes in one batch
-    assert calls["image_decode"] == calls["audio_decode"] == 4
+    assert (calls["image_decode"], calls["audio_decode"]) == (4, 6)
 
 
 @pytest.mark.parametrize(

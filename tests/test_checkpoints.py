@@ -494,6 +494,18 @@ def test_a_bad_checkpoint_is_one_sentence(damage, checkpoint, tmp_path, uti_here
     assert not (tmp_path / "out").exists() and not (tmp_path / "trap-was-sprung").exists()
 
 
+def test_one_checkpoint_is_described_or_its_fault_is_said(checkpoint, tmp_path, uti_here):
+    run = uti_here("codecs", str(checkpoint("encodec_24khz")))
+    assert run.returncode == 0 and "24 kHz" in run.stdout and "sha256:" in run.stdout
+    assert run.stdout.splitlines()[-1] == f"uti audit --audio {checkpoint('encodec_24khz')}"
+    run = uti_here("codecs", "./nowhere")
+    assert run.returncode == 2 and "no such folder, and not the id of a model" in run.stderr
+    folder = shutil.copytree(checkpoint("encodec_24khz"), tmp_path / "bad")
+    remove_a_key(folder)
+    run = uti_here("codecs", str(folder))
+    assert run.returncode == 2 and "weights are missing" in run.stderr and not run.stdout
+
+
 def test_a_hop_that_is_not_the_models_own_is_found_when_it_loads(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("dac"), tmp_path / "dac")
     config = json.loads((folder / "config.json").read_text())

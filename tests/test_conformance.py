@@ -234,13 +234,35 @@ def test_each_broken_promise_is_found(codec, questions):
         check_codec(codec)
 
 
+class OtherWithFewer(Blocks):
+    "With one codebook its codes are others, and sound worse than silence."
+
+    def first_codebooks(self, n):
+        return Coarse(codebook_sizes=(16,))
+
+
+class Coarse(Blocks):
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(15 - codes[:, :1], meta)
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes.expand(-1, 2, -1), meta)
+
+
+def test_fewer_codebooks_that_are_others_are_said_and_gate_nothing():
+    answers = [a for a in check_codec(OtherWithFewer()) if a.name == "more_codebooks"]
+    assert answers and not any(a.gates for a in answers)
+    assert any("the codes of 1 codebooks are not those of the first 1 of 2" in a.detail for a in answers)
+    assert all(a.passed is None for a in check_codec(Blocks()) if a.name == "more_codebooks")
+    own = {a.item: a for a in check_codec(EmbeddedAudio()) if a.name == "more_codebooks"}
+    assert own["a second"].passed and not any("are not those" in a.detail for a in own.values())
+
+
 def test_every_question_can_fail():
     asked = {name for codec in (Blocks(), Blocks(decode_modes=())) for name, _ in codec_checks(codec)}
-    elsewhere = {
-        "fresh_process",
-        "invariance_devices",
-        "sample_rate",
-    }  # of a config, of a second device, of a tokenizer
+    # of a config, of a second device, of a tokenizer; and what does not gate
+    elsewhere = {"fresh_process", "invariance_devices", "sample_rate", "more_codebooks"}
     assert asked - elsewhere == set().union(*(questions for _, questions in BROKEN))
 
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-002
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -14,10 +15,12 @@ from torch import Tensor
 from .base import Found, check, promised
 from .case import Case, CodecCase
 from ..codecs.base import Codec, CodecError
+from ..metrics.audio import log_mel_l1
+from ..modalities.base import Sound
 
 # %% auto #0
 __all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'values_of', 'finite', 'decode_determinism', 'idempotence',
-           'any_codes_decode', 'refuses_decode']
+           'more_codebooks', 'any_codes_decode', 'refuses_decode']
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-005
 def _is(found: Any, expected: Any) -> Found:
@@ -87,6 +90,32 @@ def idempotence(case: Case) -> Found:
     return Found(
         kept == 1, kept, 1.0, "" if case.spec.idempotent else "not promised: expected false for a lossy codec"
     )
+
+# %% ../../nbs/checks/04_decoding.ipynb #checks-04-more-code
+def _distance(case: Case, decoded: Sound) -> float:
+    return log_mel_l1(case.reference.wave, decoded.wave, decoded.rate)
+
+
+@check("Fewer codebooks are the first of all, and more are no worse", of="decoded item", gates=False,
+    modalities=("audio",))  # fmt: skip
+def more_codebooks(case: Case) -> Found:
+    "Log-mel L1 with one codebook, with half, and with all; a hundredth more is no worse."
+    n = case.spec.n_codebooks
+    some = {k: case.codec.first_codebooks(k) for k in sorted({1, n // 2} - {0, n})}
+    fewer = {k: codec for k, codec in some.items() if codec}
+    if not fewer:
+        return Found(None, detail="it has no form with fewer codebooks")
+    details, distances = [], []
+    for k, codec in fewer.items():
+        codes, metas = codec.encode(*codec.spec.batch([case.sample.signal]))
+        if not torch.equal(codes, case.encoded.codes[:, :k]):
+            details.append(f"the codes of {k} codebooks are not those of the first {k} of {n}")
+        distances.append(_distance(case, codec.spec.items(codec.decode(codes, metas), metas)[0]))
+    distances.append(_distance(case, case.decoded))
+    for (a, b), more in zip(itertools.pairwise(distances), [*fewer, n][1:], strict=True):
+        if b > 1.01 * a:
+            details.append(f"with {more} codebooks log-mel L1 is {b:.3f}, with fewer it is {a:.3f}")
+    return Found(not details, [round(d, 4) for d in distances], "none higher than before", "; ".join(details))
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-011
 def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[str, Any]:

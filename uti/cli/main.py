@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import lm
 from uti.cli.console import (
@@ -237,39 +238,60 @@ def _here(reader: type[CheckpointCodec]) -> str:
     return f"{'✓ but' if len(absent) < len(reader.modules) else '✗'} without {what}" if absent else "✓"
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014-b
-@app.command()
-def codecs() -> None:
-    "List the registered codecs: what each is, what it needs, and whether it can be loaded here."
-    with sentences():
-        from uti.codecs.base import codec_spec, codec_targets
-        from uti.codecs.readers import checkpoint_codecs
-        from uti.codecs.spec import SPECS
+def _sizes(sizes: Sequence[int]) -> str:
+    return f"{len(sizes)} × {sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
 
-        readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
-        table = Table("name", "modality", "codebooks", "form", "licence", "here", box=None)
-        for name in (n for n in codec_targets() if n not in readers):
-            try:
-                spec = codec_spec(name)
-            except Exception as error:  # a codec of somebody else may fail in any way; the list goes on
-                table.add_row(
-                    name, "", "", "", "", f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}"
-                )
-                continue
-            sizes = (
-                f"{spec.n_codebooks} × {spec.codebook_sizes[0]}"
-                if len(set(spec.codebook_sizes)) == 1
-                else str(list(spec.codebook_sizes))
-            )
-            table.add_row(name, spec.modality, sizes, spec.form, spec.licence, "✓")
-        out.print(table)
-        out.print(
-            "\nWith a checkpoint, a folder or a hub id: uti audit --audio facebook/encodec_24khz\n",
-            highlight=False,
-        )
-        table = Table("name", "modality", "reads", "here", box=None)
-        for name, reader in readers.items():
-            table.add_row(name, reader.modality, reader.reads, _here(reader))
-        out.print(table)
+
+def _list_codecs() -> None:
+    "The registered codecs, and what is read from checkpoints."
+    from uti.codecs.base import codec_spec, codec_targets
+    from uti.codecs.readers import checkpoint_codecs
+    from uti.codecs.spec import SPECS
+
+    readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
+    table = Table("name", "modality", "codebooks", "form", "licence", "here", box=None)
+    for name in (n for n in codec_targets() if n not in readers):
+        try:
+            spec = codec_spec(name)
+        except Exception as error:  # a codec of somebody else may fail in any way; the list goes on
+            said = f"✗ {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+            table.add_row(name, "", "", "", "", said)
+            continue
+        table.add_row(name, spec.modality, _sizes(spec.codebook_sizes), spec.form, spec.licence, "✓")
+    out.print(table)
+    how = "With a checkpoint, a folder or a hub id: uti audit --audio facebook/encodec_24khz"
+    out.print(f"\n{how}\n", highlight=False)
+    table = Table("name", "modality", "reads", "here", box=None)
+    for name, reader in readers.items():
+        table.add_row(name, reader.modality, reader.reads, _here(reader))
+    out.print(table)
+
+# %% ../../nbs/cli/03_main.ipynb #13-cli-014-b-x
+def _describe(name: str) -> None:
+    "What the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
+    from uti.codecs.readers import modality_of, open_codec
+
+    modality = modality_of(name)
+    spec = open_codec(modality, name, {}).spec
+    table = Table("", Column(overflow="fold"), show_header=False, box=None)
+    facts = {"reads": spec.form, **spec.to_dict(), "codebook_sizes": _sizes(spec.codebook_sizes)}
+    for field, value in facts.items():
+        told = "; ".join(value) if field in ("notes", "decode_modes") else value
+        table.add_row(field, "none" if told in ("", None) else str(told))
+    out.print(table, highlight=False)
+    out.print(f"\nuti audit --{modality} {name}", highlight=False, markup=False)
+
+
+@app.command()
+def codecs(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One to describe: a registered name, a checkpoint's folder, or a hub id."),
+    ] = None,
+) -> None:
+    "List the codecs that there are, what each needs, and whether it can be loaded here; or describe one."
+    with sentences():
+        _describe(name) if name else _list_codecs()
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-015-a
 @app.command()

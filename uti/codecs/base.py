@@ -200,6 +200,10 @@ class Codec(ABC):
                 lengths[n] = n_samples
         return dict(sorted(lengths.items()))
 
+    def first_codebooks(self, n: int) -> Codec | None:
+        "This codec with its first `n` codebooks alone, on the same weights; None where it has no such form."
+        return None
+
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
         """Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each.
 

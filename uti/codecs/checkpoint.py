@@ -73,7 +73,7 @@ def hub_name(checkpoint: str) -> tuple[str, str | None]:
     """(id, revision) of a model on the hub: `owner/name`, or `owner/name@revision` with a branch, a tag or a
     commit. Raises `CodecError` for anything else.
     """
-    if not (found := re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", checkpoint)):
+    if not (found := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", checkpoint)):
         raise CodecError(
             f"{checkpoint}: no such folder, and not the id of a model on the Hugging Face hub, such as "
             "facebook/encodec_24khz or facebook/encodec_24khz@main"

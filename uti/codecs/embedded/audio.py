@@ -5,8 +5,10 @@
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #embedded-08-01
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,11 @@ class EmbeddedAudio(Codec):
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.encoder.quantiser.codebook_size,) * self.spec.n_codebooks
+
+    def first_codebooks(self, n: int) -> EmbeddedAudio:
+        fewer = copy.copy(self)
+        fewer.spec = replace(self.spec, codebook_sizes=self.spec.codebook_sizes[:n])
+        return fewer
 
     def to(self, device: str | torch.device) -> EmbeddedAudio:
         self.encoder, self.decoder = self.encoder.to(device), self.decoder.to(device)

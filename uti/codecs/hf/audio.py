@@ -5,7 +5,9 @@
 # %% ../../../nbs/codecs/hf/08_audio.ipynb #hf-08-01
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +94,16 @@ class HFAudio(CheckpointCodec):
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return self.loaded.entries[: self.spec.n_codebooks]
+
+    def first_codebooks(self, n: int) -> HFAudio | None:
+        if not self.loaded.family.chooses:
+            return None
+        fewer = copy.copy(self)
+        fewer.loaded = copy.copy(self.loaded)
+        fewer.spec = replace(
+            self.spec, codebook_sizes=self.spec.codebook_sizes[: fewer.loaded.choose(n, None)]
+        )
+        return fewer
 
     def to(self, device: str | torch.device) -> HFAudio:
         self.loaded.to(device)
