@@ -466,6 +466,16 @@ def make_it_continuous(folder):
     return ["continuous latents"]
 
 
+def hold_it_inside(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "musicgen"}))
+    return ["a language model that holds a codec (encodec)", "model.audio_encoder.save_pretrained"]
+
+
+def be_of_pictures(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "chameleon_vqgan"}))
+    return ["model type 'chameleon_vqgan'", "no audio codec here reads"]
+
+
 def ask_for_remote_code(folder):
     config = json.loads((folder / "config.json").read_text()) | {
         "model_type": "theirs",
@@ -479,7 +489,7 @@ def ask_for_remote_code(folder):
 DAMAGES = [
     remove_a_key, reshape_a_tensor, plant_a_nan, plant_a_pickle, plant_a_raw_pickle, forget_the_config,
     name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous,
-    ask_for_remote_code
+    ask_for_remote_code, hold_it_inside, be_of_pictures
 ]  # fmt: skip
 
 

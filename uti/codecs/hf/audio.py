@@ -23,7 +23,7 @@ from uti.codecs.checkpoint import (
     torch_dtype,
     weight_files,
 )
-from .audio_families import CONTINUOUS, FAMILIES
+from .audio_families import CONTINUOUS, FAMILIES, INSIDE
 from ..readers import CheckpointCodec
 from ..spec import AudioSpec
 
@@ -50,6 +50,12 @@ class HFAudio(CheckpointCodec):
             raise CodecError(
                 f"{folder}: a {kind} model makes continuous latents, not ids, so it has no place in a token "
                 "space"
+            )
+        if kind in INSIDE:
+            family, part = INSIDE[kind]
+            raise CodecError(
+                f"{folder}: {kind} is a language model that holds a codec ({family}); save that alone "
+                f"(model.{part}.save_pretrained) and give its folder"
             )
         return kind in FAMILIES
 

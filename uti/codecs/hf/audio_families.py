@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # %% auto #0
-__all__ = ['FAMILIES', 'CONTINUOUS', 'Family', 'Rates']
+__all__ = ['FAMILIES', 'INSIDE', 'CONTINUOUS', 'Family', 'Rates']
 
 # %% ../../../nbs/codecs/hf/05_audio_families.ipynb #07-hf-audio-005
 @dataclass(frozen=True)
@@ -38,6 +38,14 @@ FAMILIES = {  # by `model_type` of the config
         "Xcodec2Model", whole_frames=False, extractor="Xcodec2FeatureExtractor", appended=1, least=2
     ),
     "neucodec": Family("NeuCodecModel", extractor="NeuCodecFeatureExtractor", least=2),
+}
+# language models with a codec inside: `model_type` → the family, and where it is
+INSIDE = {
+    "csm": ("mimi", "codec_model"),
+    "kyutai_speech_to_text": ("mimi", "codec_model"),
+    "moshi": ("mimi", "audio_encoder"),
+    "musicgen": ("encodec", "audio_encoder"),
+    "musicgen_melody": ("encodec", "audio_encoder"),
 }
 CONTINUOUS = ("pocket_tts", "vibevoice")  # model types begin so: continuous latents, no ids
 
