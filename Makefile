@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit smoke check test test-slow lab format export bench readme clean
+.PHONY: help setup audit smoke check test test-slow lab format export bench parity readme clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ export: $(STAMP)  ## write uti/ and README.md from the notebooks
 
 bench: $(STAMP)  ## measure quality and speed against peers
 	$(BIN)/python -m tests.bench
+
+parity: $(STAMP)  ## count where the codecs of transformers differ from the library's own calls: nowhere
+	$(BIN)/python tests/parity.py
 
 clean:  ## remove what can be made again; .venv stays
 	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache reports/audit reports/smoke

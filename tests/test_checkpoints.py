@@ -118,20 +118,26 @@ def test_a_shorter_sound_in_a_batch_keeps_its_codes(family, checkpoint):
         )
 
 
+def library_sound(codec, waves, codes, meta):
+    "What the library's own class decodes of one wave or its codes, as long as the wave and in [-1, 1]."
+    model, config = codec.loaded.module, codec.loaded.config
+    with torch.inference_mode():
+        if codec.spec.name == "encodec":
+            output = model.encode(waves, bandwidth=max(config.target_bandwidths))
+            last = output.last_frame_pad_length
+            decoded = model.decode(output.audio_codes, output.audio_scales, last_frame_pad_length=last)
+        else:
+            decoded = model.decode(audio_codes=codes)
+    sound = decoded.audio_values.reshape(1, codec.spec.channels, -1)
+    return sound[..., : meta[0]["n_samples"]].clamp(-1, 1)
+
+
 @pytest.mark.parametrize("family", AUDIO)
 def test_decoded_sounds_are_the_librarys(family, checkpoint):
     codec = HFAudio(checkpoint(family))
     waves, _ = sounds(codec, 0.8)
     codes, meta = codec.encode(waves)
-    with torch.inference_mode():
-        if codec.spec.name == "encodec":
-            output = codec.loaded.module.encode(waves, bandwidth=max(codec.loaded.config.target_bandwidths))
-            theirs = codec.loaded.module.decode(
-                output.audio_codes, output.audio_scales, last_frame_pad_length=output.last_frame_pad_length
-            ).audio_values
-        else:
-            theirs = codec.loaded.module.decode(audio_codes=codes).audio_values
-    theirs = theirs.reshape(1, codec.spec.channels, -1)[..., : meta[0]["n_samples"]].clamp(-1, 1)
+    theirs = library_sound(codec, waves, codes, meta)
     assert torch.equal(codec.decode(codes, meta)[..., : theirs.shape[-1]], theirs)
 
 

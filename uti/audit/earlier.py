@@ -9,10 +9,9 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pydantic import ValidationError
-
 from .record import AuditError, AuditRecord
 from ..codecs.spec import SPECS
+from ..files import reading
 
 # %% auto #0
 __all__ = ['earlier_names', 'to_report', 'report_schema', 'read_record']
@@ -113,29 +112,11 @@ def _no_number(word: str) -> NoReturn:
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-005-b
 def read_record(path: str | Path) -> AuditRecord:
     "The record in the report.json `path`. Raises `AuditError` for a file that is missing or is no report."
-    try:
+    with reading(path, "report.json", AuditError):
         data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
         if not isinstance(data, dict) or not isinstance(data.get("metrics_v2"), dict):
             raise ValueError("metrics_v2: missing")
-        reasons = data.get("metrics_v2_reasons") or {}
-        return AuditRecord.model_validate(
-            {
-                **data,
-                "metrics": {
-                    name: {"value": value, "reason": reasons.get(name, "")}
-                    for name, value in data["metrics_v2"].items()
-                },
-            }
-        )
-    except OSError as error:
-        raise AuditError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise AuditError(
-            f"{path}: not a report.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
-            f"{first['msg']})"
-        ) from error
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise AuditError(
-            f"{path}: not a report.json of this version ({' '.join(str(error).split())[:200]})"
-        ) from error
+        reasons, values = data.get("metrics_v2_reasons") or {}, data["metrics_v2"]
+        metrics = {name: {"value": value, "reason": reasons.get(name, "")} for name, value in values.items()}
+        record = AuditRecord.model_validate({**data, "metrics": metrics})
+    return record

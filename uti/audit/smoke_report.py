@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from .environment import Environment
 from ..checks.base import Check
 from ..errors import UTIError
+from ..files import reading
 
 # %% auto #0
 __all__ = ['QUESTIONS', 'Overfit', 'Resume', 'Kill', 'Generated', 'Shown', 'Conditioning', 'gate', 'SmokeReport', 'SmokeError',
@@ -160,13 +161,6 @@ class SmokeError(UTIError):
 
 def read_smoke(path: str | Path) -> SmokeReport:
     "The smoke.json in `path`. Raises `SmokeError` for a file that is missing or is none."
-    try:
-        return SmokeReport.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise SmokeError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise SmokeError(
-            f"{path}: not a smoke.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
-            f"{first['msg']})"
-        ) from error
+    with reading(path, "smoke.json", SmokeError):
+        report = SmokeReport.model_validate_json(Path(path).read_bytes())
+    return report

@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
-           'BaselineOption', 'SmokeOption', 'ModeOption', 'PROGRAMS', 'DecodeMode', 'sentences', 'fail', 'exit_code',
-           'as_program', 'progress_bar', 'wanted_config', 'command_line']
+           'BaselineOption', 'SmokeOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS', 'DecodeMode',
+           'sentences', 'fail', 'exit_code', 'end_with', 'as_program', 'progress_bar', 'wanted_config', 'command_line']
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
@@ -78,7 +78,7 @@ def fail(sentence: str) -> NoReturn:
     err.print(Text.assemble(("error: ", "red"), " ".join(sentence.split())))
     raise typer.Exit(2)
 
-# %% ../../nbs/cli/01_console.ipynb #13-console-016
+# %% ../../nbs/cli/01_console.ipynb #13-console-016-e
 def exit_code(result: Published) -> int:
     """0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is
     none.
@@ -86,6 +86,16 @@ def exit_code(result: Published) -> int:
     return 3 if result.broke or not result.report else int(not result.report.passed)
 
 
+def end_with(result: Published[Any], show: Callable[[Any], None]) -> NoReturn:
+    "`show` what was found, or say what broke; then the page, and the exit code."
+    if result.report:
+        show(result.report)
+    else:
+        err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
+    out.print(str(result.page), highlight=False)
+    raise typer.Exit(exit_code(result))
+
+# %% ../../nbs/cli/01_console.ipynb #13-console-016
 REPORT_IT = "https://github.com/uti-project/uti/issues"
 
 
@@ -165,6 +175,10 @@ SmokeOption = Annotated[
         ),
     ),
 ]
+
+# %% ../../nbs/cli/01_console.ipynb #13-console-010-b
+NameOption = Annotated[str, typer.Option("--name", help="The report goes to REPORTS/NAME.")]
+ReportsOption = Annotated[Path, typer.Option("--reports", help="The folder of all reports.")]
 ModeOption = Annotated[DecodeMode, typer.Option("--decode-mode", help="How image ids become pixels.")]
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-011

@@ -19,10 +19,11 @@ from uti.cli.console import (
     AudioOption,
     ConfigOption,
     ImageOption,
+    NameOption,
+    ReportsOption,
     TextOption,
     command_line,
-    err,
-    exit_code,
+    end_with,
     out,
     progress_bar,
     sentences,
@@ -164,8 +165,8 @@ def print_smoke(report: SmokeReport) -> None:
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-006
 def smoke(
-    name: Annotated[str, typer.Option(help="The report goes to REPORTS/NAME.")] = "smoke",
-    reports: Annotated[Path, typer.Option(help="The folder of all reports.")] = Path("reports"),
+    name: NameOption = "smoke",
+    reports: ReportsOption = Path("reports"),
     config: ConfigOption = None,
     text: TextOption = None,
     image: ImageOption = None,
@@ -189,12 +190,7 @@ def smoke(
                 command=command_line(),
                 progress=progress,
             )
-    if result.report:
-        print_smoke(result.report)
-    else:
-        err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
-    out.print(str(result.page), highlight=False)
-    raise typer.Exit(exit_code(result))
+    end_with(result, print_smoke)
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-007
 def export(

@@ -22,12 +22,13 @@ from uti.cli.console import (
     DecodeMode,
     ImageOption,
     ModeOption,
+    NameOption,
+    ReportsOption,
     SmokeOption,
     TextOption,
     as_program,
     command_line,
-    err,
-    exit_code,
+    end_with,
     out,
     progress_bar,
     sentences,
@@ -37,7 +38,7 @@ from uti.cli.console import (
 if TYPE_CHECKING:
     from uti.audit.record import AuditRecord
     from uti.codecs.readers import CheckpointCodec
-    from uti.comparison.record import Entry
+    from uti.comparison.record import Comparison, Entry
 
 # %% auto #0
 __all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare',
@@ -129,8 +130,8 @@ def audit_main() -> None:
 # %% ../../nbs/cli/03_main.ipynb #13-cli-008
 @app.command()
 def report(
-    name: Annotated[str, typer.Option(help="The report goes to REPORTS/NAME.")] = "audit",
-    reports: Annotated[Path, typer.Option(help="The folder of all reports.")] = Path("reports"),
+    name: NameOption = "audit",
+    reports: ReportsOption = Path("reports"),
     config: ConfigOption = None,
     text: TextOption = None,
     image: ImageOption = None,
@@ -158,12 +159,7 @@ def report(
         )
         with progress_bar() as progress:
             result = publish_audit(plan, progress)
-    if result.report:
-        print_verdict(result.report)
-    else:
-        err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
-    out.print(str(result.page), highlight=False)
-    raise typer.Exit(exit_code(result))
+    end_with(result, print_verdict)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-010
 @app.command()
@@ -185,6 +181,11 @@ def _line(entry: Entry) -> str:
     told = [f"{rate:.3g} {_UNITS[m]}" for m, rate in rates.items() if rate is not None]
     return f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*told, *entry.failed_gates])}"
 
+
+def _print_entries(comparison: Comparison) -> None:
+    for entry in comparison.entries:
+        out.print(_line(entry), markup=False, highlight=False)
+
 # %% ../../nbs/cli/03_main.ipynb #13-cli-012
 @app.command()
 def compare(
@@ -198,7 +199,7 @@ def compare(
     name: Annotated[
         str, typer.Option(help="The report goes to REPORTS/NAME. Audits that lie there are kept.")
     ] = "compare",
-    reports: Annotated[Path, typer.Option(help="The folder of all reports.")] = Path("reports"),
+    reports: ReportsOption = Path("reports"),
     smoke_assets: AssetsOption = None,
     decode_mode: ModeOption = DecodeMode.deterministic,
 ) -> None:
@@ -219,12 +220,7 @@ def compare(
                 command=command_line(),
                 progress=progress,
             )
-    if result.report is None:
-        err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
-    for entry in result.report.entries if result.report else ():
-        out.print(_line(entry), markup=False, highlight=False)
-    out.print(str(result.page), highlight=False)
-    raise typer.Exit(exit_code(result))
+    end_with(result, _print_entries)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
 def _here(reader: type[CheckpointCodec]) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from ..audit.earlier import read_record
@@ -40,7 +39,7 @@ from uti.comparison.record import (
 )
 from .references import Reference, references_for
 from ..config import Config, load_config, with_codecs
-from ..files import write_json
+from ..files import reading, write_json
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import METRICS, measure
 from ..modalities.audio import read_audio
@@ -61,16 +60,9 @@ class CompareError(AuditError):
 
 def read_comparison(path: str | Path) -> Comparison:
     "The comparison in `path`. Raises `CompareError` for a file that is missing or is no comparison."
-    try:
-        return Comparison.model_validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise CompareError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise CompareError(
-            f"{path}: not a comparison.json of this version ({'.'.join(map(str, first['loc'])) or 'file'}: "
-            f"{first['msg']})"
-        ) from error
+    with reading(path, "comparison.json", CompareError):
+        comparison = Comparison.model_validate_json(Path(path).read_bytes())
+    return comparison
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-006
 def names_of(sources: Sequence[str | Path]) -> list[str]:
