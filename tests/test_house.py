@@ -255,3 +255,20 @@ def test_the_published_example_passed():
 
     report = read_record(ROOT / "reports" / "embedded" / "report.json")
     assert report.passed and (ROOT / "reports" / "embedded" / "index.html").exists()
+
+
+def test_the_readme_lists_every_check_and_metric():
+    "In a process of its own: a baseline's checks, and those of other tests, are listed once they are met."
+    code = """
+import sys
+from uti.checks.registry import CHECKS
+from uti.metrics.registry import METRICS
+readme = sys.stdin.read()
+print([check.name for check in CHECKS.values() if check.sentence not in readme])
+print([metric.name for metric in METRICS.values() if metric.title not in readme])
+"""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=readme, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "[]\n[]\n"
