@@ -516,6 +516,8 @@ def test_one_checkpoint_is_described_or_its_fault_is_said(checkpoint, tmp_path, 
     assert run.stdout.splitlines()[-1] == f"uti audit --audio {checkpoint('encodec_24khz')}"
     run = uti_here("codecs", "./nowhere")
     assert run.returncode == 2 and "no such folder, and not the id of a model" in run.stderr
+    run = uti_here("codecs", "hf-audio")
+    assert run.returncode == 2 and "'hf-audio' reads a checkpoint: give a folder" in run.stderr
     folder = shutil.copytree(checkpoint("encodec_24khz"), tmp_path / "bad")
     remove_a_key(folder)
     run = uti_here("codecs", str(folder))

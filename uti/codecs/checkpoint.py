@@ -83,7 +83,7 @@ def hub_name(checkpoint: str) -> tuple[str, str | None]:
 
 def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
     "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
-    hub_name(checkpoint)
+    hub_name(checkpoint)  # what is no id is said as such, and not as something that is not there
     try:
         without = (*_OTHERS, *_PYTORCH)
         folder = _download(checkpoint, without if weights else (*without, "*.safetensors"), subfolder)
@@ -117,8 +117,8 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
     id, with a revision or without (`hub_name`), from the cache or the network.
 
     `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
-    where a model has no safetensors. `subfolder`: the folder inside it that is meant, of
-    which alone the files are fetched. Raises `CodecError`.
+    where a model has no safetensors. `subfolder`: the folder inside it that is meant, of which alone the
+    files are fetched. Raises `CodecError`.
     """
     if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
         raise CodecError(

@@ -6,17 +6,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from .base import Codec, codec_targets, load_codec
+from .base import Codec, codec_spec, codec_targets, load_codec
 from .checkpoint import find_checkpoint, model_type
 from .spec import SPECS, CodecError
 
 # %% auto #0
-__all__ = ['is_installed', 'CheckpointCodec', 'checkpoint_codecs', 'recognise', 'modality_of', 'open_codec']
+__all__ = ['Made', 'is_installed', 'CheckpointCodec', 'checkpoint_codecs', 'recognise', 'modality_of', 'open_codec']
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-06
 def is_installed(module: str) -> bool:
@@ -87,18 +88,21 @@ def recognise(modality: str, folder: Path) -> str:
     raise CodecError(f"{folder}: {named}, which no {modality} codec here reads; they read: {known}")
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-11
+Made = TypeVar("Made")
+
+
 def _is_checkpoint(name: str) -> bool:
     "Whether `name` is that of a checkpoint and not that of a registered codec."
     return name not in codec_targets() and (os.path.exists(os.path.expanduser(name)) or "/" in name)
 
 
-def _load_named(name: str, options: dict[str, Any]) -> Codec:
-    """The registered codec `name`.
+def _named(what: Callable[..., Made], name: str, options: dict[str, Any]) -> Made:
+    """`load_codec` or `codec_spec` of the registered codec `name`.
 
     Raises `CodecError`, for an unknown name with a word on how models are named.
     """
     try:
-        return load_codec(name, **options)
+        return what(name, **options)
     except CodecError as error:
         if name in codec_targets():
             raise
@@ -109,9 +113,15 @@ def _load_named(name: str, options: dict[str, Any]) -> Codec:
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-12
 def modality_of(name: str) -> str:
-    "The modality of a registered codec or of the checkpoint `name`. Raises `CodecError` for what is neither."
+    """The modality of a registered codec, one that reads checkpoints included, or of the checkpoint `name`.
+
+    Raises `CodecError` for what is neither.
+    """
+    for modality in SPECS:
+        if name in checkpoint_codecs(modality):  # whoever opens it asks for a checkpoint
+            return modality
     if not _is_checkpoint(name):
-        return _load_named(name, {}).spec.modality
+        return _named(codec_spec, name, {}).modality
     for weights in (False, True):  # most models say what they are without them
         folder = find_checkpoint(name, weights)
         for modality in reversed(SPECS):  # text last: whole models have a tokenizer too
@@ -135,7 +145,7 @@ def open_codec(modality: str, name: str, options: dict[str, Any]) -> Codec:
             "in the place of its name"
         )
     if not _is_checkpoint(name):
-        return _load_named(name, options)
+        return _named(load_codec, name, options)
     if "checkpoint" in options:
         raise CodecError(
             f"{name}: is the checkpoint already, so it cannot have an option checkpoint "

@@ -25,8 +25,8 @@ from ..audit.record import AuditError, AuditRecord, told
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..codecs.base import CodecError
-from ..codecs.readers import checkpoint_codecs, modality_of
-from ..codecs.spec import SPECS, AudioSpec, ImageSpec
+from ..codecs.readers import modality_of
+from ..codecs.spec import AudioSpec, ImageSpec
 from uti.comparison.record import (
     Asset,
     CodecResult,
@@ -108,10 +108,7 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
 def _config_of(source: str) -> Config:
     if Path(source).suffix in (".yaml", ".yml"):
         return load_config(source)
-    readers = {name: modality for modality in SPECS for name in checkpoint_codecs(modality)}
-    # a reader cannot be asked without a checkpoint; whoever opens it says so
-    modality = readers.get(source) or modality_of(source)
-    return with_codecs(None, **{modality: source})
+    return with_codecs(None, **{modality_of(source): source})
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Codec, CodecError, Encoded, Meta
+from ..base import Codec, CodecError, Encoded, Meta, alike
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE
 from ..spec import AudioSpec
 from ...files import digest, packaged
@@ -37,7 +37,7 @@ class EmbeddedAudio(Codec):
 
     @classmethod
     def spec_of(cls, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None) -> AudioSpec:
-        "As `__init__`."
+        "What a codec made with these options promises; they are those of `__init__`."
         # True and 2.0 are no numbers of codebooks
         if type(n_codebooks) is not int or not 1 <= n_codebooks <= MAX_CODEBOOKS:
             raise CodecError(f"n_codebooks must be 1 to {MAX_CODEBOOKS}, got {n_codebooks!r}")
@@ -90,8 +90,7 @@ class EmbeddedAudio(Codec):
         n_frames = [self.spec.positions(n) for n in n_samples]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(n_frames), dtype=torch.int64)
         device = self.encoder.mdct.basis.device
-        for n in set(n_frames):
-            group = [i for i, m in enumerate(n_frames) if m == n]
+        for n, group in alike(n_frames).items():
             waves = torch.zeros(len(group), n * HOP, dtype=torch.float64)
             for wave, i in zip(waves, group, strict=True):
                 wave[: n_samples[i]] = signals[i, 0, : n_samples[i]]

@@ -36,7 +36,7 @@ class EmbeddedImage(Codec):
 
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
-        "As `__init__`."
+        "What a codec made with these options promises; they are those of `__init__`."
         if type(size) is not int or size < PATCH or size % PATCH:
             raise CodecError(f"size must be a positive multiple of {PATCH}, got {size!r}")
         return ImageSpec(

@@ -92,7 +92,7 @@ class HFAudio(CheckpointCodec):
             source=source_of(checkpoint, folder),
             sample_rate=rates.encode,
             output_rate=rates.decode,
-            channels=getattr(self.loaded.config, "audio_channels", 1),
+            channels=self.loaded.channels,
             hop_length=rates.hop,
             dtype=dtype,
             notes=self.loaded.notes,

@@ -136,6 +136,7 @@ class AudioModel:
         self.config, self.rates = self.module.config, Rates.of(self.module.config)
         if self.is_encodec:
             check_chunks(self.config, folder)
+        self.channels: int = getattr(self.config, "audio_channels", 1)
         self.extractor = _load_extractor(self.family, folder, self.rates.encode)
         self.entries = codebook_entries(self.module.quantizer)
 
@@ -200,7 +201,7 @@ class AudioModel:
     def probe(self, folder: Path) -> None:
         "Raise `CodecError` where silence is not encoded as promised: such a config loads without a sign."
         n = 3 * self.rates.hop * self.rates.encode // self.rates.decode
-        silence = torch.zeros(1, getattr(self.config, "audio_channels", 1), n)
+        silence = torch.zeros(1, self.channels, n)
         try:
             with torch.inference_mode():
                 codes, _ = self.encode(silence)
@@ -227,8 +228,7 @@ class AudioModel:
         else:
             repeated = codes[..., -1:].expand(-1, -1, max(0, self.family.least - codes.shape[-1]))
             waves = self.module.decode(audio_codes=torch.cat([codes, repeated], -1)).audio_values
-        channels = getattr(self.config, "audio_channels", 1)
-        return waves.reshape(len(codes), channels, -1).float().clamp(-1, 1).cpu()
+        return waves.reshape(len(codes), self.channels, -1).float().clamp(-1, 1).cpu()
 
     def check_meta(self, meta: Meta) -> None:
         "Raise `CodecError` unless EnCodec's chunks and loudness are those of a sound of its length."
