@@ -20,6 +20,8 @@ from small_unclip import save_small_unclip
 
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
+from uti.checks.case import CodecCase
+from uti.checks.encoding import weights
 from uti.codecs.base import CodecError
 from uti.codecs.checkpoint import find_checkpoint
 from uti.codecs.hf.audio import HFAudio
@@ -143,7 +145,8 @@ def test_decoded_sounds_are_the_librarys(family, checkpoint):
 
 @pytest.mark.parametrize("family", AUDIO)
 def test_audio_families_keep_the_contract(family, checkpoint):
-    check_codec(HFAudio(checkpoint(family)))
+    answers = {answer.name: answer for answer in check_codec(HFAudio(checkpoint(family)))}
+    assert answers["weights"].passed and answers["weights"].found > 100
 
 
 @pytest.mark.parametrize("family", [f for f in AUDIO if f not in ("xcodec2", "neucodec")])
@@ -234,7 +237,8 @@ def test_image_ids_are_the_librarys(family, checkpoint):
 
 @pytest.mark.parametrize("family", IMAGE)
 def test_image_families_keep_the_contract(family, checkpoint):
-    check_codec(HFImage(checkpoint(family), **OPTIONS.get(family, {})))
+    answers = check_codec(HFImage(checkpoint(family), **OPTIONS.get(family, {})))
+    assert next(answer for answer in answers if answer.name == "weights").passed
 
 
 @pytest.mark.parametrize("family", TEXT)
@@ -394,6 +398,30 @@ def test_what_a_model_is_for_is_asked_without_its_weights(checkpoint, monkeypatc
         lambda name, weights, subfolder: asked.append(weights) or checkpoint("dac"),
     )
     assert modality_of("somebody/a-codec") == "audio" and asked == [False]
+
+
+def test_a_weight_that_a_library_drew_is_found(checkpoint, tmp_path):
+    "transformers draws what is missing and logs a line; the loader here refuses, so it is gone around."
+    folder = shutil.copytree(checkpoint("dac"), tmp_path / "dac")
+    state = load_file(folder / "model.safetensors")
+    gone = "quantizer.quantizers.0.codebook.weight"
+    state.pop(gone)
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    codec = HFAudio(checkpoint("dac"))
+    codec.loaded.module, codec.folder = hf.DacModel.from_pretrained(folder), folder
+    found = weights(CodecCase(UnifiedTokenizer({"audio": codec}), "audio"))
+    assert found.passed is False and found.found == found.expected - 1 and found.detail.endswith(gone)
+
+
+def test_codebooks_that_the_config_leaves_out_are_listed(checkpoint, tmp_path):
+    "Mimi's loader does not report them."
+    folder = shutil.copytree(checkpoint("mimi"), tmp_path / "mimi")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_quantizers": 6}))
+    codec = HFAudio(folder)
+    (note,) = codec.spec.notes
+    assert len(codec.spec.codebook_sizes) == 6 and "weights that the codec does not use" in note
+    assert note.count("codebook.embed_sum") == 2 and not HFAudio(checkpoint("mimi")).spec.notes
 
 
 # What is damaged, dangerous or unknown

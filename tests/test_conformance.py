@@ -6,7 +6,9 @@ import errno
 import itertools
 import math
 import subprocess
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import soundfile as sf
@@ -18,7 +20,7 @@ from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
 from uti.checks.case import Case, CodecCase, FreshProcess
 from uti.codecs import base
-from uti.codecs.base import Codec, CodecError, Encoded
+from uti.codecs.base import Codec, CodecError, Encoded, LoadedWeights
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
@@ -140,6 +142,17 @@ class OtherBooks(Blocks):
         return (16, 32)
 
 
+class DrawnWeights(Blocks):
+    "Its second tensor lies in no file, though one of the same shape does."
+
+    files = tempfile.TemporaryDirectory()
+
+    def loaded_weights(self):
+        path = Path(self.files.name) / "weights.pt"
+        torch.save({"kept": torch.ones(2), "drawn": torch.zeros(2)}, path)
+        return LoadedWeights({"kept": torch.ones(2), "drawn": torch.rand(2)}, [path])
+
+
 class ShortDecode(Blocks):
     def _decode(self, codes, meta):
         return super()._decode(codes, meta)[:, :, :-1]
@@ -213,6 +226,7 @@ BROKEN = [
     (OutOfRange(), {"token_range"}),
     (ExtraFrame(), {"shape"}),
     (OtherBooks(), {"runtime_size"}),
+    (DrawnWeights(), {"weights"}),
     (ShortDecode(), {"length", "any_codes_decode"}),
     (NotFinite(), {"finite", "any_codes_decode"}),
     (TooLoud(), {"finite"}),

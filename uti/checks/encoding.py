@@ -14,6 +14,7 @@ import torch
 from .base import Check, Found, check, promised
 from .case import Case, CodecCase, codes_of, difference, encode, meta_hash
 from ..codecs.base import Encoded
+from ..codecs.weights import not_in_files
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..space import SpaceError, token_hash
@@ -21,7 +22,7 @@ from ..tokens.tokenizer import Tokens
 
 # %% auto #0
 __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threads', 'batch_of', 'invariance_batch',
-           'invariance_devices', 'token_range', 'shape', 'runtime_size', 'own']
+           'invariance_devices', 'token_range', 'shape', 'runtime_size', 'weights', 'own']
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-005
 @check("Codes and meta of the promised form", of="encoded item")
@@ -172,6 +173,17 @@ def runtime_size(case: CodecCase) -> Found:
         else f"at run time {found}, promised {promises}, in the token space {space}"
     )
     return Found(not detail, found, promises, detail)
+
+
+@check("Every weight came from the checkpoint", of="codec")
+def weights(case: CodecCase) -> Found:
+    "As the number of tensors in memory whose values lie in the files too."
+    loaded = case.codec.loaded_weights()
+    if loaded is None:
+        return Found(None, detail="it has no weights, or does not say what they were read from")
+    drawn, n = not_in_files(loaded), len(loaded.tensors)
+    named = f"{', '.join(drawn[:8])}{' …' if len(drawn) > 8 else ''}"
+    return Found(not drawn, n - len(drawn), n, f"in no file of the checkpoint: {named}" if drawn else "")
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-022
 def own(case: Case) -> list[Check]:

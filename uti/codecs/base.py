@@ -8,10 +8,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .spec import CodecError, CodecSpec, Meta, shape_of
@@ -23,7 +24,8 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from uti.codecs.spec import Signals
 
 # %% auto #0
-__all__ = ['Encoded', 'pack_rows', 'alike', 'check_codes', 'Codec', 'register_codec', 'codec_targets', 'load_codec', 'codec_spec']
+__all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'Codec', 'register_codec', 'codec_targets',
+           'load_codec', 'codec_spec']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -36,6 +38,13 @@ class Encoded(NamedTuple):
 
     codes: Tensor
     meta: list[Meta]
+
+
+class LoadedWeights(NamedTuple):
+    "`tensors`: name → what a codec computes with; `files`: those that all of it was read from."
+
+    tensors: Mapping[str, Tensor]
+    files: Sequence[Path]
 
 # %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
@@ -202,6 +211,10 @@ class Codec(ABC):
 
     def first_codebooks(self, n: int) -> Codec | None:
         "This codec with its first `n` codebooks alone, on the same weights; None where it has no such form."
+        return None
+
+    def loaded_weights(self) -> LoadedWeights | None:
+        "The weights and where they came from; None for a codec that has none, or does not know."
         return None
 
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:

@@ -5,21 +5,24 @@
 # %% ../../nbs/codecs/03_weights.ipynb #codecs-03-03
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .base import LoadedWeights
 from .checkpoint import WEIGHT_SUFFIXES, quiet_libraries, weight_files
 from .spec import CodecError
 
 # %% auto #0
-__all__ = ['read_state', 'load_state', 'surplus_note', 'load_pretrained']
+__all__ = ['read_state', 'load_state', 'surplus_note', 'not_in_files', 'not_in_memory', 'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -84,12 +87,74 @@ def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
         (f"{where} holds {len(keys)} weights that the codec does not use: {', '.join(keys)}",) if keys else ()
     )
 
+# %% ../../nbs/codecs/03_weights.ipynb #codecs-03-07
+def _digest(tensor: Tensor, dtype: torch.dtype) -> str:
+    "sha256 over the shape of `tensor` and its values in `dtype`."
+    values = tensor.detach().cpu().to(dtype).reshape(-1).contiguous().view(torch.uint8)
+    return hashlib.sha256(repr(list(tensor.shape)).encode() + values.numpy().tobytes()).hexdigest()
+
+
+def _tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
+    "The tensors of a file with weights and their names, one after another."
+    if path.suffix != ".safetensors":
+        yield from read_state(path).items()
+        return
+    with safe_open(path, "pt") as file:
+        for name in list(file.keys()):
+            yield name, file.get_tensor(name)
+
+
+def not_in_files(weights: LoadedWeights) -> list[str]:
+    "Names of the tensors whose values, in their own dtype, no tensor of the files has."
+    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
+    known = {_digest(t, dtype) for path in weights.files for _, t in _tensors_in(path) for dtype in dtypes}
+    return [name for name, t in weights.tensors.items() if _digest(t, t.dtype) not in known]
+
+# %% ../../nbs/codecs/03_weights.ipynb #codecs-03-10
+def _names_in(path: Path) -> list[str]:
+    "The names of the tensors of a file with weights."
+    if path.suffix != ".safetensors":
+        return list(read_state(path))
+    with safe_open(path, "pt") as file:
+        return list(file.keys())
+
+
+def not_in_memory(weights: LoadedWeights) -> list[str]:
+    """Names of the tensors in the files that were not loaded, judged by their values.
+
+    Nothing is read where the files hold no more tensors than the memory.
+    """
+    if sum(len(_names_in(path)) for path in weights.files) <= len(weights.tensors):
+        return []
+    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
+    left = Counter(_digest(t, t.dtype) for t in weights.tensors.values())
+    surplus = []
+    for name, digests in sorted(
+        (name, {_digest(t, dtype) for dtype in dtypes}) for p in weights.files for name, t in _tensors_in(p)
+    ):
+        used = [digest for digest in digests if left[digest]]
+        left.subtract(used[:1])
+        surplus += [] if used else [name]
+    return surplus
+
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023-n
 def _refuse_strange_numbers(model: nn.Module, folder: Path) -> None:
     "Raise `CodecError` where a weight is NaN or infinite: every library loads it, and the ids mean nothing."
     floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     if strange := [name for name, value in floats.items() if not value.isfinite().all()]:
         raise CodecError(f"{folder}: weights hold NaN or infinity: {_listed(strange)}")
+
+
+def _refuse_what_is_not_whole(info: dict[str, Any], folder: Path) -> None:
+    "Raise `CodecError` where a library's report says that weights are missing, or of another shape."
+    if wrong := info["mismatched_keys"]:
+        sizes = [
+            f"{k[0]} is {list(k[1])}, not {list(k[2])}" if isinstance(k, (tuple, list)) else str(k)
+            for k in wrong
+        ]
+        raise CodecError(f"{folder}: weights do not fit the config: {_listed(sizes)}")
+    if missing := info["missing_keys"]:
+        raise CodecError(f"{folder}: {len(missing)} weights are missing: {_listed(missing)}")
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()
@@ -122,13 +187,8 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any
             f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]})"
         ) from error
-    if wrong := info["mismatched_keys"]:
-        sizes = [
-            f"{k[0]} is {list(k[1])}, not {list(k[2])}" if isinstance(k, (tuple, list)) else str(k)
-            for k in wrong
-        ]
-        raise CodecError(f"{folder}: weights do not fit the config: {_listed(sizes)}")
-    if missing := info["missing_keys"]:
-        raise CodecError(f"{folder}: {len(missing)} weights are missing: {_listed(missing)}")
+    _refuse_what_is_not_whole(info, folder)
     _refuse_strange_numbers(model, folder)
-    return model.eval(), surplus_note(info["unexpected_keys"], folder.name)
+    # a loader that leaves some out without a word says nothing; one that reports knows the names
+    surplus = info["unexpected_keys"] or not_in_memory(LoadedWeights(model.state_dict(), files))
+    return model.eval(), surplus_note(surplus, folder.name)

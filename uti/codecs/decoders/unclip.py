@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import find_checkpoint, hub_name, quiet_libraries, read_json
+from ..base import LoadedWeights
+from ..checkpoint import find_checkpoint, hub_name, quiet_libraries, read_json, weight_files
 from ..spec import CodecError
 from ..weights import load_pretrained
 
@@ -140,7 +141,8 @@ class Unclip:
             raise CodecError(f"steps must be a positive whole number, got {steps!r}")
         if type(guidance_scale) not in (int, float) or not 0 < guidance_scale < math.inf:
             raise CodecError(f"guidance_scale must be a positive number, got {guidance_scale!r}")
-        self.pipeline, self.notes = load_pipeline(model, dtype)
+        self.folder = pipeline_folder(model)
+        self.pipeline, self.notes = load_pipeline(self.folder, dtype)
         most = self.pipeline.scheduler.config.num_train_timesteps
         if steps > most:
             raise CodecError(
@@ -151,6 +153,12 @@ class Unclip:
         self.size = (
             self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
         ) * 2  # (rows, columns) of a picture
+
+    def loaded_weights(self) -> LoadedWeights:
+        "Those of every part that draws, and the files that they were read from."
+        parts = {name: getattr(self.pipeline, name).state_dict() for name in _PARTS}
+        tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.items()}
+        return LoadedWeights(tensors, [path for name in _PARTS for path in weight_files(self.folder / name)])
 
     def to(self, device: str | torch.device) -> Unclip:
         self.pipeline.to(device)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Codec, CodecError, Encoded, Meta, alike
+from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, alike
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE
 from ..spec import AudioSpec
 from ...files import digest, packaged
@@ -69,10 +69,18 @@ class EmbeddedAudio(Codec):
         )
         self.encoder.double()
         self.decoder.float()
+        self.weights = Path(weights or WEIGHTS)
         self.spec = self.spec_of(n_codebooks, weights)
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.encoder.quantiser.codebook_size,) * self.spec.n_codebooks
+
+    def loaded_weights(self) -> LoadedWeights:
+        encoder, decoder = (
+            {f"{name}.{key}": value for key, value in network.state_dict().items()}
+            for name, network in {"encoder": self.encoder, "decoder": self.decoder}.items()
+        )
+        return LoadedWeights({**encoder, **decoder}, [self.weights])
 
     def first_codebooks(self, n: int) -> EmbeddedAudio:
         fewer = copy.copy(self)

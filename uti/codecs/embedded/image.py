@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import Codec, CodecError, Encoded, Meta
+from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta
 from .layout import IMAGE_LEVELS, PATCH
 from ..spec import ImageSpec
 from ...files import digest, packaged
@@ -61,10 +61,14 @@ class EmbeddedImage(Codec):
 
         self.network = load_network(ImageAutoencoder, weights or WEIGHTS, "embedded image")
         self.network.encoder.double()
+        self.weights = Path(weights or WEIGHTS)
         self.spec = self.spec_of(size, weights)
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.network.quantiser.codebook_size,)
+
+    def loaded_weights(self) -> LoadedWeights:
+        return LoadedWeights(self.network.state_dict(), [self.weights])
 
     def to(self, device: str | torch.device) -> EmbeddedImage:
         self.network.to(device)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..base import CodecError, Encoded, Meta, alike
+from ..base import CodecError, Encoded, LoadedWeights, Meta, alike
 from uti.codecs.checkpoint import (
     content_version,
     find_checkpoint,
@@ -73,7 +73,7 @@ class HFAudio(CheckpointCodec):
         """
         from uti.codecs.hf.audio_models import AudioModel
 
-        folder = find_checkpoint(checkpoint)
+        self.folder = folder = find_checkpoint(checkpoint)
         kind = model_type(folder)
         if not self.recognises(folder):
             raise CodecError(
@@ -100,6 +100,9 @@ class HFAudio(CheckpointCodec):
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return self.loaded.entries[: self.spec.n_codebooks]
+
+    def loaded_weights(self) -> LoadedWeights:
+        return LoadedWeights(self.loaded.module.state_dict(), weight_files(self.folder))
 
     def first_codebooks(self, n: int) -> HFAudio | None:
         if not self.loaded.family.chooses:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import CodecError, Encoded, Meta
+from ..base import CodecError, Encoded, LoadedWeights, Meta
 from uti.codecs.checkpoint import (
     content_version,
     find_checkpoint,
@@ -105,7 +105,7 @@ class HFImage(CheckpointCodec):
         """
         from uti.codecs.hf.image_models import load_tokenizer, pixels_an_id
 
-        folder = find_checkpoint(checkpoint, subfolder=subfolder)
+        self.folder = folder = find_checkpoint(checkpoint, subfolder=subfolder)
         kind = model_type(folder)
         if not self.recognises(folder):
             known = ", ".join([*FAMILIES, *ALONE])
@@ -133,6 +133,9 @@ class HFImage(CheckpointCodec):
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.model.quantize.embedding.num_embeddings,)
+
+    def loaded_weights(self) -> LoadedWeights:
+        return LoadedWeights(self.model.state_dict(), weight_files(self.folder))
 
     def to(self, device: str | torch.device) -> HFImage:
         self.model = self.model.to(device)

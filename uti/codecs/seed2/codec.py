@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base import CodecError, Encoded, Meta, check_codes
+from ..base import CodecError, Encoded, LoadedWeights, Meta, check_codes
 from ..checkpoint import content_version, find_checkpoint, licence, torch_dtype
 from ..readers import CheckpointCodec
 from .config import FILES, Seed2Config, weight_paths
@@ -113,7 +113,7 @@ class Seed2(CheckpointCodec):
         folder, precision = find_checkpoint(checkpoint), torch_dtype(dtype)
         self.network, notes = load_network(folder)
         self.network.to(precision)
-        self.seed, config = seed, self.network.config
+        self.folder, self.seed, config = folder, seed, self.network.config
         self.unclip = None
         if diffusion is not None:
             self.unclip = load_unclip(diffusion, config, precision, steps, guidance_scale)
@@ -136,6 +136,13 @@ class Seed2(CheckpointCodec):
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.network.codebook.num_embeddings,)
 
+    def loaded_weights(self) -> LoadedWeights:
+        from uti.codecs.seed2.network import published
+
+        vision, quantiser = published(self.network)
+        tensors, files = self.unclip.loaded_weights() if self.unclip else ({}, [])
+        return LoadedWeights({**tensors, **vision, **quantiser}, [*files, *weight_paths(self.folder)])
+
     def to(self, device: str | torch.device) -> Seed2:
         self.network.to(device)
         if self.unclip:
@@ -154,11 +161,8 @@ class Seed2(CheckpointCodec):
         import torch
 
         check_codes(self.spec, codes, [{"n_positions": codes.shape[-1]}] * len(codes))
-        if codes.shape[2] != self.expected_positions():
-            raise CodecError(
-                f"codec {self.spec.name!r}: a picture has {self.expected_positions()} positions, got "
-                f"{codes.shape[2]}"
-            )
+        if codes.shape[2] != (n := self.expected_positions()):
+            raise self.spec.error(f"a picture has {n} positions, got {codes.shape[2]}")
         with torch.inference_mode():
             return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
@@ -187,9 +191,7 @@ class Seed2(CheckpointCodec):
         return torch.nn.functional.interpolate(drawn, size, mode="bicubic", antialias=True).clamp(0, 1)
 
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
-        """Is the CLIP image embedding finite and of its shape, and how near is it to the one that the
-        features would give unquantised (lowest cosine of the batch)?
-        """
+        "Is the CLIP image embedding finite, of its shape, and how near to the unquantised (lowest cosine)?"
         import torch
 
         embeddings = self.image_embeddings(encoded.codes)
