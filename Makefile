@@ -20,7 +20,7 @@ $(STAMP): settings.ini setup.py constraints.txt
 setup: $(STAMP)  ## make .venv and install everything into it
 
 audit: $(STAMP)  ## audit the embedded codecs; the report is reports/audit/index.html
-	$(BIN)/uti report --name audit
+	$(BIN)/uti report --name audit --thorough
 
 smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is reports/smoke/index.html
 	$(BIN)/uti smoke --name smoke

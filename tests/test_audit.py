@@ -512,11 +512,12 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
     papermill.execute_notebook(
         str(notebook),
         str(tmp_path / "out.ipynb"),
-        parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml")},
+        parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml"), "thorough": True},
         progress_bar=False,
         kernel_name="python3",
     )
-    assert read_record(tmp_path / "out" / "report.json").passed
+    record = read_record(tmp_path / "out" / "report.json")
+    assert record.passed and len(record.speed) == 2
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
     assert uti_here("render", "out.ipynb").returncode == 0
     assert uti_here("render", "absent.ipynb").returncode == 2

@@ -27,6 +27,7 @@ from uti.codecs.embedded.text import EmbeddedText
 from uti.codecs.spec import AudioSpec
 from uti.config import parse_config
 from uti.modalities.base import Sample
+from uti.pages import audit as sections
 from uti.testing import check_codec, codec_checks, failures, parametrize_with_checks
 from uti.tokens.tokenizer import UnifiedTokenizer
 
@@ -248,6 +249,52 @@ def test_each_broken_promise_is_found(codec, questions):
         check_codec(codec)
 
 
+class Forgetful(Blocks):
+    "Encodes half a minute at a time, and drops the last tenth of a second of each."
+
+    def _encode(self, signals, lengths):
+        kept = [part[..., :-100] if part.shape[-1] == 30_000 else part for part in signals.split(30_000, -1)]
+        return super()._encode(torch.cat(kept, -1), None)
+
+
+class Shortened(Blocks):
+    "Decodes a minute at most."
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta)[..., :60_000]
+
+
+@pytest.mark.parametrize(("broken", "kept"), [(Forgetful(), 0), (Shortened(), 1)])
+def test_what_long_sounds_lose_is_found_by_a_thorough_run(broken, kept):
+    (brief,) = [a for _, ask in codec_checks(broken) for a in ask() if a.name == "long_sounds"]
+    assert brief.passed is None
+    ((_, ask),) = [(name, ask) for name, ask in codec_checks(broken, thorough=True) if name == "long_sounds"]
+    (answer,) = ask()
+    assert answer.failed_gate and answer.found == kept and "90 s: " in answer.detail
+    whole = {a.name: a for a in check_codec(Blocks(), thorough=True)}
+    assert whole["long_sounds"].passed and whole["long_sounds"].found == 3
+
+
+def test_a_thorough_audit_says_how_fast_a_codec_is(tmp_path):
+    tokenizer = UnifiedTokenizer({"text": EmbeddedText(), "audio": Blocks()})
+    plan = AuditPlan(tokenizer, tmp_path / "out", thorough=True)
+    record = run_audit(plan)
+    assert read_record(tmp_path / "out/report.json").speed == record.speed
+    assert [(s.modality, s.batch) for s in record.speed] == [
+        ("text", 1), ("text", 8), ("audio", 1), ("audio", 8)
+    ]  # fmt: skip
+    text, *_, sound = record.speed
+    assert text.seconds is None and text.encode_real_time_factor is None and text.decode_ids_per_second > 0
+    assert sound.seconds > 1 and sound.encode_real_time_factor * sound.encode_ids_per_second == pytest.approx(
+        200
+    )
+    page = str(sections.speed(record))
+    assert page.count("<tr") == 5 and "below 1 is faster than it plays" in page
+    assert "--thorough" in str(
+        sections.speed(run_audit(replace(plan, outdir=tmp_path / "brief", thorough=False)))
+    )
+
+
 class OtherWithFewer(Blocks):
     "With one codebook its codes are others, and sound worse than silence."
 
@@ -275,8 +322,8 @@ def test_fewer_codebooks_that_are_others_are_said_and_gate_nothing():
 
 def test_every_question_can_fail():
     asked = {name for codec in (Blocks(), Blocks(decode_modes=())) for name, _ in codec_checks(codec)}
-    # of a config, of a second device, of a tokenizer; and what does not gate
-    elsewhere = {"fresh_process", "invariance_devices", "sample_rate", "more_codebooks"}
+    # of a config, of a second device, of a tokenizer, of a thorough run; and what does not gate
+    elsewhere = {"fresh_process", "invariance_devices", "sample_rate", "long_sounds", "more_codebooks"}
     assert asked - elsewhere == set().union(*(questions for _, questions in BROKEN))
 
 

@@ -64,15 +64,15 @@ def probes(codec: Codec) -> list[Sample]:
 Answers = Callable[[], list[Check]]
 
 
-def codec_checks(codec: Codec) -> Iterator[tuple[str, Answers]]:
+def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, Answers]]:
     """(name, function that gives the answers) for every question about a codec and what it encodes.
 
-    What the codec raises is an answer.
+    What the codec raises is an answer. `thorough`: ask long sounds as well.
     """
     tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
     fresh = FreshProcess(tokenizer, samples)
     items: list[Any] = [Case.of(tokenizer, sample, fresh) for sample in samples]
-    alone: list[Any] = [CodecCase(tokenizer, codec.spec.modality)]
+    alone: list[Any] = [CodecCase(tokenizer, codec.spec.modality, thorough=thorough)]
     asked = {"codec": alone, "encoded item": items}
     asked |= (
         {"decoder": alone, "decoded item": items}
@@ -90,12 +90,12 @@ def _answers(question: Question, cases: list[Any]) -> Answers:
     return lambda: [question.ask(case) for case in cases]
 
 # %% ../nbs/08_testing.ipynb #10-testing-010
-def check_codec(codec: Codec) -> list[Check]:
-    """Ask every question of `codec` and return all answers.
+def check_codec(codec: Codec, thorough: bool = False) -> list[Check]:
+    """Ask every question of `codec` and return all answers; `thorough`: those that take long as well.
 
     Raises `AssertionError` that lists every broken promise.
     """
-    answers = [check for _, answers in codec_checks(codec) for check in answers()]
+    answers = [check for _, answers in codec_checks(codec, thorough) for check in answers()]
     broken = [
         f"{c.name}{f' ({c.item})' if c.item else ''}: {c.detail or f'found {c.found}, promised {c.expected}'}"
         for c in answers

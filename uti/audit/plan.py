@@ -36,7 +36,8 @@ class AuditPlan:
 
     `assets`: a folder with pictures and sounds (None: the shipped ones). `baseline`: the report.json of an
     earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
-    space, whose gates become this run's. `command`: what repeats the run.
+    space, whose gates become this run's. `command`: what repeats the run. `thorough`: also ask what takes
+    long, sounds of up to 90 s and the speed by batch size.
     """
 
     codecs: Config | UnifiedTokenizer | str | Path | None
@@ -46,6 +47,7 @@ class AuditPlan:
     baseline: str | Path | None = None
     smoke: str | Path | None = None
     command: str = "uti audit"
+    thorough: bool = False
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008
 FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
@@ -101,6 +103,7 @@ class Prepared:
     smoke: SmokeReport | None
     smoke_folder: Path | None
     command: str
+    thorough: bool = False
 
     @property
     def samples(self) -> list[Sample]:
@@ -215,6 +218,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         baseline=load_baseline(plan.baseline, tokenizer, samples) if plan.baseline else None,
         smoke=load_smoke(plan.smoke, tokenizer) if plan.smoke else None,
         smoke_folder=Path(plan.smoke).parent if plan.smoke else None, command=plan.command,
+        thorough=plan.thorough,
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared

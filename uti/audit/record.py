@@ -25,7 +25,7 @@ class AuditError(UTIError):
     "What the audit was given is at fault; the message names it and says why."
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'HeldAgainst', 'AuditRecord', 'told']
+__all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'HeldAgainst', 'AuditRecord', 'told']
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-004
 class Item(BaseModel):
@@ -42,6 +42,23 @@ class Item(BaseModel):
     idempotence: float | None = Field(None, description="fraction of ids that encode(decode(ids)) keeps")
     original: str | None = Field(None, description="file of the normalised input, relative to report.json")
     recon: str | None = Field(None, description="file of the decoded signal, relative to report.json")
+
+
+class Speed(BaseModel):
+    """How fast a codec was here, on a batch of one and the same item, after a first pass.
+
+    It depends on the machine and gates nothing. A real-time factor is seconds of computing for a second of
+    sound: below 1 is faster than it plays.
+    """
+
+    modality: str
+    item: str
+    batch: int
+    seconds: float | None = Field(description="of sound in each item; null for what has no duration")
+    encode_ids_per_second: float
+    decode_ids_per_second: float | None = Field(description="null where nothing decodes")
+    encode_real_time_factor: float | None
+    decode_real_time_factor: float | None
 
 
 class HeldAgainst(BaseModel):
@@ -89,6 +106,7 @@ class AuditRecord(BaseModel):
     checks: list[Check]
     items: list[Item]
     codebook_use: dict[str, list[dict[str, Any]]]
+    speed: list[Speed] = Field([], description="of a thorough run; empty where none was asked")
     seconds: dict[str, float] = Field(description="wall time of each part of the run")
     warnings: list[str]
 

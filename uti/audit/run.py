@@ -19,7 +19,7 @@ from .baseline import hold_against
 from .earlier import to_report
 from .environment import environment_of
 from .plan import AuditPlan, Prepared, decoders, prepare
-from .record import AuditRecord, Item
+from .record import AuditRecord, Item, Speed
 from .samples import source_hash
 from uti.audit.steps import (
     Measured,
@@ -28,7 +28,8 @@ from uti.audit.steps import (
     check_structure,
     decoded_of,
     measure_case,
-    use_of,
+    measure_speed,
+    use_by_modality,
 )
 from ..checks.base import Check
 from ..checks.case import Case
@@ -89,6 +90,7 @@ def _record(
     cases: Sequence[Case],
     items: list[Item],
     checks: list[Check],
+    speed: list[Speed],
     seconds: dict[str, float],
     caught: Sequence[warnings.WarningMessage],
 ) -> AuditRecord:
@@ -117,9 +119,8 @@ def _record(
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,
         items=items,
-        codebook_use={
-            m: use_of([c for c in cases if c.modality == m]) for m in dict.fromkeys(c.modality for c in cases)
-        },
+        codebook_use=use_by_modality(cases),
+        speed=speed,
         seconds=seconds,
         warnings=sorted({f"{w.category.__name__}: {' '.join(str(w.message).split())[:300]}" for w in caught}),
     )
@@ -133,8 +134,7 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    # nothing of them is encoded yet, also where a plan runs twice
-    cases = [replace(case) for case in prepared.cases]
+    cases = [replace(case) for case in prepared.cases]  # nothing encoded yet, also where a plan runs twice
     clock, decoded, checks = Clock(progress), decoded_of(prepared, cases), []
     torch.manual_seed(prepared.config.seed)
     with (
@@ -144,23 +144,22 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     ):
         warnings.simplefilter("default")
         with clock("encoding"):
-            for case in cases:
-                _ = case.tokens
+            _ = [case.tokens for case in cases]
         with clock("checking the encoders"):
             checks += check_encoding(prepared, cases)
         with clock("checking the token space"):
             checks += check_structure(prepared)
         with clock("decoding"):
-            for case in decoded:
-                _ = case.decoded
+            _ = [case.decoded for case in decoded]
         with clock("checking the decoders"):
             checks += check_decoding(prepared, decoded)
         with clock("measuring"):
             measured = {(case.modality, case.item): measure_case(case) for case in decoded}
+            speed = measure_speed(prepared, cases)
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
         items = [_item(case, measured.get((case.modality, case.item))) for case in cases]
         write_artifacts(prepared, cases, items, out.staged)
-        record = _record(prepared, cases, items, checks, clock.seconds, caught)
+        record = _record(prepared, cases, items, checks, speed, clock.seconds, caught)
         write_json(out.staged / "report.json", to_report(record))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")

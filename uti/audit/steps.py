@@ -5,7 +5,8 @@
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,19 @@ import torch
 
 from .baseline import ThenAndNow
 from .plan import Prepared
+from .record import Speed
 from ..checks.base import Check
 from ..checks.case import Case, CodecCase, SpaceCase, codes_of
 from ..checks.registry import ask
+from ..codecs.spec import AudioSpec
 from ..metrics.base import Measurement
 from ..metrics.codebooks import codebook_use
 from ..metrics.registry import measure, metrics_of
+from ..modalities.base import Sound
 
 # %% auto #0
-__all__ = ['check_encoding', 'codec_cases', 'check_structure', 'decoded_of', 'check_decoding', 'Measured', 'measure_case',
-           'use_of']
+__all__ = ['BATCHES', 'LONGEST', 'check_encoding', 'codec_cases', 'check_structure', 'decoded_of', 'check_decoding', 'Measured',
+           'measure_case', 'use_of', 'use_by_modality', 'speed_of', 'measure_speed']
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-003
 def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
@@ -37,7 +41,7 @@ def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
 
 def codec_cases(prepared: Prepared) -> list[CodecCase]:
     return [
-        CodecCase(prepared.tokenizer, modality, prepared.config.seed)
+        CodecCase(prepared.tokenizer, modality, prepared.config.seed, prepared.thorough)
         for modality in prepared.tokenizer.codecs
     ]
 
@@ -91,3 +95,55 @@ def use_of(cases: Sequence[Case]) -> list[dict[str, Any]]:
     "How the entries of each codebook are used by all items of one modality together."
     codes = [codes_of(case.tokenizer, case.tokens) for case in cases]
     return codebook_use(torch.cat(codes, -1), cases[0].spec.codebook_sizes)
+
+
+def use_by_modality(cases: Sequence[Case]) -> dict[str, list[dict[str, Any]]]:
+    "Modality → how its codebooks are used."
+    return {m: use_of([case for case in cases if case.modality == m]) for m in _modalities(cases)}
+
+
+def _modalities(cases: Sequence[Case]) -> list[str]:
+    return list(dict.fromkeys(case.modality for case in cases))
+
+# %% ../../nbs/audit/07_steps.ipynb #audit-07-008
+BATCHES, LONGEST = (1, 8), 10.0  # LONGEST: seconds of a sound
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    "What `work` returns, and how many seconds it took."
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start
+
+
+def speed_of(case: Case, batch: int, decodes: bool) -> Speed:
+    "How fast the codec of `case` encodes and decodes `batch` times the same item."
+    signal, codec, seconds = case.sample.signal, case.codec, None
+    if isinstance(case.spec, AudioSpec):
+        signal = Sound(signal.wave[..., : round(LONGEST * signal.rate)], signal.rate)
+        seconds = signal.wave.shape[-1] / signal.rate
+    signals = case.spec.batch([signal] * batch)
+    encoded, encoding = _timed(lambda: codec.encode(*signals))
+    n_ids = sum(m["n_positions"] for m in encoded.meta) * case.spec.n_codebooks
+    decoding = _timed(lambda: codec.decode(*encoded))[1] if decodes else None
+    return Speed(
+        modality=case.modality,
+        item=case.item,
+        batch=batch,
+        seconds=seconds,
+        encode_ids_per_second=n_ids / encoding,
+        decode_ids_per_second=n_ids / decoding if decoding else None,
+        encode_real_time_factor=encoding / (batch * seconds) if seconds else None,
+        decode_real_time_factor=decoding / (batch * seconds) if decoding and seconds else None,
+    )
+
+
+def measure_speed(prepared: Prepared, cases: Sequence[Case]) -> list[Speed]:
+    "Of each modality the item with the most ids, by batch size; nothing unless the run is thorough."
+    if not prepared.thorough:
+        return []
+    longest = {case.modality: case for case in sorted(cases, key=lambda case: len(case.tokens.ids))}
+    return [
+        speed_of(case, batch, bool(prepared.decoder(case.modality)))
+        for case in longest.values()
+        for batch in BATCHES
+    ]

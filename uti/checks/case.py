@@ -222,11 +222,12 @@ class Case:
 # %% ../../nbs/checks/02_case.ipynb #checks-02-018
 @dataclass(frozen=True)
 class CodecCase:
-    "The codec of one modality. `seed`: of random codes."
+    "The codec of one modality. `seed`: of random codes and noise. `thorough`: whether to ask what is slow."
 
     tokenizer: UnifiedTokenizer
     modality: str
     seed: int = 0
+    thorough: bool = False
     item: None = None
 
     @property

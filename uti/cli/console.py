@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
-           'BaselineOption', 'SmokeOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS', 'DecodeMode',
-           'sentences', 'fail', 'exit_code', 'end_with', 'as_program', 'progress_bar', 'wanted_config', 'command_line']
+           'BaselineOption', 'SmokeOption', 'ThoroughOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS',
+           'DecodeMode', 'sentences', 'fail', 'exit_code', 'end_with', 'as_program', 'progress_bar', 'wanted_config',
+           'command_line']
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
@@ -165,6 +166,8 @@ BaselineOption = Annotated[
         "--baseline-report", help="The report.json of an earlier run that this one may not fall behind."
     ),
 ]
+
+# %% ../../nbs/cli/01_console.ipynb #13-console-010-s
 SmokeOption = Annotated[
     Path | None,
     typer.Option(
@@ -173,6 +176,13 @@ SmokeOption = Annotated[
             "The smoke.json of a language model's smoke tests on the same token space: their section in the "
             "report, and their gates."
         ),
+    ),
+]
+ThoroughOption = Annotated[
+    bool,
+    typer.Option(
+        "--thorough",
+        help="Also ask what takes long: sounds of 30, 60 and 90 s, and the speed by batch size.",
     ),
 ]
 

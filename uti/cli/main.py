@@ -26,6 +26,7 @@ from uti.cli.console import (
     ReportsOption,
     SmokeOption,
     TextOption,
+    ThoroughOption,
     as_program,
     command_line,
     end_with,
@@ -96,6 +97,7 @@ def audit(
     decode_mode: ModeOption = DecodeMode.deterministic,
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
+    thorough: ThoroughOption = False,
 ) -> None:
     """Audit the codecs: every check, every metric, the baseline's gates.
 
@@ -108,7 +110,7 @@ def audit(
 
         plan = AuditPlan(
             wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value,
-            baseline_report, smoke_report, command_line()
+            baseline_report, smoke_report, command_line(), thorough
         )  # fmt: skip
         prepared = prepare(plan)
         if token_space_out:
@@ -140,6 +142,7 @@ def report(
     decode_mode: ModeOption = DecodeMode.deterministic,
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
+    thorough: ThoroughOption = False,
 ) -> None:
     "Audit in a notebook and render it: index.html, the executed notebook, report.json and the artifacts."
     with sentences():
@@ -156,6 +159,7 @@ def report(
             baseline_report,
             smoke_report,
             command_line(),
+            thorough,
         )
         with progress_bar() as progress:
             result = publish_audit(plan, progress)

@@ -51,7 +51,7 @@ from uti.pages.plots import (
 
 # %% auto #0
 __all__ = ['MOST_SHOWN', 'FILES', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment', 'commands',
-           'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks', 'token_lm',
+           'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks', 'token_lm',
            'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-002-x
@@ -170,6 +170,28 @@ def commands(report: AuditRecord, folder: Path) -> Markup:
             block(again),
         ]
     )
+
+# %% ../../nbs/pages/03_audit.ipynb #pages-03-010-s
+def speed(report: AuditRecord) -> Markup:
+    "Ids a second and, of sounds, the real-time factor, by batch size."
+    if not report.speed:
+        return paragraph("Not measured: a thorough run does, ", code("--thorough"), ".")
+    what = ("ids/s, encode", "ids/s, decode", "real-time factor, encode", "real-time factor, decode")
+    rows = [
+        [s.modality, s.item, s.batch, _rounded(s.encode_ids_per_second), _rounded(s.decode_ids_per_second),
+            _rounded(s.encode_real_time_factor), _rounded(s.decode_real_time_factor)]
+        for s in report.speed
+    ]  # fmt: skip
+    said = (
+        f"On {report.environment.device} with {report.environment.threads} threads. A real-time factor is "
+        "seconds of computing for a second of sound: below 1 is faster than it plays."
+    )
+    return joined([table(["modality", "item", "batch", *what], rows), paragraph(said)])
+
+
+def _rounded(number: float | None) -> str:
+    "Three digits, which is more than a time is worth."
+    return "" if number is None else f"{number:.3g}" if number < 1000 else f"{float(f'{number:.3g}'):,.0f}"
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-010-b
 FILES = {

@@ -321,7 +321,8 @@ def publish_audit(
     refuse_foreign(folder, ["index.html", "audit.ipynb", "uti.yaml"])
     with output_folder(folder) as out:
         write_text(out.staged / "uti.yaml", dump_config(config))
-        given = {field.name: str(getattr(plan, field.name) or "") for field in fields(plan)}
+        values = {field.name: getattr(plan, field.name) for field in fields(plan)}
+        given = {name: v if isinstance(v, bool) else str(v or "") for name, v in values.items()}
         return _publish(
             "audit.ipynb", folder, out, {**given, "codecs": str(out.staged / "uti.yaml")}, progress
         )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..base import CodecError, Meta
 
 # %% auto #0
-__all__ = ['check_chunks', 'chunk_positions', 'encode_encodec', 'decode_encodec', 'check_encodec_meta']
+__all__ = ['check_chunks', 'chunk_positions', 'chunk_loudness', 'encode_encodec', 'decode_encodec', 'check_encodec_meta']
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-04
 def check_chunks(config: Any, where: Path) -> None:
@@ -46,6 +46,16 @@ def chunk_positions(config: Any, n_samples: int) -> list[int]:
     ]
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-08
+def chunk_loudness(config: Any, waves: Tensor) -> list[list[float]]:
+    """Of each of the waves [batch, channels, samples], the loudness of each of its chunks: the root of the
+    mean square of the channels' mean, and 1e-8.
+    """
+    length, stride = config.chunk_length or waves.shape[-1], config.chunk_stride or waves.shape[-1]
+    chunks = [waves[..., i : i + length].double().mean(1) for i in range(0, waves.shape[-1], stride)]
+    loudness = torch.stack([chunk.square().mean(-1).sqrt() + 1e-8 for chunk in chunks], 1)
+    return loudness.float().tolist()
+
+
 def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[Tensor, list[Meta]]:
     """Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a
     meta per item with the chunks and, where the model divides by it, their loudness.
@@ -55,8 +65,8 @@ def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[
     codes = torch.cat([chunk[..., :n] for chunk, n in zip(output.audio_codes, chunks, strict=True)], -1)
     metas: list[Meta] = [{"chunk_positions": chunks} for _ in waves]
     if model.config.normalize:
-        for meta, scales in zip(metas, torch.cat(output.audio_scales, 1), strict=True):
-            meta["scales"] = scales.tolist()
+        for meta, scales in zip(metas, chunk_loudness(model.config, waves), strict=True):
+            meta["scales"] = scales
     return codes, metas
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-09
