@@ -38,9 +38,9 @@ W2V = {
     "feature_projection_input_dim": 160,
 }
 TWO_BRANCHES = {
-    "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 4, "head_dim": 8, "encoder_hidden_size": 4,
-    "semantic_model_config": W2V, "quantization_dim": 48, "max_position_embeddings": 512,
+    "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 4, "head_dim": 16, "encoder_hidden_size": 4,
+    "semantic_model_config": W2V, "quantization_dim": 80, "max_position_embeddings": 512,
 }  # fmt: skip
 ENCODEC = {"num_filters": 4, "hidden_size": 16, "codebook_size": 64, "codebook_dim": 16, "num_lstm_layers": 1}
 STEREO = {
@@ -59,6 +59,7 @@ VQ = {
     "latent_channels": 8,
     "num_embeddings": 128,
 }
+FLAVA = {"hidden_size": 8, "num_blocks_per_group": 1, "vocab_size": 64}
 EMU3 = {
     "base_channels": 32,
     "channel_multiplier": [1, 2, 2],
@@ -131,6 +132,18 @@ IMAGE: dict[str, Callable[[], nn.Module]] = {
         up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256,
         sample_size=32
     ),
+    "VQModel_lookup": lambda: VQModel(
+        block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256,
+        lookup_from_codebook=True
+    ),
+    "flava_image_codebook": lambda: hf.FlavaImageCodebook(hf.FlavaImageCodebookConfig(**FLAVA)),
+    "flava": lambda: hf.FlavaForPreTraining(
+        hf.FlavaConfig(image_codebook_config=FLAVA, **{
+            f"{part}_config": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "intermediate_size": 16, "vocab_size": 64} for part in ("text", "image", "multimodal")
+        })
+    ),
     "emu3": lambda: hf.Emu3ForConditionalGeneration(hf.Emu3Config(vq_config=EMU3, text_config=LLM,
         vocabulary_map={"<image>": 2, "<|visual token 000000|>": 100})),
     "chameleon": lambda: hf.ChameleonForConditionalGeneration(hf.ChameleonConfig(vq_config={"resolution": 32,
@@ -190,6 +203,8 @@ OPTIONS = {
     "emu3": {"image_size": 32},
     "glm_image": {"image_size": 64},
     "VQModel": {"image_size": 32},
+    "VQModel_lookup": {"image_size": [32, 48]},
+    "flava_image_codebook": {"image_size": [48, 64]},
 }  # of `HFImage`, where the config states no size
 
 
@@ -215,6 +230,10 @@ def liven(model: nn.Module, codebooks: float = 0.05) -> nn.Module:
             table = module._buffers.get(name)
             if table is not None and table.ndim == 2:
                 table.normal_(std=codebooks)
+        if isinstance(module, hf.FlavaImageCodebook):  # classes that all pictures score alike decide nothing
+            with torch.inference_mode():
+                scores = module(torch.rand(4, 3, 64, 64))
+            module.blocks.output.conv.bias.data = -scores.mean((0, 2, 3)).clone()
     return model
 
 

@@ -5,7 +5,9 @@
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-002
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,17 +63,32 @@ def _altered_metas(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tupl
         yield "meta with another number of samples", Tokens(ids, longer)
 
 
-def _wrong(tokenizer: UnifiedTokenizer, tokens: Tokens) -> list[tuple[str, Tokens]]:
-    return [*_corrupted(tokenizer, tokens), *_altered_metas(tokenizer, tokens)]
+def _wrong_codes(case: Case) -> Iterator[tuple[str, Tensor]]:
+    "(what was done, codes that the codec itself must refuse, whoever calls it)."
+    codes, sizes = case.encoded.codes, case.spec.codebook_sizes
+    if codes.numel():
+        for what, value in {"a code beyond its codebook": sizes[0], "a negative code": -1}.items():
+            wrong = codes.clone()
+            wrong[0, 0, 0] = value
+            yield what, wrong
+
+
+def _wrong(case: Case) -> Iterator[tuple[str, Callable[[], Any]]]:
+    "(what was done, a decode that must be refused)."
+    tokenizer, tokens = case.tokenizer, case.tokens
+    for what, wrong in (*_corrupted(tokenizer, tokens), *_altered_metas(tokenizer, tokens)):
+        yield what, partial(tokenizer.decode, case.modality, wrong)
+    for what, codes in _wrong_codes(case):
+        yield what, partial(case.codec.decode, codes, case.encoded.meta)
 
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-005
 @check("Wrong ids and altered metas are refused", of="decoded item")
 def rejection(case: Case) -> Found:
     accepted, asked = [], 0
-    for what, wrong in _wrong(case.tokenizer, case.tokens):
+    for what, decode in _wrong(case):
         asked += 1
         try:
-            case.tokenizer.decode(case.modality, wrong)
+            decode()
             accepted.append(f"{what}: decoded")
         except (SpaceError, TokenizerError, CodecError) as error:
             if not str(error):

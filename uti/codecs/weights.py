@@ -22,7 +22,7 @@ from .checkpoint import WEIGHT_SUFFIXES, quiet_libraries, weight_files
 from .spec import CodecError
 
 # %% auto #0
-__all__ = ['read_state', 'load_state', 'surplus_note', 'not_in_files', 'not_in_memory', 'load_pretrained']
+__all__ = ['read_state', 'load_state', 'surplus_note', 'not_in_files', 'names_in', 'not_in_memory', 'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ def not_in_files(weights: LoadedWeights) -> list[str]:
     return [name for name, t in weights.tensors.items() if _digest(t, t.dtype) not in known]
 
 # %% ../../nbs/codecs/03_weights.ipynb #codecs-03-10
-def _names_in(path: Path) -> list[str]:
+def names_in(path: Path) -> list[str]:
     "The names of the tensors of a file with weights."
     if path.suffix != ".safetensors":
         return list(read_state(path))
@@ -124,7 +124,7 @@ def not_in_memory(weights: LoadedWeights) -> list[str]:
 
     Nothing is read where the files hold no more tensors than the memory.
     """
-    if sum(len(_names_in(path)) for path in weights.files) <= len(weights.tensors):
+    if sum(len(names_in(path)) for path in weights.files) <= len(weights.tensors):
         return []
     dtypes = {tensor.dtype for tensor in weights.tensors.values()}
     left = Counter(_digest(t, t.dtype) for t in weights.tensors.values())

@@ -139,6 +139,4 @@ def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:
     Raises what the tokenizer raises where it cannot be decoded.
     """
     ids = torch.from_numpy(segment.ids)
-    return tokenizer.decode(
-        segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, len(ids)))
-    )
+    return tokenizer.decode(segment.modality, Tokens(ids, tokenizer.generated_meta(segment.modality, ids)))

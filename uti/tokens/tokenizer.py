@@ -5,6 +5,8 @@
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-002
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,15 +22,33 @@ from ..errors import UTIError
 from ..files import write_text
 from ..html import table
 from ..modalities.base import Sound
-from ..space import SpaceError, TokenSpace, diff_spaces, load_space, save_space, to_codes, to_ids
+from uti.space import (
+    SpaceError,
+    TokenSpace,
+    diff_spaces,
+    load_space,
+    save_space,
+    to_codes,
+    to_ids,
+    token_hash,
+)
 from .sequences import flatten, unflatten
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_meta', 'CodecTokenizer',
+__all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_meta', 'CodecTokenizer',
            'UnifiedTokenizer']
+
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
+def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
+    """16 hexadecimal digits of a sha256 over the ids and over what `meta` says of their signal: its length,
+    what the codec needs, and how it was normalised.
+    """
+    said = {key: meta.get(key) for key in ("codec_meta", "preprocessing")}
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"), default=repr)
+    return hashlib.sha256(f"{token_hash(ids.long())} {text}".encode()).hexdigest()[:16]
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-003
 class TokenizerError(UTIError):
@@ -44,6 +64,10 @@ class Tokens(NamedTuple):
 
     ids: Tensor
     meta: dict[str, Any]
+
+    def with_ids(self, ids: Tensor) -> Tokens:
+        "As many other `ids` with what is known of this signal: for who edits ids on purpose."
+        return Tokens(ids, self.meta | {"digest": meta_digest(ids, self.meta)})
 
     def _repr_html_(self) -> str:
         "In Jupyter: how many ids of what, and the first of them."
@@ -185,21 +209,22 @@ class CodecTokenizer:
         tokens = []
         for item, codec_meta, record in zip(ids, metas, records, strict=True):
             line = flatten(item[:, : codec_meta["n_positions"]], self.serialisation)
-            tokens.append(Tokens(line, self._meta(codec, len(line), codec_meta, record)))
+            tokens.append(Tokens(line, self._meta(codec, line, codec_meta, record)))
         return tokens
 
-    def _meta(self, codec: Codec, n_tokens: int, codec_meta: dict, record: dict) -> dict[str, Any]:
-        return {
+    def _meta(self, codec: Codec, ids: Tensor, codec_meta: dict, record: dict) -> dict[str, Any]:
+        meta = {
             "modality": codec.spec.modality,
             "codec": codec.spec.name,
             "codec_version": codec.spec.version,
             "serialisation": self.serialisation,
             "n_codebooks": codec.spec.n_codebooks,
             "n_positions": codec_meta["n_positions"],
-            "n_tokens": n_tokens,
+            "n_tokens": len(ids),
             "codec_meta": dict(codec_meta),
             "preprocessing": dict(record),
         }
+        return meta | {"digest": meta_digest(ids, meta)}
 
     def decode(self, modality: str, tokens: Tokens) -> Any:
         """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`.
@@ -208,7 +233,7 @@ class CodecTokenizer:
         """
         ids, meta = tokens
         if self.codec(modality).spec.meta_free:
-            meta = self.generated_meta(modality, len(ids))
+            meta = self.generated_meta(modality, ids)
         return self.decode_batch(modality, [ids], [meta])[0]
 
     def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
@@ -220,21 +245,26 @@ class CodecTokenizer:
             check_meta(codec, self.serialisation, line, meta)
             grid = unflatten(line, self.serialisation, codec.spec.n_codebooks)
             codes.append(to_codes(self.space, modality, grid))
+            if meta.get("digest") != meta_digest(line, meta):
+                raise TokenizerError(
+                    "meta is not that of these ids: they, its codec_meta or its preprocessing were altered "
+                    "(Tokens.with_ids binds edited ids to it)"
+                )
         longest = max((c.shape[-1] for c in codes), default=0)
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
         inner = [meta["codec_meta"] for meta in metas]
         return codec.spec.items(codec.decode(padded, inner), inner)
 
-    def generated_meta(self, modality: str, n_tokens: int) -> dict[str, Any]:
-        """The meta of `n_tokens` ids that a language model made, as whole hops of sound, a whole picture, or
-        a text. Raises `TokenizerError` where no signal makes as many.
+    def generated_meta(self, modality: str, ids: Tensor) -> dict[str, Any]:
+        """The meta of ids int64 [n_tokens] that a language model made, as whole hops of sound, a whole
+        picture, or a text. Raises `TokenizerError` where no signal makes as many.
         """
         codec = self.codec(modality)
-        n_positions, rest = divmod(n_tokens, codec.spec.n_codebooks)
+        n_positions, rest = divmod(len(ids), codec.spec.n_codebooks)
         meta = None if rest else codec.meta_for(n_positions)
         if meta is None:
-            raise TokenizerError(f"no {modality} makes {n_tokens} ids of {codec.spec.n_codebooks} codebooks")
-        return self._meta(codec, n_tokens, meta, {})
+            raise TokenizerError(f"no {modality} makes {len(ids)} ids of {codec.spec.n_codebooks} codebooks")
+        return self._meta(codec, ids, meta, {})
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008-z
 class UnifiedTokenizer(CodecTokenizer):

@@ -20,24 +20,21 @@ class Family:
     # the keyword of `encode` that chooses the codebooks, by number or by bandwidth; None: there is one
     # codebook
     chooses: str | None = None
-    # zeros are appended up to a whole frame, as its feature extractor does; False: the model pads by itself
+    # zeros are appended up to a whole frame, as its feature extractor does; False: the extractor itself does
+    # it, or they go up to whole chunks
     whole_frames: bool = True
     extractor: str | None = None  # class of transformers that makes the model's inputs of a wave
     appended: int = 0  # samples that the extractor appends before it counts frames
-    # positions that the decoder needs; a shorter sound is decoded with its last position repeated
-    least: int = 1
 
 
 FAMILIES = {  # by `model_type` of the config
     "encodec": Family("EncodecModel", "bandwidth", whole_frames=False),
     "dac": Family("DacModel", "n_quantizers"),
-    "mimi": Family("MimiModel", "num_quantizers", whole_frames=False),
+    "mimi": Family("MimiModel", "num_quantizers"),
     "xcodec": Family("XcodecModel", "bandwidth"),
     "higgs_audio_v2_tokenizer": Family("HiggsAudioV2TokenizerModel", "bandwidth"),
-    "xcodec2": Family(
-        "Xcodec2Model", whole_frames=False, extractor="Xcodec2FeatureExtractor", appended=1, least=2
-    ),
-    "neucodec": Family("NeuCodecModel", extractor="NeuCodecFeatureExtractor", least=2),
+    "xcodec2": Family("Xcodec2Model", whole_frames=False, extractor="Xcodec2FeatureExtractor", appended=1),
+    "neucodec": Family("NeuCodecModel", extractor="NeuCodecFeatureExtractor"),
 }
 # language models with a codec inside: `model_type` → the family, and where it is
 INSIDE = {

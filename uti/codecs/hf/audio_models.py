@@ -171,8 +171,9 @@ class AudioModel:
         an own meta each.
         """
         hop = self.rates.hop * self.rates.encode // self.rates.decode
-        waves = nn.functional.pad(waves, (0, -waves.shape[-1] % hop)) if self.family.whole_frames else waves
         own: list[Meta] = [{} for _ in waves]
+        if self.family.whole_frames:
+            waves = nn.functional.pad(waves, (0, -waves.shape[-1] % hop))
         if self.extractor:
             codes = self.module.encode(**self._extracted(waves)).audio_codes
         elif self.is_encodec:
@@ -226,8 +227,7 @@ class AudioModel:
         if self.is_encodec:
             waves = decode_encodec(self.module, codes, metas)
         else:
-            repeated = codes[..., -1:].expand(-1, -1, max(0, self.family.least - codes.shape[-1]))
-            waves = self.module.decode(audio_codes=torch.cat([codes, repeated], -1)).audio_values
+            waves = self.module.decode(audio_codes=codes).audio_values
         return waves.reshape(len(codes), self.channels, -1).float().clamp(-1, 1).cpu()
 
     def check_meta(self, meta: Meta) -> None:

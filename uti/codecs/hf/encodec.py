@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from ..base import CodecError, Meta
 
 # %% auto #0
-__all__ = ['check_chunks', 'chunk_positions', 'chunk_loudness', 'encode_encodec', 'decode_encodec', 'check_encodec_meta']
+__all__ = ['check_chunks', 'padded_length', 'chunk_positions', 'chunk_loudness', 'encode_encodec', 'decode_encodec',
+           'check_encodec_meta']
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-04
 def check_chunks(config: Any, where: Path) -> None:
@@ -38,12 +39,23 @@ def check_chunks(config: Any, where: Path) -> None:
         )
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-05
+def padded_length(config: Any, n_samples: int) -> int:
+    """`n_samples` and the zeros that the feature extractor appends: up to whole chunks, or up to a whole
+    position where the config does not cut.
+    """
+    length, stride = config.chunk_length, config.chunk_stride
+    if not length:
+        return math.ceil(n_samples / config.hop_length) * config.hop_length
+    return (math.ceil(n_samples / (stride or length)) - 1) * (stride or length) + length
+
+
 def chunk_positions(config: Any, n_samples: int) -> list[int]:
-    "Positions of each chunk that EnCodec makes of `n_samples`; a single chunk where its config does not cut."
-    length, stride = config.chunk_length or n_samples, config.chunk_stride or n_samples
-    return [
-        math.ceil(min(length, n_samples - start) / config.hop_length) for start in range(0, n_samples, stride)
-    ]
+    "Positions of each chunk of `n_samples`, padded; of a single one where the config does not cut."
+    if not n_samples:
+        return []
+    whole = padded_length(config, n_samples)
+    length, stride = config.chunk_length or whole, config.chunk_stride or whole
+    return [math.ceil(min(length, whole - start) / config.hop_length) for start in range(0, whole, stride)]
 
 # %% ../../../nbs/codecs/hf/06_encodec.ipynb #hf-06-08
 def chunk_loudness(config: Any, waves: Tensor) -> list[list[float]]:
@@ -60,8 +72,10 @@ def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[
     """Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a
     meta per item with the chunks and, where the model divides by it, their loudness.
     """
+    n_samples = waves.shape[-1]
+    chunks = chunk_positions(model.config, n_samples)
+    waves = nn.functional.pad(waves, (0, padded_length(model.config, n_samples) - n_samples))
     output = model.encode(waves, bandwidth=bandwidth)
-    chunks = chunk_positions(model.config, waves.shape[-1])
     codes = torch.cat([chunk[..., :n] for chunk, n in zip(output.audio_codes, chunks, strict=True)], -1)
     metas: list[Meta] = [{"chunk_positions": chunks} for _ in waves]
     if model.config.normalize:

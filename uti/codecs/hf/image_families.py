@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # which checkpoints are read must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['CLIP', 'CENTRED', 'CHAMELEON', 'FAMILIES', 'ALONE', 'Pixels', 'Family']
+__all__ = ['RAW', 'CLIP', 'CENTRED', 'CHAMELEON', 'FLAVA', 'FAMILIES', 'ALONE', 'Pixels', 'Family', 'default_pixels']
 
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-005
 def _is_number(value: Any, above: float = -math.inf) -> bool:
@@ -50,33 +51,53 @@ class Pixels:
     rescale_factor: float = 1 / 255
 
     @classmethod
-    def of(cls, folder: Path, default: Pixels, image_mean: Any = None, image_std: Any = None) -> Pixels:
-        """What `image_mean` and `image_std` say where they are not None, else what the checkpoint in `folder`
-        says, else `default`. Raises `CodecError` for what are no statistics of three channels.
+    def stated(cls, where: Path, settings: Mapping[str, Any], default: Pixels, prefix: str = "") -> Pixels:
+        """What the `settings` of the file `where` say under names that begin with `prefix`, and `default`
+        where they say nothing. Raises `CodecError` for what are no statistics of three channels.
         """
-        said = preprocessor_settings(folder, "image_processor")
-        where = [folder, *said][-1]
-        stated = dict(said.get(where, {}))
-        if stated.get("do_normalize") is False:
-            stated |= {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}
-        if stated.get("do_rescale") is False:
-            stated["rescale_factor"] = 1.0
-        found: dict[str, Any] = {
+        said = {name.removeprefix(prefix): v for name, v in settings.items() if name.startswith(prefix)}
+        if said.get("do_map_pixels"):
+            default = RAW
+        own: dict[str, Any] = {
             "image_mean": default.mean,
             "image_std": default.std,
             "rescale_factor": default.rescale_factor,
         }
-        for source in (stated, {"image_mean": image_mean, "image_std": image_std}):
-            found |= {name: source[name] for name in found if source.get(name) is not None}
-        if not _is_number(found["rescale_factor"], above=0):
+        own |= {name: said[name] for name in own if said.get(name) is not None}
+        mean, std, factor = own.values()
+        if said.get("do_normalize") is False:
+            mean, std = RAW.mean, RAW.std
+        if said.get("do_rescale") is False:
+            factor = 1.0
+        if not _is_number(factor, above=0):
             raise CodecError(
-                f"{where}: rescale_factor must be a finite number above 0, got {found['rescale_factor']!r}"
+                f"{where}: {prefix}rescale_factor must be a finite number above 0, got {factor!r}"
             )
-        return cls(
-            _channels(where, "image_mean", found["image_mean"]),
-            _channels(where, "image_std", found["image_std"], above=0),
-            found["rescale_factor"],
+        pixels = cls(
+            _channels(where, f"{prefix}image_mean", mean),
+            _channels(where, f"{prefix}image_std", std, above=0),
+            factor,
         )
+        return pixels.squeezed() if said.get("do_map_pixels") else pixels
+
+    @classmethod
+    def of(
+        cls, folder: Path, default: Pixels, image_mean: Any = None, image_std: Any = None, prefix: str = ""
+    ) -> Pixels:
+        """What `image_mean` and `image_std` say where they are not None, else what the checkpoint in `folder`
+        says under names that begin with `prefix`, else `default`. Raises `CodecError` as `stated`.
+        """
+        said = preprocessor_settings(folder, "image_processor")
+        where = [folder, *said][-1]
+        own = cls.stated(where, said.get(where, {}), default, prefix)
+        mean = own.mean if image_mean is None else _channels(folder, "image_mean", image_mean)
+        std = own.std if image_std is None else _channels(folder, "image_std", image_std, above=0)
+        return cls(mean, std, own.rescale_factor)
+
+    def squeezed(self) -> Pixels:
+        "The same, and then 0.8 of it and 0.1 more."
+        (a, b, c), (r, s, t) = self.mean, self.std
+        return Pixels((a - r / 8, b - s / 8, c - t / 8), (1.25 * r, 1.25 * s, 1.25 * t), self.rescale_factor)
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         import torch
@@ -96,6 +117,9 @@ class Pixels:
         return ((images * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-006-b
+RAW = Pixels((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
 # Radford et al. 2021
 CLIP = Pixels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
@@ -105,22 +129,37 @@ CENTRED = Pixels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 CHAMELEON = Pixels((1.0, 1.0, 1.0), (1.0, 1.0, 1.0), rescale_factor=0.0078)
 
+
+FLAVA = RAW.squeezed()
+
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-011
 @dataclass(frozen=True)
 class Family:
     "How one family of image tokenizers differs from the others."
 
-    pixels: Pixels
-    vqvae: str | None = None  # class of transformers
+    pixels: Pixels  # of the published models
+    tokenizer: str | None = None  # class of transformers
     decodes: bool = True
+    parts: tuple[str, ...] = ("vqmodel",)  # of the whole model
+    config: str = "vq_config"  # of the tokenizer, inside the whole model's
+    settings: str = ""  # what names in the preprocessor's file begin with
+    size: int = 512  # pixels a side where nobody states them
+    codebook: str | None = None  # what is done to it at load, a part of the version
 
 
 FAMILIES = {
-    "emu3": Family(CLIP, "Emu3VQVAE"),
-    "janus": Family(CLIP, "JanusVQVAE"),
+    "emu3": Family(CENTRED, "Emu3VQVAE"),
+    "janus": Family(CENTRED, "JanusVQVAE", codebook="normalised"),
     "chameleon": Family(CHAMELEON, "ChameleonVQVAE", decodes=False),
-    "glm_image": Family(CLIP, decodes=False),
+    "glm_image": Family(CLIP, decodes=False, parts=("visual", "vqmodel")),
+    "flava": Family(FLAVA, "FlavaImageCodebook", decodes=False, parts=("image_codebook",),
+        config="image_codebook_config", settings="codebook_", size=112),
     "VQModel": Family(CENTRED),
-}
+}  # fmt: skip
 # model types of tokenizers saved alone
-ALONE = {f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")}
+ALONE = {f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")} | {"flava_image_codebook": "flava"}
+
+
+def default_pixels(family: str, config: Mapping[str, Any]) -> Pixels:
+    "The range of a `family` whose files do not say: a VQModel that looks entries up works in [0, 1]."
+    return RAW if config.get("lookup_from_codebook") else FAMILIES[family].pixels

@@ -18,13 +18,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..checkpoint import quiet_libraries, read_config, weight_files
+from ..checkpoint import quiet_libraries, weight_files
 from .image_families import ALONE, FAMILIES
 from ..spec import CodecError
-from ..weights import load_pretrained, load_state, read_state, surplus_note
+from ..weights import load_pretrained, load_state, names_in, read_state, surplus_note
 
 # %% auto #0
-__all__ = ['pixels_an_id', 'encode_ids', 'decode_ids', 'submodel_state', 'GlmImageTokenizer', 'load_tokenizer']
+__all__ = ['pixels_an_id', 'entries', 'encode_ids', 'decode_ids', 'tokenizer_files', 'submodel_state', 'GlmImageTokenizer',
+           'normalise_codebook', 'load_tokenizer']
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-07
 def pixels_an_id(family: str, model: Any) -> int:
@@ -33,7 +34,18 @@ def pixels_an_id(family: str, model: Any) -> int:
         return model.visual.config.patch_size
     if family == "VQModel":
         return 2 ** (len(model.config.block_out_channels) - 1)
+    if family == "flava":
+        return 8  # three poolings by two
     return 2 ** (len(model.config.channel_multiplier) - 1)
+
+
+def entries(family: str, model: Any) -> int:
+    "Entries of the codebook, as it was loaded; of FLAVA, the classes that it chooses from."
+    return (
+        model.blocks.output.conv.out_channels
+        if family == "flava"
+        else model.quantize.embedding.num_embeddings
+    )
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-05
 def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
@@ -48,6 +60,8 @@ def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
         return model.quantize(model.encode(pixels).latents)[2][2].view(batch, -1)
     if family == "glm_image":
         return model.encode(pixels)
+    if family == "flava":
+        return model.get_codebook_indices(pixels).flatten(1)
     return model.encode(pixels).image_tokens.view(batch, -1)
 
 
@@ -59,10 +73,22 @@ def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> T
         return model.decode(ids.view(-1, *grid))
     if family == "VQModel":
         shape = (len(ids), *grid, model.quantize.embedding.embedding_dim)
-        return model.decode(ids.flatten(), force_not_quantize=True, shape=shape).sample
+        vectors = model.quantize.get_codebook_entry(ids.flatten(), shape)
+        return model.decode(vectors, force_not_quantize=True).sample
     return model.decode(ids)
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-014
+def tokenizer_files(folder: Path, kind: str) -> list[Path]:
+    """The files in `folder` with weights of the tokenizer; of a whole model, a `kind` in the words of its
+    config, not those that hold the language model alone. Raises `CodecError`.
+    """
+    files = weight_files(folder)
+    if kind in ALONE or kind == "VQModel":
+        return files
+    wanted = [f".{part}." for part in FAMILIES[kind].parts]
+    return [path for path in files if any(part in f".{k}" for k in names_in(path) for part in wanted)]
+
+
 def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
     safetensors, nothing else is read. Raises `CodecError`.
@@ -89,17 +115,13 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
 class GlmImageTokenizer(nn.Module):
     "GLM-Image's vision transformer and the VQ-VAE that quantises what it sees."
 
-    def __init__(self, config: dict[str, Any]):
+    def __init__(self, config: Any):
         import transformers
-        from transformers.models.glm_image.configuration_glm_image import (
-            GlmImageVisionConfig,
-            GlmImageVQVAEConfig,
-        )
         from transformers.models.glm_image.modeling_glm_image import GlmImageVisionModel
 
         super().__init__()
-        self.visual = GlmImageVisionModel(GlmImageVisionConfig(**config.get("vision_config", {})))
-        self.vqmodel = transformers.GlmImageVQVAE(GlmImageVQVAEConfig(**config.get("vq_config", {})))
+        self.visual = GlmImageVisionModel(config.vision_config)
+        self.vqmodel = transformers.GlmImageVQVAE(config.vq_config)
         self.quantize = self.vqmodel.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
@@ -121,49 +143,70 @@ def _class_of(family: str) -> Any:
     "The class of transformers that holds the tokenizer of `family`."
     import transformers
 
-    return getattr(transformers, FAMILIES[family].vqvae or "")
+    return getattr(transformers, FAMILIES[family].tokenizer or "")
 
 
-def _vqvae(kind: str, config: dict[str, Any]) -> Any:
+def _tokenizer_of(folder: Path, kind: str) -> nn.Module:
+    """The tokenizer that the config of the whole model in `folder` describes, with weights that mean nothing.
 
-    vqvae = _class_of(kind)
-    return vqvae(vqvae.config_class(**config))
+    Raises `CodecError`.
+    """
+    import transformers
+
+    try:
+        # building draws initial weights, which nobody else should notice
+        with torch.random.fork_rng(devices=[]):
+            config = transformers.AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+            if kind == "glm_image":
+                return GlmImageTokenizer(config)
+            return _class_of(kind)(getattr(config, FAMILIES[kind].config))
+    except Exception as error:  # whatever a config makes of a library
+        said = " ".join(str(error).split())[:200]
+        raise CodecError(
+            f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: {said})"
+        ) from error
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09-b
+def _load_part(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    "As `load_tokenizer`, out of the whole model: its own shards are read, and no others."
+    model, surplus = _tokenizer_of(folder, kind), []
+    parts = FAMILIES[kind].parts
+    for name in parts:
+        part = model if len(parts) == 1 else getattr(model, name)
+        surplus += load_state(part, submodel_state(folder, name), f"{folder} ({name})")
+    return model.to(dtype), surplus_note(surplus, folder.name)
+
+
+def normalise_codebook(model: Any) -> None:
+    """Give every entry of Janus's codebook unit length, in place; `codebook_as_read` keeps what the file
+    holds.
+    """
+    weight = model.quantize.embedding.weight
+    model.codebook_as_read = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(nn.functional.normalize(weight, dim=-1))
+
+
 @quiet_libraries()
 def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
     """(image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config says
     that it is a `kind`. Raises `CodecError`.
     """
-
     if kind == "VQModel":
         require("diffusion")
         from diffusers import VQModel
 
         model, notes = load_pretrained(VQModel, folder, torch_dtype=dtype, low_cpu_mem_usage=False)
-        # decode looks ids up; without it it would take them for vectors
-        model.register_to_config(lookup_from_codebook=True)
+        model.register_to_config(
+            lookup_from_codebook=False
+        )  # decode is given entries, which are looked up here
         return model, notes
     if kind in ALONE:
-        return load_pretrained(_class_of(ALONE[kind]), folder, dtype=dtype)
-    config = read_config(folder)
-    with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
-        try:
-            model = (
-                GlmImageTokenizer(config)
-                if kind == "glm_image"
-                else _vqvae(kind, config.get("vq_config", {}))
-            )
-        except Exception as error:  # whatever a config makes of a library
-            raise CodecError(
-                f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]})"
-            ) from error
-    surplus = []
-    for name, part in (
-        {"visual": model.visual, "vqmodel": model.vqmodel}.items()
-        if kind == "glm_image"
-        else [("vqmodel", model)]
-    ):
-        surplus += load_state(part, submodel_state(folder, name), f"{folder} ({name})")
-    return model.to(dtype).eval(), surplus_note(surplus, folder.name)
+        model, notes = load_pretrained(_class_of(ALONE[kind]), folder, dtype=dtype)
+    else:
+        model, notes = _load_part(folder, kind, dtype)
+    if FAMILIES[ALONE.get(kind, kind)].codebook == "normalised":
+        normalise_codebook(model)
+    return model.eval(), notes
