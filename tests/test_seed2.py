@@ -4,7 +4,9 @@ Pictures are drawn the same twice, without a network.
 """
 
 import json
+import math
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +15,9 @@ from shutil import copytree, ignore_patterns
 
 import pytest
 import torch
+import transformers as hf
+import yaml
+from checkpoints import STEREO, TEXT, liven
 from safetensors.torch import load_file, save_file
 from small_unclip import save_small_unclip
 from torch import nn
@@ -23,6 +28,7 @@ from uti.codecs.decoders.unclip import Unclip, pipeline_folder
 from uti.codecs.seed2.codec import Seed2
 from uti.codecs.seed2.config import Seed2Config
 from uti.codecs.seed2.network import MEAN, STD, Seed2Network, load_network, published
+from uti.files import packaged
 from uti.modalities.base import Sample
 from uti.modalities.image import normalise_image
 from uti.testing import check_codec
@@ -126,7 +132,7 @@ def off(network: Seed2Network, reference: dict) -> dict[str, float]:
     expected = {**reference, **reference["decode_steps"]}
     found = outputs(network, reference["images"])
     distances = {name: (found[name] - expected[name]).abs().max().item() for name in stages(network)}
-    return {name: d for name, d in distances.items() if not d <= (5e-6 if name in EMBEDDING_STAGES else 1e-4)}
+    return {name: d for name, d in distances.items() if not d <= (5e-6 if name in EMBEDDING_STAGES else 2e-5)}
 
 
 def test_every_stage_is_that_of_the_reference(checkpoint, reference):
@@ -171,33 +177,33 @@ def test_the_mask_is_right_with_both_implementations_of_attention(checkpoint, re
 
 
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
-def test_pictures_are_squashed_as_in_the_reference(reference, resample):
+def test_pictures_are_stretched_as_in_the_reference(reference, resample):
     expected = reference["preprocess"]
-    found, record = normalise_image(expected["picture"].numpy(), (224, 224), "squash", resample)
+    found, record = normalise_image(expected["picture"].numpy(), (224, 224), "stretch", resample)
     assert torch.equal((found * 255).round().byte().movedim(0, -1), expected[resample])
     assert (record["crop"], record["resize"]) == ("none", resample)
 
 
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
-def test_pictures_of_any_proportions_reach_the_codec_squashed(checkpoint, resample):
+def test_pictures_of_any_proportions_reach_the_codec_stretched(checkpoint, resample):
     """So they get the ids that SEED's own code gives them.
 
-    What the decoded picture is measured against is squashed, too.
+    What the decoded picture is measured against is stretched, too.
     """
     codec = Seed2(checkpoint, resample=resample)
     tokenizer = UnifiedTokenizer({"image": codec})
     pixels = torch.randint(
         256, (60, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     ).numpy()
-    squashed, record = normalise_image(pixels, (42, 42), "squash", resample)
-    assert not torch.equal(squashed, normalise_image(pixels, (42, 42))[0])
+    stretched, record = normalise_image(pixels, (42, 42), "stretch", resample)
+    assert not torch.equal(stretched, normalise_image(pixels, (42, 42))[0])
     tokens = tokenizer.encode_image(pixels)
     assert torch.equal(
-        tokens.ids - tokenizer.space.ranges["IMAGE"].start, codec.encode(squashed[None]).codes.flatten()
+        tokens.ids - tokenizer.space.ranges["IMAGE"].start, codec.encode(stretched[None]).codes.flatten()
     )
     assert tokens.meta["preprocessing"] == record and codec.spec.resample == resample
     assert torch.equal(
-        reference_of(tokenizer, Sample("a", "image", torch.from_numpy(pixels).movedim(-1, 0))), squashed
+        reference_of(tokenizer, Sample("a", "image", torch.from_numpy(pixels).movedim(-1, 0))), stretched
     )
     assert (codec.spec.version == Seed2(checkpoint).spec.version) == (resample == "bicubic")
 
@@ -214,6 +220,7 @@ def test_pictures_of_any_proportions_reach_the_codec_squashed(checkpoint, resamp
         {"diffusion": 5},
         {"diffusion": ""},
         {"resample": "nearest"},
+        {"resize": "squash"},
     ],
 )
 def test_options_at_fault_are_refused_before_anything_is_drawn(checkpoint, unclip_folder, option):
@@ -284,6 +291,23 @@ def test_an_absent_file_is_named(tmp_path, reference, absent):
     assert not Seed2.recognises(folder)
     with pytest.raises(CodecError, match=f"missing: {absent} or .safetensors"):
         Seed2(folder)
+
+
+@pytest.mark.parametrize(("stem", "other"), [("vision", "seed_quantizer"), ("quantiser", "eva_vit_g")])
+def test_one_file_given_for_the_other_is_told(tmp_path, reference, stem, other):
+    wrong = reference["quantizer_ckpt"] if stem == "vision" else reference["vit_ckpt"]
+    with pytest.raises(CodecError, match=f"holds the weights of the other file, {other}"):
+        Seed2(write(tmp_path / "seed", reference, **{stem: wrong}))
+
+
+def test_a_picture_may_be_cropped_and_the_version_says_so(checkpoint):
+    codec, usual = Seed2(checkpoint, resize="crop"), Seed2(checkpoint)
+    tokenizers = [UnifiedTokenizer({"image": c}) for c in (codec, usual)]
+    wide = torch.randint(0, 256, (60, 120, 3), generator=torch.Generator().manual_seed(0)).numpy()
+    cropped, stretched = (t.normalise("image", wide.astype("uint8"))[0] for t in tokenizers)
+    middle = normalise_image(wide.astype("uint8"), (42, 42), "crop")[0]
+    assert torch.equal(cropped, middle) and not torch.equal(stretched, cropped)
+    assert codec.spec.version != usual.spec.version
 
 
 def test_surplus_weights_are_listed(checkpoint):
@@ -448,13 +472,38 @@ def test_loaded_again_it_draws_the_same_and_with_another_seed_it_does_not(
     assert not torch.equal(again.decode(codes, [META]), drawing.decode(codes, [META]))
 
 
-def test_fresh_noise_in_diffusion_mode(drawing, reference, monkeypatch):
+def test_a_seed_draws_the_same_picture_in_either_mode_and_the_meta_has_it(drawing, reference, monkeypatch):
+    codes = reference["ids"][:2, None]
+    meta = [drawing.neutral_meta() for _ in codes]
+    facts = {"scheduler": "DDIMScheduler", "steps": 2, "guidance_scale": 10.0, "dtype": "float32"}
+    assert meta[0] == META | {"diffusion": facts | {"seed": 0}}
+    first = drawing.decode(codes, meta)
+    assert first.shape == (2, 3, *drawing.unclip.size)
     monkeypatch.setattr(drawing, "decode_mode", "diffusion")
-    codes = reference["ids"][:1, None]
-    torch.manual_seed(0)
-    first = drawing.decode(codes, [META])
-    torch.manual_seed(0)
-    assert not torch.equal(drawing.decode(codes, [META]), first)
+    assert torch.equal(drawing.decode(codes, meta), first)
+    other = META | {"diffusion": facts | {"seed": 7}}
+    mixed = drawing.decode(codes, [other, meta[1]])
+    assert not torch.equal(mixed[0], first[0]) and torch.equal(mixed[1], first[1])
+
+
+@pytest.mark.parametrize(
+    ("drawn", "told"),
+    [
+        ({"steps": 3}, "meta says steps 3, but this codec draws with 2"),
+        ({"scheduler": "EulerDiscreteScheduler"}, "this codec draws with 'DDIMScheduler'"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ([], "must be what decides a picture"),
+    ],
+)
+def test_a_meta_that_would_be_drawn_otherwise_is_refused(drawing, reference, drawn, told):
+    with pytest.raises(CodecError, match=re.escape(told)):
+        drawing.decode(reference["ids"][:1, None], [META | {"diffusion": drawn}])
+
+
+def test_embeddings_that_cannot_be_drawn_are_refused(drawing):
+    for wrong, told in ((torch.zeros(2, 5), r"got \[2, 5\]"), (torch.full((1, 32), math.nan), "with NaN")):
+        with pytest.raises(CodecError, match=told):
+            drawing.unclip.pictures(wrong, [0] * len(wrong))
 
 
 def test_the_vision_encoder_of_the_pipeline_is_not_needed(tmp_path, unclip_folder):
@@ -463,7 +512,7 @@ def test_the_vision_encoder_of_the_pipeline_is_not_needed(tmp_path, unclip_folde
     )
     embeddings = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     whole, without_it = (
-        Unclip(folder, steps=1).pictures(embeddings, 0) for folder in (unclip_folder, tmp_path / "without")
+        Unclip(folder, steps=1).pictures(embeddings, [0]) for folder in (unclip_folder, tmp_path / "without")
     )
     assert torch.equal(whole, without_it)
 
@@ -549,3 +598,47 @@ def test_it_moves_between_devices_after_drawing(drawing, reference):
     codes = reference["ids"][:1, None]
     first = drawing.decode(codes, [META])
     assert torch.equal(drawing.to("cpu").decode(codes, [META]), first)
+
+
+# The whole system: a tokenizer as Qwen's, SEED-2 drawn by diffusion, and EnCodec at 48 kHz
+
+
+@pytest.mark.run
+def test_the_shipped_config_works_with_its_paths_filled_in(tmp_path, uti_here, unclip_folder, reference):
+    """Small classes with codebooks of the published sizes: text, 64 specials, 8,192, 4 × 1,024, as the
+    earlier system laid its ids out.
+    """
+    shipped = yaml.safe_load(packaged("assets/multimodal.yaml").read_text())
+    assert shipped["audio"]["options"] == {"n_codebooks": 4} and shipped["clip_seconds"] == 10
+    seed = Seed2Network(
+        Seed2Config(**reference["config"] | {"codebook_size": 8192, "image_down": (16, 8, 4)})
+    )
+    vision, quantiser = published(liven(seed))
+    write(tmp_path / "seed2", reference, vision, quantiser, codebook_size=8192, image_down=[16, 8, 4])
+    small = {
+        "num_filters": 2,
+        "hidden_size": 8,
+        "codebook_dim": 8,
+        "num_lstm_layers": 1,
+        "codebook_size": 1024,
+    }
+    sound = hf.EncodecConfig(**STEREO, **small, sampling_rate=48_000, target_bandwidths=[6.0, 24.0])
+    liven(hf.EncodecModel(sound).eval()).save_pretrained(tmp_path / "encodec")
+    TEXT["byte_level_bpe"]().save_pretrained(tmp_path / "qwen")
+    shipped["text"]["codec"], shipped["audio"]["codec"] = "./qwen", "./encodec"
+    shipped["image"]["options"] |= {"diffusion": str(unclip_folder), "steps": 2}
+    (tmp_path / "uti.yaml").write_text(yaml.safe_dump(shipped | {"clip_seconds": 1}))
+    for name in ("coffee.png", "speech.wav"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_bytes(packaged(f"assets/{name}").read_bytes())
+    how = ("--smoke-assets", "mine", "--decode-mode", "diffusion", "--outdir", "out")
+    run = uti_here("audit", "--config", "uti.yaml", *how)
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    n_text = len(hf.AutoTokenizer.from_pretrained(tmp_path / "qwen"))
+    ranges = [(r["name"], r["size"]) for r in report["token_space"]["ranges"]]
+    books = [(f"AUDIO_CB{k}", 1024) for k in range(4)]
+    assert ranges == [("TEXT", n_text), ("SPECIAL", 64), ("IMAGE", 8192), *books]
+    assert report["decoders"]["image"] == "diffusion" and report["audio_token_count"] == 4 * (2 * 150 + 2)
+    item = next(i for i in report["items"] if i["modality"] == "image")
+    assert item["meta"]["codec_meta"]["diffusion"]["seed"] == 0

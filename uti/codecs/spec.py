@@ -213,8 +213,8 @@ class ImageSpec(CodecSpec):
     output_size: tuple[int, int] = (0, 0)  # of those that decode gives; left out: the same
     grid: tuple[int, int] | None = None  # of the positions, where each is a place in the picture
     n_positions: int = 0  # left out: those of the grid
-    # how a picture of other proportions becomes one of `input_size`: "crop" keeps its middle, "squash" all of
-    # it
+    # how a picture of other proportions becomes one of `input_size`: "crop" keeps its middle, "stretch" all
+    # of it
     resize: str = "crop"
     resample: str = "bicubic"  # how its pixels are resampled: "bicubic" or "bilinear"
 
@@ -229,9 +229,9 @@ class ImageSpec(CodecSpec):
         )
         if self.grid and math.prod(self.grid) != self.n_positions:
             raise self.error(f"a grid of {self.grid} has not the {self.n_positions} positions that it states")
-        if self.resize not in ("crop", "squash") or self.resample not in ("bicubic", "bilinear"):
+        if self.resize not in ("crop", "stretch") or self.resample not in ("bicubic", "bilinear"):
             raise self.error(
-                f"resize must be crop or squash and resample bicubic or bilinear, got {self.resize!r} and "
+                f"resize must be crop or stretch and resample bicubic or bilinear, got {self.resize!r} and "
                 f"{self.resample!r}"
             )
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # a zip, as PyTorch has written since 1.6, is mapped: its tensors are read as they are used
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except (OSError, SafetensorError) as error:
         raise CodecError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from error
     except Exception as error:  # UnpicklingError, EOFError, RuntimeError of a damaged archive
@@ -74,6 +76,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
         if state[k].shape != v.shape
     ]:
         raise CodecError(f"{where}: weights do not fit the config: {_listed(wrong)}")
+    floats = {k: state[k] for k in wanted if state[k].is_floating_point()}
+    if strange := [k for k, v in floats.items() if not v.isfinite().all()]:
+        raise CodecError(f"{where}: weights hold NaN or infinity: {_listed(strange)}")
     module.load_state_dict({k: state[k] for k in wanted})
     return sorted(state.keys() - wanted.keys())
 

@@ -26,7 +26,7 @@ class CommonForm(BaseModel):
     """
 
     resize: str = Field(
-        "crop", description="how pictures of other proportions were brought to that size: crop or squash"
+        "crop", description="how pictures of other proportions were brought to that size: crop or stretch"
     )
     image_size: tuple[int, int] | None = Field(description="(rows, columns): the smallest of the codecs'")
     sample_rate: int | None = Field(

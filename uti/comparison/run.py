@@ -114,7 +114,7 @@ def _config_of(source: str) -> Config:
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     """The form that every codec's output can be brought into.
 
-    Raises `CompareError` where pictures of different aspect ratios, or cropped and squashed ones, show
+    Raises `CompareError` where pictures of different aspect ratios, or cropped and stretched ones, show
     different parts of the same picture.
     """
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
@@ -133,7 +133,8 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     resizes = {name: spec.resize for name, spec in images.items()}
     if len(set(resizes.values())) > 1:
         treated = ", ".join(
-            f"{'squashed' if resize == 'squash' else 'cropped'} by {name}" for name, resize in resizes.items()
+            f"{'stretched' if resize == 'stretch' else 'cropped'} by {name}"
+            for name, resize in resizes.items()
         )
         raise CompareError(
             f"pictures are {treated}, and do not show the same; compare codecs that bring pictures to size "

@@ -122,14 +122,15 @@ def normalise_image(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
 
-    `resize`: "crop" keeps the middle and the proportions, "squash" the whole picture, exactly as
+    `resize`: "crop" keeps the middle and the proportions, "stretch" the whole picture, exactly as
     `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.
     """
     if min(size) < 1:
         raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
-    if resize not in ("crop", "squash") or resample not in ("bicubic", "bilinear"):
+    if resize not in ("crop", "stretch") or resample not in ("bicubic", "bilinear"):
         raise MediaError(
-            f"resize must be crop or squash and resample bicubic or bilinear, got {resize!r} and {resample!r}"
+            f"resize must be crop or stretch and resample bicubic or bilinear, got {resize!r} and "
+            f"{resample!r}"
         )
     image, method = load_image(source), Image.Resampling[resample.upper()]
     fitted = (

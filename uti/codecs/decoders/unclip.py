@@ -12,6 +12,7 @@ require("diffusion")
 from ...compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import math
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -164,22 +165,35 @@ class Unclip:
         self.pipeline.to(device)
         return self
 
+    def facts(self) -> dict[str, Any]:
+        "What decides, beside an embedding and a seed, which picture is drawn."
+        return {
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "steps": self.steps,
+            "guidance_scale": float(self.guidance_scale),
+            "dtype": str(self.pipeline.unet.dtype).removeprefix("torch."),
+        }
+
     @torch.inference_mode()
-    def pictures(self, embeddings: Tensor, seed: int | None) -> Tensor:
+    def pictures(self, embeddings: Tensor, seeds: Sequence[int]) -> Tensor:
         """Embeddings [batch, width] → pictures float32 [batch, 3, *size] in [0, 1], on the CPU.
 
-        `seed`: of the noise, the same for every item, so that an item's picture depends on its embedding
-        alone; None: fresh noise for each.
+        `seeds`: of each item's own noise, so that its picture depends on nothing else in the batch. Raises
+        `CodecError` for embeddings of another width, or with NaN, of which NaN would be drawn.
         """
-        return torch.cat([self._picture(embedding, seed) for embedding in embeddings])
+        if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not embeddings.isfinite().all():
+            raise CodecError(
+                f"Stable unCLIP draws from finite embeddings [batch, {self.width}], got "
+                f"{list(embeddings.shape)}{'' if embeddings.isfinite().all() else ' with NaN or infinity'}"
+            )
+        return torch.cat([self._picture(e, seed) for e, seed in zip(embeddings, seeds, strict=True)])
 
-    def _picture(self, embedding: Tensor, seed: int | None) -> Tensor:
+    def _picture(self, embedding: Tensor, seed: int) -> Tensor:
         """Embedding [width] → picture [1, 3, *size].
 
         The generator lives on the CPU: the same noise on every device.
         """
-        generator = torch.Generator()
-        generator.manual_seed(seed) if seed is not None else generator.seed()
+        generator = torch.Generator().manual_seed(seed)
         return (
             self.pipeline(
                 prompt=[""],

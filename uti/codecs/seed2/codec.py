@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from uti.codecs.decoders.unclip import Unclip
 
 # %% auto #0
-__all__ = ['load_unclip', 'Seed2']
+__all__ = ['load_unclip', 'drawing_seed', 'Seed2']
 
 # %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-010
 def load_unclip(
@@ -53,16 +53,44 @@ def _decoding_note(unclip: Unclip | None) -> str:
         f"{unclip.guidance_scale:g}"
     )
     return (
-        f"pixels are drawn anew by Stable unCLIP ({drawn}, then resized), so PSNR and SSIM measure how "
+        f"pixels are drawn anew by Stable unCLIP ({drawn}), so PSNR and SSIM measure how "
         "alike two pictures of one meaning look"
     )
 
 # %% ../../../nbs/codecs/seed2/03_codec.ipynb #10-seed2-009-0
-def _check_options(seed: int, resample: str) -> None:
+def _check_seed(seed: Any) -> int:
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise CodecError(f"seed must be a whole number from 0 to 2^63 − 1, got {seed!r}")
+    return seed
+
+
+def _check_options(seed: int, resize: str, resample: str) -> None:
+    _check_seed(seed)
+    if resize not in ("stretch", "crop"):
+        raise CodecError(f"resize must be stretch or crop, got {resize!r}")
     if resample not in ("bicubic", "bilinear"):
         raise CodecError(f"resample must be bicubic or bilinear, got {resample!r}")
+
+
+def _version(folder: Path, resize: str, resample: str) -> str:
+    "Of the files, and of how pictures are prepared where SEED does otherwise."
+    files = [*weight_paths(folder), *folder.glob("config.json")]
+    own = {"resize": (resize, "stretch"), "resample": (resample, "bicubic")}
+    return content_version(*files, **{name: v for name, (v, usual) in own.items() if v != usual})
+
+
+def drawing_seed(meta: Meta, own: Mapping[str, Any]) -> int:
+    """The seed that `meta` gives a picture, or else that of `own`, the codec's.
+
+    Raises `CodecError` for a seed that is none, and for anything else in which the two would draw otherwise.
+    """
+    said = meta.get("diffusion", {})
+    if not isinstance(said, dict):
+        raise CodecError(f"meta's diffusion must be what decides a picture, got {said!r}")
+    for name in own.keys() - {"seed"}:
+        if said.get(name, own[name]) != own[name]:
+            raise CodecError(f"meta says {name} {said[name]!r}, but this codec draws with {own[name]!r}")
+    return _check_seed(said.get("seed", own["seed"]))
 
 
 def _embedding_answers(embeddings: Tensor, unquantised: Tensor) -> list[tuple[str, bool, Any, Any]]:
@@ -100,33 +128,32 @@ class Seed2(CheckpointCodec):
         seed: int = 0,
         steps: int = 20,
         guidance_scale: float = 10.0,
+        resize: str = "stretch",
         resample: str = "bicubic",
     ):
         """`checkpoint`: a folder with both files. `diffusion`: a Stable unCLIP pipeline, a folder or a hub
         id; None: no pixels. `dtype`: of weights and computation; ids are reproducible only within one.
-        `seed`, `steps`, `guidance_scale`: of the diffusion. `resample`: "bicubic" or "bilinear", of the
-        pictures that go in. Raises `CodecError`.
+        `seed`, `steps`, `guidance_scale`: of the diffusion. `resize` of the pictures that go in: "stretch" as
+        SEED does or "crop" to the middle; `resample`: "bicubic" or "bilinear". Raises `CodecError`.
         """
         from uti.codecs.seed2.network import load_network
 
-        _check_options(seed, resample)
+        _check_options(seed, resize, resample)
         folder, precision = find_checkpoint(checkpoint), torch_dtype(dtype)
-        self.network, notes = load_network(folder)
-        self.network.to(precision)
+        self.network, notes = load_network(folder, precision)
         self.folder, self.seed, config = folder, seed, self.network.config
-        self.unclip = None
-        if diffusion is not None:
-            self.unclip = load_unclip(diffusion, config, precision, steps, guidance_scale)
-        files = [*weight_paths(folder), *folder.glob("config.json")]
+        drawing = (config, precision, steps, guidance_scale)
+        self.unclip = None if diffusion is None else load_unclip(diffusion, *drawing)
         self.spec = ImageSpec(
             "seed2",
             (config.codebook_size,),
-            version=content_version(*files, resample=None if resample == "bicubic" else resample),
+            version=_version(folder, resize, resample),
             licence=licence(folder),
             source=folder.resolve().name,
             input_size=(config.image_size,) * 2,
+            output_size=self.unclip.size if self.unclip else (config.image_size,) * 2,
             n_positions=config.num_query_token,  # a sequence, not a map of the picture
-            resize="squash",
+            resize=resize,
             resample=resample,
             decode_modes=("deterministic", "diffusion") if self.unclip else (),
             dtype=dtype,
@@ -151,7 +178,12 @@ class Seed2(CheckpointCodec):
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         ids = self.network.ids(self.network.features(signals.to(self._device)))
-        return Encoded(ids[:, None].cpu(), [{"n_positions": self.expected_positions()} for _ in signals])
+        return Encoded(ids[:, None].cpu(), [self.neutral_meta() for _ in signals])
+
+    def neutral_meta(self, n_samples: int | None = None) -> Meta:
+        "With all that decides which picture is drawn, where one is."
+        drawn = {"diffusion": {**self.unclip.facts(), "seed": self.seed}} if self.unclip else {}
+        return super().neutral_meta() | drawn
 
     def image_embeddings(self, codes: Tensor) -> Tensor:
         """CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU.
@@ -168,10 +200,9 @@ class Seed2(CheckpointCodec):
 
     def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Any:
         """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion
-        model draws them, resized. `decode_mode` "deterministic": with noise of `seed`; "diffusion": fresh
-        noise.
+        model draws them, each with noise of the seed in its meta, or else of the codec's, in either mode.
 
-        Raises `CodecError` where the codec has no diffusion model.
+        Raises `CodecError` where the codec has no diffusion model, or would draw otherwise than a meta says.
         """
         if not self.unclip:
             raise CodecError(
@@ -183,12 +214,10 @@ class Seed2(CheckpointCodec):
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         import torch
 
-        # each alone: a batch changes the last bits
-        embeddings = torch.cat([self.image_embeddings(item[None]) for item in codes])
         unclip: Any = self.unclip  # decode has refused where there is none
-        drawn = unclip.pictures(embeddings, self.seed if self.decode_mode == "deterministic" else None)
-        size = self.spec.output_size
-        return torch.nn.functional.interpolate(drawn, size, mode="bicubic", antialias=True).clamp(0, 1)
+        seeds = [drawing_seed(m, self.neutral_meta()["diffusion"]) for m in meta]
+        # each alone: a batch changes the last bits
+        return unclip.pictures(torch.cat([self.image_embeddings(item[None]) for item in codes]), seeds)
 
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
         "Is the CLIP image embedding finite, of its shape, and how near to the unquantised (lowest cosine)?"

@@ -13,7 +13,7 @@ from ...compat import torchaudio  # isort: skip # noqa: F401, before transformer
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +158,21 @@ class Seed2Network(nn.Module):
         x = self.blocks_image(self.decode_task_layer(quantised) + self.pos_embed_image)
         return self.distill_image_proj(self.image_down(x).flatten(1))
 
+# %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-018-h
+def _without_weights(config: Seed2Config, dtype: torch.dtype) -> Seed2Network:
+    """The network with memory for its weights and nothing in it, but for the keys' biases, which the vision
+    file does not have because they are zero.
+
+    Drawing a billion initial weights takes longer than reading them.
+    """
+    with torch.device("meta"):
+        network = Seed2Network(config)
+    network = network.to(dtype).to_empty(device="cpu")
+    for name, tensor in network.visual_encoder.state_dict().items():
+        if name.endswith("qkv.bias"):
+            tensor.zero_()
+    return network
+
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-016
 _VISION_NAMES = {  # transformers → eva_vit_g.pth
     "embeddings.class_embedding": "cls_token",
@@ -214,9 +229,16 @@ class _Views(nn.Module):
             self.tensors[name].copy_(value)
 
 # %% ../../../nbs/codecs/seed2/02_network.ipynb #09-seed2-network-018
-def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
-    """(the network in `folder`, float32 and in eval mode; notes for the report on weights that it does not
-    use).
+def _refuse_the_other_file(state: Mapping[str, Tensor], wanted: Iterable[str], path: Path) -> None:
+    "Raise `CodecError` where `state`, read from `path`, lacks what is `wanted` and is the other of the two."
+    marks = {"eva_vit_g": "patch_embed.proj.weight", "seed_quantizer": "quantize.embedding.weight"}
+    found = [stem for stem, mark in marks.items() if mark in state]
+    if path.stem not in found and found and not set(wanted) <= state.keys():
+        raise CodecError(f"{path}: holds the weights of the other file, {found[0]}")
+
+
+def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Seed2Network, tuple[str, ...]]:
+    """(the network in `folder` in eval mode; notes for the report on weights that it does not use).
 
     Raises `CodecError` where a file is absent or unsafe, a weight is missing, or one has another shape.
     """
@@ -231,10 +253,10 @@ def load_network(folder: Path) -> tuple[Seed2Network, tuple[str, ...]]:
             f"{folder}: SEED-2 needs two files, eva_vit_g.pth from BLIP-2 and seed_quantizer.pt from SEED; "
             f"missing: {', '.join(absent)}"
         )
-    config = read_sizes(folder)
-    with torch.random.fork_rng(devices=[]):  # building draws initial weights, which nobody else should notice
-        network = Seed2Network(config)
+    network = _without_weights(read_sizes(folder), dtype)
     notes: tuple[str, ...] = ()
     for path, tensors in zip(paths, published(network), strict=True):
-        notes += surplus_note(load_state(_Views(tensors), read_state(path), str(path)), path.name)
+        state = read_state(path)
+        _refuse_the_other_file(state, tensors, path)
+        notes += surplus_note(load_state(_Views(tensors), state, str(path)), path.name)
     return network.eval().requires_grad_(False), notes
