@@ -169,8 +169,9 @@ CORPUS = ["The quick brown fox jumps over the lazy dog.", "Pack my box with five
 def tokenizer(model: str) -> hf.PreTrainedTokenizerFast:
     "A tokenizer trained on two sentences that puts a special token before each text, as most do by default."
     special = {"special_tokens": ["<unk>", "<s>"], "show_progress": False}
-    if model == "byte_level_bpe":  # as GPT-2, Llama 3 and Qwen have
+    if model in ("byte_level_bpe", "qwen"):  # as GPT-2 and Llama 3 have; Qwen's composes characters
         found = Tokenizer(models.BPE())
+        found.normalizer = normalizers.NFC() if model == "qwen" else None
         found.pre_tokenizer, found.decoder = (
             pre_tokenizers.ByteLevel(add_prefix_space=False),
             decoders.ByteLevel(),
@@ -178,6 +179,15 @@ def tokenizer(model: str) -> hf.PreTrainedTokenizerFast:
         trainer = trainers.BpeTrainer(
             vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), **special
         )
+    elif model == "llama":  # Llama 1 and 2: a space is a letter, and what is unknown is spelled in bytes
+        found = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
+        found.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        found.decoder = decoders.Sequence([
+            decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)
+        ])  # fmt: skip
+        every_byte = [f"<0x{byte:02X}>" for byte in range(256)]
+        special["special_tokens"] += every_byte
+        trainer = trainers.BpeTrainer(vocab_size=400, **special)
     elif model == "unigram":  # as T5 and other models of SentencePiece have
         found = Tokenizer(models.Unigram())
         found.pre_tokenizer, found.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
@@ -197,7 +207,9 @@ def tokenizer(model: str) -> hf.PreTrainedTokenizerFast:
     return hf.PreTrainedTokenizerFast(tokenizer_object=found, bos_token="<s>", unk_token="<unk>")
 
 
-TEXT = {name: partial(tokenizer, name) for name in ("byte_level_bpe", "unigram", "word_piece")}
+TEXT = {
+    name: partial(tokenizer, name) for name in ("byte_level_bpe", "qwen", "llama", "unigram", "word_piece")
+}
 OPTIONS = {
     "emu3_vqgan": {"image_size": 32},
     "emu3": {"image_size": 32},

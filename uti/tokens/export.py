@@ -33,6 +33,18 @@ def _numbered(name: str, n: int) -> list[str]:
     return [f"<|{name}_{i:0{len(str(n - 1))}}|>" for i in range(n)]
 
 
+def _books(space: TokenSpace) -> list[tuple[str, int]]:
+    "(what the names of its tokens begin with, entries) of each codebook of pictures and sounds."
+    books = []
+    for modality in ("image", "audio"):
+        sizes = getattr(space, modality)
+        for k, size in enumerate(sizes):
+            alone = modality == "image" and len(sizes) == 1
+            number = "" if alone else f"_{k:0{len(str(len(sizes) - 1))}}"
+            books.append((SHORT[modality] + number, size))
+    return books
+
+
 def token_names(space: TokenSpace) -> list[str]:
     """The token of every id that is not text, in the order of the ids: the first is that of id `space.text`.
 
@@ -40,12 +52,7 @@ def token_names(space: TokenSpace) -> list[str]:
     one: `<|img_00042|>`, `<|aud_3_0042|>`; of several, `<|img_1_00042|>`.
     """
     names = [*SPECIAL_TOKENS, *_numbered("special", N_SPECIAL)[len(SPECIAL_TOKENS) :]]
-    for modality in ("image", "audio"):
-        sizes = getattr(space, modality)
-        for k, size in enumerate(sizes):
-            book = "" if modality == "image" and len(sizes) == 1 else f"_{k:0{len(str(len(sizes) - 1))}}"
-            names += _numbered(SHORT[modality] + book, size)
-    return names
+    return names + [name for book, size in _books(space) for name in _numbered(book, size)]
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-010
 def _backend(codec: Codec) -> Tokenizer:
@@ -103,6 +110,54 @@ def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]
     )
     return data
 
+# %% ../../nbs/tokens/04_export.ipynb #08-export-017-a
+# GPT-2's (Radford et al. 2019), which the library makes inside its ByteLevel where `use_regex` is set
+_GPT2_CUT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+def _cuts(data: dict[str, Any]) -> list[str] | None:
+    """The regular expressions by which the byte-level BPE of a `tokenizer.json` cuts a text, one after
+    another; None where it is none, or does more than that.
+    """
+    model, pre = data["model"], data["pre_tokenizer"] or {}
+    *splits, last = pre["pretokenizers"] if pre.get("type") == "Sequence" else [pre]
+    if (
+        model["type"] != "BPE"
+        or any(
+            model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+        )
+        or (data["normalizer"] or {"type": "NFC"})["type"] != "NFC"
+        or last.get("type") != "ByteLevel"
+        or last["add_prefix_space"]
+    ):
+        return None
+    cuts = [split.get("pattern", {}).get("Regex") for split in splits]
+    if None in cuts or any(split != _split(cut) for split, cut in zip(splits, cuts, strict=True)):
+        return None
+    return [*cuts, *([_GPT2_CUT] if last["use_regex"] else [])]
+
+# %% ../../nbs/tokens/04_export.ipynb #08-export-017-c
+def _with_media(backend: Tokenizer, added: dict[int, str], space: TokenSpace) -> dict[str, Any] | None:
+    """As `_tokenizer_json`, with the names of pictures and sounds in the vocabulary; None where there are
+    none, or for a tokenizer that is no byte-level BPE.
+    """
+    first = space.text + N_SPECIAL
+    data = _tokenizer_json(backend, {i: name for i, name in added.items() if i < first})
+    media, cuts = {name: i for i, name in added.items() if i >= first}, _cuts(data)
+    if not media or cuts is None:
+        return None
+    names = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()} | added
+    data["model"]["vocab"] = _close_gaps(data["model"]["vocab"] | media, names)
+    data["model"]["ignore_merges"] = True
+    name = "|".join(rf"<\|{book}_[0-9]{{{len(str(size - 1))}}}\|>" for book, size in _books(space))
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    steps = [_split(name), *(_split(f"{name}|{cut}") for cut in cuts), level]
+    return data | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+
 # %% ../../nbs/tokens/04_export.ipynb #08-export-019
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
 
@@ -157,9 +212,71 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
                 f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to "
                 f"a text with {name}"
             )
+    words = [built.decode([i], skip_special_tokens=False) for i in range(space.text) if i not in added]
+    pairs = zip(words, _backend(codec).encode_batch(words, add_special_tokens=False), strict=True)
+    if wrong := [w for (w, own), b in zip(pairs, built.encode_batch(words), strict=True) if own.ids != b.ids]:
+        raise ExportError(
+            f"codec {codec.spec.name!r}: the exported tokenizer would spell {wrong[0]!r} otherwise"
+        )
+
+# %% ../../nbs/tokens/04_export.ipynb #08-export-023-t
+def _tried(tokenizer: UnifiedTokenizer, added: dict[int, str]) -> str:
+    """The content of `tokenizer.json`: with the names in the vocabulary where that changes no id, else as
+    added tokens. Raises `ExportError` where those would change one.
+    """
+    backend = _backend(tokenizer.codec("text"))
+    for data in (_with_media(backend, added, tokenizer.space), _tokenizer_json(backend, added)):
+        if data is not None:
+            content = json.dumps(data, ensure_ascii=False)
+            try:
+                _check(Tokenizer.from_str(content), tokenizer, added)
+            except ExportError as error:
+                refused = error
+            else:
+                return content
+    raise refused
+
+# %% ../../nbs/tokens/04_export.ipynb #08-export-024-r
+_README = """# A tokenizer of texts, pictures and sounds
+
+{total:,} ids, each a token: {ranges}.
+`token_space.json` says the same to programs; `token_space.sha256` is its hash.
+
+```python
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("this folder")  # needs no code of UTI
+assert len(tokenizer) == {total}
+model.resize_token_embeddings({total}, mean_resizing=False)  # in a trainer; without pad_to_multiple_of
+```
+
+A sequence is `<|text_start|>` … `<|text_end|><|gen_img|><|img_start|>` … `<|img_end|>`, and with `aud` in the
+place of `img` a sound. Size models and count rows by `len(tokenizer)`; add no tokens to it.
+
+**Typed names.** A text in which somebody wrote `{name}` gets that id, not the ids of these
+characters. Encode what comes from outside with UTI's `UnifiedTokenizer.encode_text`, which cannot do that, or
+refuse texts with ids from {text:,} on.
+
+**Servers.** Send and take ids, not strings; with vLLM `LLM(model, skip_tokenizer_init=True)`, prompts
+`{{"prompt_token_ids": [...]}}`, and `SamplingParams(detokenize=False, stop_token_ids=[{end}])` for a picture.
+Servers that make strings leave special tokens out unless told `skip_special_tokens=False`.
+"""
+
+
+def _readme(space: TokenSpace) -> str:
+    "What people who get the folder should know."
+    ranges = ", ".join(f"{name} {ids.start:,} to {ids.stop - 1:,}" for name, ids in space.ranges.items())
+    return _README.format(
+        total=space.vocab_size_total,
+        ranges=ranges,
+        name=token_names(space)[-1],
+        text=space.text,
+        end=space.special["<|img_end|>"],
+    )
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-025
 FILES = (
+    "README.md",
     "tokenizer.json",
     "tokenizer_config.json",
     "token_space.json",
@@ -189,13 +306,13 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     """Write the token space of `tokenizer` as a tokenizer that `AutoTokenizer.from_pretrained(folder)` loads;
     returns `folder`.
 
-    It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, and `uti.yaml`
-    where the tokenizer was made from a config: all or, where anything fails, nothing. An earlier export is
-    replaced. Its `encode` gives a text the ids of `encode_text`, and adds none; its `decode` gives a string
-    that it encodes to the same ids, where the text tokenizer is lossless and each text is as it encodes it.
-    Raises `ExportError` for a space without text, a tokenizer that is not fast, a vocabulary that has tokens
-    of the space already, or a folder that holds anything else, and `OutdirError` for one that cannot be
-    written.
+    It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, a README that says
+    how it is used, and `uti.yaml` where the tokenizer was made from a config: all or, where anything fails,
+    nothing. An earlier export is replaced. Its `encode` gives a text the ids of `encode_text`, and adds none;
+    its `decode` gives a string that it encodes to the same ids, where the text tokenizer is lossless, puts no
+    space before a text, and each text is as it encodes it. Raises `ExportError` for a space without text, a
+    tokenizer that is not fast, a vocabulary that has tokens of the space already, or a folder that holds
+    anything else, and `OutdirError` for one that cannot be written.
     """
     folder = Path(folder)
     if "text" not in tokenizer.codecs:
@@ -207,9 +324,9 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     try:
         _refuse_others(folder)
         added = _added_tokens(codec, tokenizer.space)
-        content = json.dumps(_tokenizer_json(_backend(codec), added), ensure_ascii=False)
-        _check(Tokenizer.from_str(content), tokenizer, added)
+        content = _tried(tokenizer, added)
         with output_folder(folder) as out:
+            write_text(out.staged / "README.md", _readme(tokenizer.space))
             write_text(out.staged / "tokenizer.json", content)
             write_json(out.staged / "tokenizer_config.json", _tokenizer_config(codec))
             if tokenizer.config:

@@ -5,7 +5,7 @@
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lossy_probes', 'HFText']
+__all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lossy_probes', 'lossy_note', 'HFText']
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-005
 TOKENIZER_FILES = (
@@ -70,9 +70,20 @@ PROBES = {
 }
 
 
-def lossy_probes(encode: Any, decode: Any) -> list[str]:
-    "Names of those `PROBES` that `decode(encode(text))` does not give back, byte for byte."
-    return [name for name, text in PROBES.items() if decode(encode(text)) != text]
+def lossy_probes(encode: Any, decode: Any) -> dict[str, str]:
+    "Names of those `PROBES` that do not come back byte for byte → `decode(encode(text))`."
+    back = {name: decode(encode(text)) for name, text in PROBES.items()}
+    return {name: text for name, text in back.items() if text != PROBES[name]}
+
+
+def lossy_note(lost: Mapping[str, str]) -> tuple[str, ...]:
+    "A sentence for the report on what was `lost`, with the first text and what became of it."
+    if not lost:
+        return ()
+    name, became = next(iter(lost.items()))
+    return (
+        f"not lossless: it changes texts with {', '.join(lost)}; {PROBES[name]!a} comes back as {became!a}",
+    )
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-010
 class HFText(CheckpointCodec):
@@ -107,7 +118,7 @@ class HFText(CheckpointCodec):
             invariant=True,
             idempotent=not lost,
             dtype="int64",
-            notes=(f"not lossless: it changes texts with {', '.join(lost)}",) if lost else (),
+            notes=lossy_note(lost),
         )
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
