@@ -12,8 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uti.space import TokenSpace, to_codes, to_ids
-from uti.tokens.grammar import Grammar, Reader, SequenceError, grammar_from_dict, grammar_to_dict, parse
-from uti.tokens.sequences import SORT_KEYS, TASKS, build, flatten, unflatten
+from uti.tokens.grammar import (
+    Grammar,
+    Reader,
+    SequenceError,
+    grammar_from_dict,
+    grammar_to_dict,
+    parse,
+    walk,
+)
+from uti.tokens.sequences import SHORT, SORT_KEYS, TASKS, build, flatten, unflatten
 from uti.tokens.tokenizer import TokenizerError, UnifiedTokenizer
 
 SPACE = TokenSpace(text=60, image=(20, 30), audio=(5, 6, 7))
@@ -57,44 +65,101 @@ def test_what_is_built_is_parsed_back(seed, serialisation, tasks, padding):
     ]
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)))
-def test_every_legal_walk_decodes_to_codes(seed, serialisation):
-    rng, reader = random.Random(seed), Reader(grammar(serialisation))
-    for _ in range(400):
-        if reader.complete and reader.segments and rng.random() < 0.2:
-            break
-        choices = [r for r in reader.allowed() if SPACE.special["<|pad_mm|>"] not in r]
-        reader.push(rng.choice(rng.choice(choices)))
-    else:
-        return  # still inside a segment: nothing to say
-    for s in reader.close():
-        codes = to_codes(
-            SPACE,
-            s.modality,
-            unflatten(torch.from_numpy(s.ids), serialisation, len(SPACE.modality_ranges(s.modality))),
-        )
-        assert codes.shape[-1] in LENGTHS[s.modality]
+def well_formed(ids: list[int], serialisation: str) -> bool:
+    "Whether a document may read so, by its specials and its codes, without the grammar."
+    special, at = SPACE.special, 0
+    names = {special[f"<|{s}_start|>"]: (m, special[f"<|{s}_end|>"]) for m, s in SHORT.items()}
+    markers = {special[f"<|gen_{s}|>"]: special[f"<|{s}_start|>"] for s in SHORT.values()}
+    while at < len(ids):
+        if ids[at] == special["<|pad_mm|>"]:
+            return set(ids[at:]) == {ids[at]}
+        if ids[at] in markers:
+            if ids[at + 1 : at + 2] != [markers[ids[at]]]:
+                return False
+            at += 1
+        if ids[at] not in names:
+            return False
+        modality, end = names[ids[at]]
+        if end not in ids[at:]:
+            return False
+        stop = ids.index(end, at)
+        try:
+            n_books = len(SPACE.modality_ranges(modality))
+            grid = unflatten(torch.tensor(ids[at + 1 : stop], dtype=torch.int64), serialisation, n_books)
+            n_positions = to_codes(SPACE, modality, grid).shape[-1]
+        except ValueError:  # a SpaceError is one
+            return False
+        if n_positions not in LENGTHS[modality]:
+            return False
+        at = stop + 1
+    return True
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.sampled_from(["t2i", "t2a", "i2t"]))
-def test_one_id_changed_is_legal_there_or_refused_there_or_later(seed, serialisation, task):
-    rng = np.random.default_rng(seed)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.integers(1, 60))
+def test_a_walk_is_well_formed_and_keeps_within_its_tokens(seed, serialisation, most):
+    rng, g = random.Random(seed), grammar(serialisation)
+    marker = SPACE.special[rng.choice(["<|gen_text|>", "<|gen_img|>", "<|gen_aud|>"])]
+    reader = Reader(g)
+    reader.push(marker)
+    need = reader.need()
+    assert need == {"<|gen_text|>": 2, "<|gen_img|>": 2 + 2 * 4, "<|gen_aud|>": 2 + 3}[_name(marker)]
+    if most < need:
+        with pytest.raises(
+            SequenceError, match=f"{most} more tokens cannot end the sequence; it takes {need}"
+        ):
+            walk(g, rng, most, [marker])
+        return
+    ids = walk(g, rng, most, [marker])
+    assert len(ids) <= most + 1 and well_formed(ids, serialisation)
+    shortest = [marker]
+    while not reader.complete:
+        at_best = reader.within(reader.need())
+        assert reader.need() == need - len(shortest) + 1
+        shortest.append(rng.choice(rng.choice(at_best)))
+        reader.push(shortest[-1])
+    assert len(shortest) == need + 1 and well_formed(shortest, serialisation)
+
+
+def _name(token_id: int) -> str:
+    return next(name for name, i in SPACE.special.items() if i == token_id)
+
+
+MUTATIONS = {
+    "change": lambda ids, i, j, token: [*ids[:i], token, *ids[i + 1 :]],
+    "drop": lambda ids, i, j, token: [*ids[:i], *ids[i + 1 :]],
+    "insert": lambda ids, i, j, token: [*ids[:i], token, *ids[i:]],
+    "swap": lambda ids, i, j, token: [
+        ids[j] if k == i else ids[i] if k == j else one for k, one in enumerate(ids)
+    ],
+}
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(sorted(SORT_KEYS)),
+    st.sampled_from(["t2i", "t2a", "i2t", "a2t"]),
+    st.sampled_from(sorted(MUTATIONS)),
+)
+def test_every_mutation_is_refused_at_its_place_or_is_legal(seed, serialisation, task, mutation):
+    rng, g = np.random.default_rng(seed), grammar(serialisation)
     prompt, target = TASKS[task]
     ids = build(SPACE, task, signal(target, rng, serialisation), signal(prompt, rng, serialisation)).ids
-    at, wrong = int(rng.integers(len(ids))), int(rng.integers(-2, SPACE.vocab_size_total + 2))
-    reader = Reader(grammar(serialisation))
-    for token_id in ids[:at].tolist():
-        reader.push(token_id)
-    legal = any(wrong in r for r in reader.allowed())
-    changed = np.where(np.arange(len(ids)) == at, wrong, ids)
+    i, j = sorted(rng.integers(len(ids), size=2).tolist())
+    token = int(rng.choice([rng.integers(-2, SPACE.vocab_size_total + 2), ids[j]]))  # or one of another place
+    changed = MUTATIONS[mutation](ids.tolist(), i, j, token)
+    legal = well_formed(changed, serialisation)
+    reader, read = Reader(g), 0
     try:
-        parse(grammar(serialisation), changed)
+        for token_id in changed:
+            reader.push(token_id)
+            read += 1
+        reader.close()
         assert legal
     except SequenceError as error:
         place = int(str(error).split("position ")[1].split(":")[0].split(",")[0])
-        assert place == at if not legal else place > at
+        assert not legal and place == read >= i
 
 
 @pytest.mark.parametrize("cut", range(1, 8))

@@ -19,12 +19,12 @@ from language import GRAMMAR, SPACE, language
 
 from uti.lm.data import save_dataset
 from uti.lm.endurance import first_step, kill, kill_checks, train_until_killed
-from uti.lm.generation import generate, outcome, prompt_of
+from uti.lm.generation import GrammarProcessor, generate, outcome, prompt_of
 from uti.lm.model import LMError, load_model, new_model, target_losses
 from uti.lm.training import MANIFEST, last_checkpoint, losses, train
 from uti.space import TokenSpace, load_space
-from uti.tokens.grammar import Grammar
-from uti.tokens.sequences import Example
+from uti.tokens.grammar import Grammar, SequenceError, parse
+from uti.tokens.sequences import SHORT, Example
 
 MODELS = {
     "llama, tied": lambda n: transformers.LlamaForCausalLM(
@@ -94,6 +94,54 @@ def test_any_model_writes_what_is_legal(checkpoint):
     for temperature in (0.0, 1.0, 50.0):
         for ids in generate(model, GRAMMAR, [prompt_of(e) for e in data.examples], temperature=temperature):
             assert outcome(GRAMMAR, ids).target.modality == "image"
+
+
+WAYS = {
+    "many": {"do_sample": True, "num_return_sequences": 5},
+    "hot": {"do_sample": True, "temperature": 1000.0, "top_k": 1},
+    "nucleus": {"do_sample": True, "top_p": 0.01, "repetition_penalty": 5.0},
+    "no repetition": {"do_sample": True, "no_repeat_ngram_size": 1},
+    "beams": {"num_beams": 4, "num_return_sequences": 4},
+    "sampled beams": {"num_beams": 3, "do_sample": True, "no_repeat_ngram_size": 2},
+    "no end": {"suppress_tokens": [end.start for _, end, _ in GRAMMAR.tokens.values()]},
+    "late": {"do_sample": True, "min_new_tokens": 60},
+}
+
+
+@pytest.mark.parametrize("how", WAYS)
+@pytest.mark.parametrize("marker", ["<|gen_img|>", "<|gen_aud|>", "<|gen_text|>"])
+def test_the_grammar_holds_however_transformers_generates(how, marker):
+    torch.manual_seed(0)
+    model = new_model(SPACE, hidden_size=32).eval()
+    longest = 11 if marker == "<|gen_img|>" else 9
+    prompts = torch.tensor([
+        [SPACE.special[t] for t in ("<|pad_mm|>", "<|pad_mm|>", marker)],
+        [SPACE.special[t] for t in ("<|text_start|>", "<|text_end|>", marker)],
+    ])  # fmt: skip
+    found = model.generate(
+        prompts,
+        attention_mask=torch.tensor([[0, 0, 1], [1, 1, 1]]),
+        logits_processor=transformers.LogitsProcessorList([GrammarProcessor(GRAMMAR, longest)]),
+        max_new_tokens=longest,
+        eos_token_id=[end.start for _, end, _ in GRAMMAR.tokens.values()],
+        pad_token_id=SPACE.special["<|pad_mm|>"],
+        **WAYS[how],
+    )
+    assert len(found) == 2 * WAYS[how].get("num_return_sequences", 1)
+    for row in found.tolist():
+        ids = row[2:] if row[0] == SPACE.special["<|pad_mm|>"] else row
+        (*_, last) = parse(GRAMMAR, ids)  # the end is there, though nine text ids would not fit
+        assert f"<|gen_{SHORT[last.modality]}|>" == marker
+
+
+def test_too_few_tokens_are_refused_before_the_first():
+    model = new_model(SPACE, hidden_size=32)
+    with pytest.raises(SequenceError, match="10 more tokens cannot end the sequence; it takes 11 at least"):
+        model.generate(
+            torch.tensor([[SPACE.special["<|gen_img|>"]]]),
+            logits_processor=transformers.LogitsProcessorList([GrammarProcessor(GRAMMAR, 10)]),
+            max_new_tokens=10,
+        )
 
 
 @pytest.mark.parametrize("rows_per_step", [1, 2])
@@ -259,8 +307,8 @@ def lose_manifest(folder):
 
 def respell(folder, change):
     data = language(3)
-    first = data.examples[0]
-    save_dataset(replace(data, examples=[data.examples[1], Example(*map(change, first))]), folder / "data")
+    changed = Example(*map(change, data.examples[0][:2]))
+    save_dataset(replace(data, examples=[data.examples[1], changed]), folder / "data")
 
 
 WRONG = {

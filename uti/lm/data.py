@@ -269,7 +269,7 @@ def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example
         raise DatasetError(f"{folder}: sequence {i}, {error}") from error
     if (labels == IGNORED).all():
         raise DatasetError(f"{folder}: sequence {i} has no target: no marker stands in it")
-    return Example(ids, labels)
+    return Example(ids, labels, grammar.space)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-b
 def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:

@@ -45,31 +45,65 @@ def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-003
 class GrammarProcessor(LogitsProcessor):
     """Leaves the scores of ids that the grammar allows, and sets all others to −∞. One object for one call of
-    `generate`.
+    `generate`, with any number of rows, returned sequences and beams.
 
-    Prompts may be padded at their beginning, as transformers wants it. Raises `SequenceError` for a prompt
-    that is ill-formed.
+    `max_new_tokens`: as `generate` is told; with it every sequence ends well within so many. Where other
+    processors ruled out all that is legal, all of it is equally likely again. Prompts may be padded at their
+    beginning, as transformers wants it. Raises `SequenceError` for a prompt that is ill-formed, or that so
+    many tokens cannot end.
     """
 
-    def __init__(self, grammar: Grammar):
-        self.grammar = grammar
-        self.readers: list[Reader] = []
-        self.n_seen = 0
+    def __init__(self, grammar: Grammar, max_new_tokens: int | None = None):
+        self.grammar, self.max_new_tokens = grammar, max_new_tokens
+        self.readers: list[Reader | None] = []  # None: a beam that took an impossible step, and cannot win
+        self.seen: Tensor | None = None  # int64 [rows, n], what the readers have read
+        self.n_prompt = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         "Scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n] → the same shape."
-        if not self.readers:
-            self.readers = [Reader(self.grammar) for _ in input_ids]
-        for reader, new in zip(self.readers, input_ids[:, self.n_seen :].tolist(), strict=True):
-            for token_id in new:
-                if reader.n_read or token_id not in self.grammar.pad:  # padding before a prompt
-                    reader.push(token_id)
-        self.n_seen = input_ids.shape[1]
+        self._read(input_ids)
+        left = None
+        if self.max_new_tokens is not None:
+            left = self.max_new_tokens - (input_ids.shape[1] - self.n_prompt)
         kept = torch.full_like(scores, -torch.inf)
         for row, reader in enumerate(self.readers):
-            for ids in reader.allowed():
+            if reader is None:
+                legal = [self.grammar.pad]
+            else:
+                legal = reader.allowed() if left is None else reader.within(left)
+            for ids in legal:
                 kept[row, ids.start : ids.stop] = scores[row, ids.start : ids.stop]
+            if not any(kept[row, ids.start : ids.stop].max() > -torch.inf for ids in legal):
+                for ids in legal:
+                    kept[row, ids.start : ids.stop] = 0
         return kept
+
+    def _read(self, input_ids: Tensor) -> None:
+        "Bring the readers to what stands in `input_ids`, whose rows beams may have put into another order."
+        before, rows = 0, input_ids.cpu()
+        if self.seen is None:
+            self.readers, self.n_prompt = [Reader(self.grammar) for _ in rows], rows.shape[1]
+        else:
+            before = self.seen.shape[1]
+            if not torch.equal(rows[:, :before], self.seen):
+                parents = [int((self.seen == row).all(1).nonzero()[0]) for row in rows[:, :before]]
+                self.readers = [(reader := self.readers[parent]) and reader.copy() for parent in parents]
+        for row, new in enumerate(rows[:, before:].tolist()):
+            try:
+                self._push(self.readers[row], new)
+            except SequenceError:
+                if not before:
+                    raise
+                # sampled beams fill up with ids of probability 0 where fewer are legal than beams are wanted
+                self.readers[row] = None
+        self.seen = rows
+
+    def _push(self, reader: Reader | None, new: list[int]) -> None:
+        if reader is None:
+            return
+        for token_id in new:
+            if reader.n_read or token_id not in self.grammar.pad:  # padding before a prompt
+                reader.push(token_id)
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004-b
 def generate(
@@ -84,7 +118,7 @@ def generate(
     sequence also ends when it is as long as the longest segment.
     """
     ends = [end.start for _, end, _ in grammar.tokens.values()]
-    pad, out = grammar.pad.start, []
+    pad, most, out = grammar.pad.start, longest_target(grammar), []
     # alike beside alike: little padding, and rows that end together
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i][-1]))
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -97,11 +131,12 @@ def generate(
                 device=model.device,
             )
             starts = torch.tensor([[longest - len(r)] for r in rows])
+            bound = [GrammarProcessor(grammar, most)] if constrained else []
             found = model.generate(
                 ids,
                 attention_mask=(torch.arange(longest) >= starts).long().to(model.device),
-                logits_processor=LogitsProcessorList([GrammarProcessor(grammar)] if constrained else []),
-                max_new_tokens=longest_target(grammar),
+                logits_processor=LogitsProcessorList(bound),
+                max_new_tokens=most,
                 do_sample=temperature > 0, temperature=temperature or None, top_k=0, top_p=1.0,
                 eos_token_id=ends, pad_token_id=pad, use_cache=True,
             )  # fmt: skip

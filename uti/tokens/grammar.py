@@ -5,7 +5,10 @@
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-002
 from __future__ import annotations
 
+import copy
 import itertools
+import random
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -18,7 +21,7 @@ from ..space import TokenSpace
 from .sequences import SHORT, reading_order
 
 # %% auto #0
-__all__ = ['SequenceError', 'cell_books', 'Grammar', 'Segment', 'Reader', 'parse', 'grammar_to_dict', 'grammar_from_dict']
+__all__ = ['SequenceError', 'cell_books', 'Grammar', 'Segment', 'Reader', 'parse', 'walk', 'grammar_to_dict', 'grammar_from_dict']
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-003
 class SequenceError(UTIError):
@@ -31,6 +34,25 @@ def cell_books(serialisation: str, n_codebooks: int, n_positions: int) -> tuple[
     reads them.
     """
     return tuple((reading_order(serialisation, n_codebooks, n_positions) // max(n_positions, 1)).tolist())
+
+
+def _named(space: TokenSpace, token_id: int) -> str:
+    "An id as a message names it."
+    if not 0 <= token_id < space.vocab_size_total:
+        return f"id {token_id}, outside the vocabulary of {space.vocab_size_total}"
+    special = {i: name for name, i in space.special.items()}.get(token_id)
+    return special or f"id {token_id} of {space.range_of(token_id)}"
+
+
+def _range_named(space: TokenSpace, ids: range) -> str:
+    one = len(ids) == 1 and ids.start in space.ranges["SPECIAL"]
+    return _named(space, ids.start) if one else space.range_of(ids.start)
+
+
+def _refusal(space: TokenSpace, token_id: int, allowed: Sequence[range]) -> str:
+    "What stands there, and what must."
+    wanted = " or ".join(_range_named(space, ids) for ids in allowed)
+    return f"{_named(space, token_id)} where {wanted} must stand"
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-006
 def _run(lengths: Sequence[int]) -> Sequence[int]:
@@ -88,6 +110,18 @@ class Grammar:
         "What may stand between segments."
         return [ids for start, _, marker in self.tokens.values() for ids in (start, marker)] + [self.pad]
 
+    def shortest(self, modality: str, frames: int = 0) -> int:
+        "Ids of the shortest segment that has at least so many `frames`."
+        lengths = self.lengths[modality]
+        return lengths[bisect_left(lengths, frames)] * len(self.books[modality])
+
+    def need_between(self, ids: range) -> int:
+        "The least number of tokens after one of `ids`, where it stands between segments."
+        for modality, (start, _, marker) in self.tokens.items():
+            if ids in (start, marker):
+                return self.shortest(modality) + 1 + (ids == marker)
+        return 0
+
     def next_cell(self, modality: str, n: int, length: int | None) -> list[range]:
         """The ranges that may follow `n` tokens of a segment whose number of positions is `length`, or None
         where it is still open.
@@ -133,6 +167,7 @@ class Reader:
         self._due: str | None = None  # modality that a marker demands
         self._padding = False
         self._cells: list[int] = []
+        self._frames = 0  # ids of the first codebook among them
         self._length: int | None = None  # positions of the open segment, once known
         self._next: list[range] | None = None
 
@@ -141,6 +176,38 @@ class Reader:
         if self._next is None:
             self._next = self._find_allowed()
         return self._next
+
+    def within(self, left: int) -> list[range]:
+        """Those of `allowed()` after which the document can still be whole with `left` tokens, the next one
+        included. Raises `SequenceError` where none can, with the number that would.
+        """
+        if left < (need := self.need()):
+            raise SequenceError(
+                f"position {self.n_read}: {left} more tokens cannot end the sequence{self._where()}; it "
+                f"takes {need} at least"
+            )
+        found = self.allowed()
+        return found if len(found) == 1 else [ids for ids in found if 1 + self._need_after(ids) <= left]
+
+    def need(self) -> int:
+        "The tokens that a document which is whole needs at least from here."
+        return 0 if self.complete else 1 + min(map(self._need_after, self.allowed()))
+
+    def _need_after(self, ids: range) -> int:
+        "The least number of tokens after one of `ids`, a range of `allowed()`."
+        if not self._open:
+            return self.grammar.need_between(ids)
+        books, end = self.grammar.books[self._open], self.grammar.tokens[self._open][1]
+        if ids == end:
+            return 0
+        frames = self._frames + (ids == books[0]) if self._length is None else self._length
+        return self.grammar.shortest(self._open, frames) - len(self._cells)
+
+    def copy(self) -> Reader:
+        "Another reader that has read the same: what it reads from now on is its own."
+        other = copy.copy(self)
+        other.segments, other._cells = list(self.segments), list(self._cells)
+        return other
 
     def _find_allowed(self) -> list[range]:
         if self._open:
@@ -157,10 +224,8 @@ class Reader:
     def push(self, token_id: int) -> None:
         "Read one id. Raises `SequenceError` where it may not come next; what was read before stays."
         if not any(token_id in ids for ids in self.allowed()):
-            raise SequenceError(
-                f"position {self.n_read}: {self._name(token_id)} where "
-                f"{' or '.join(map(self._name_range, self.allowed()))} must stand{self._where()}"
-            )
+            said = _refusal(self.grammar.space, token_id, self.allowed())
+            raise SequenceError(f"position {self.n_read}: {said}{self._where()}")
         if self._open:
             self._push_cell(self._open, token_id)
         else:
@@ -182,9 +247,9 @@ class Reader:
             self._open = self._due = None
             return
         if self._length is None and len(self.allowed()) > 1 and token_id not in books[0]:
-            # the choice of no further frame
-            self._length = sum(cell in books[0] for cell in self._cells)
+            self._length = self._frames  # the choice of no further frame
         self._cells.append(token_id)
+        self._frames += token_id in books[0]
 
     def _push_between(self, token_id: int) -> None:
         self._padding = token_id in self.grammar.pad
@@ -193,11 +258,8 @@ class Reader:
                 self._due = modality
             elif token_id in start:
                 lengths = self.grammar.lengths[modality]
-                self._open, self._cells, self._length = (
-                    modality,
-                    [],
-                    lengths[0] if len(lengths) == 1 else None,
-                )
+                self._open, self._cells, self._frames = modality, [], 0
+                self._length = lengths[0] if len(lengths) == 1 else None
 
     def close(self) -> list[Segment]:
         "The segments of a document that ends here. Raises `SequenceError` where it may not."
@@ -216,20 +278,6 @@ class Reader:
             else ""
         )
 
-    def _name(self, token_id: int) -> str:
-        space = self.grammar.space
-        if not 0 <= token_id < space.vocab_size_total:
-            return f"id {token_id}, outside the vocabulary of {space.vocab_size_total}"
-        special = {i: name for name, i in space.special.items()}.get(token_id)
-        return special or f"id {token_id} of {space.range_of(token_id)}"
-
-    def _name_range(self, ids: range) -> str:
-        return (
-            self._name(ids.start)
-            if len(ids) == 1 and ids.start in self.grammar.space.ranges["SPECIAL"]
-            else self.grammar.space.range_of(ids.start)
-        )
-
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
 def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
     """The texts, pictures and sounds of a sequence of global ids [n].
@@ -240,6 +288,26 @@ def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
     for token_id in np.asarray(ids).tolist():
         reader.push(token_id)
     return reader.close()
+
+# %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-017
+def walk(grammar: Grammar, rng: random.Random, most: int, prompt: Iterable[int] = ()) -> list[int]:
+    """`prompt` and random legal steps after it, at most `most` and no padding, to the end of a document: what
+    a generator under the grammar may write, for tests.
+
+    Raises `SequenceError` for a prompt that is ill-formed, or that cannot be ended in so many.
+    """
+    reader, ids = Reader(grammar), list(map(int, prompt))
+    for token_id in ids:
+        reader.push(token_id)
+    for left in range(most, 0, -1):
+        if ids and reader.complete and rng.random() < 0.3:
+            break
+        choices = [ranges for ranges in reader.within(left) if ranges != grammar.pad]
+        if not choices:
+            break
+        ids.append(rng.choice(rng.choice(choices)))
+        reader.push(ids[-1])
+    return ids
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-019
 def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:

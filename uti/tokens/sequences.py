@@ -5,12 +5,14 @@
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-002
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
-from ..space import TokenSpace
+from ..html import joined
+from ..space import SpaceError, TokenSpace
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
 IGNORED = -100  # a label that no loss counts: the convention of PyTorch's cross entropy and of transformers
 
 # %% auto #0
-__all__ = ['IGNORED', 'SORT_KEYS', 'TASKS', 'SHORT', 'reading_order', 'flatten', 'unflatten', 'Example', 'segment',
-           'build_prompt', 'build', 'Batch', 'pack', 'pad']
+__all__ = ['IGNORED', 'SORT_KEYS', 'TASKS', 'SHORT', 'reading_order', 'flatten', 'unflatten', 'runs', 'drawn', 'Example',
+           'segment', 'build_prompt', 'build', 'interleave', 'Batch', 'pack', 'pad']
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-003
 SORT_KEYS = {
@@ -58,6 +60,43 @@ def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
     inverse = np.argsort(reading_order(serialisation, n_codebooks, n_positions))
     return line[..., inverse].unflatten(-1, (n_codebooks, n_positions))
 
+# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-020
+def runs(space: TokenSpace, ids: np.ndarray) -> list[tuple[str, int, int]]:
+    """(name, first position, length) of each run of `ids` [n] of one modality, TEXT, IMAGE or AUDIO, or of
+    one special token, by its own name.
+    """
+    names, starts = list(space.ranges), [r.start for r in space.ranges.values()]
+    special = {i: name for name, i in space.special.items()}
+    found: list[tuple[str, int, int]] = []
+    inside = (ids >= 0) & (ids < space.vocab_size_total)
+    places = np.where(inside, np.searchsorted(starts, ids, side="right") - 1, -1)
+    for at, (token_id, place) in enumerate(zip(ids.tolist(), places.tolist(), strict=True)):
+        kind = names[place].split("_")[0] if place >= 0 else "outside the vocabulary"
+        name = special.get(token_id, kind)
+        if found and found[-1][0] == name:
+            found[-1] = (name, found[-1][1], found[-1][2] + 1)
+        else:
+            found.append((name, at, 1))
+    return found
+
+
+_COLOURS = {"TEXT": "#9ecae9", "IMAGE": "#ffbf79", "AUDIO": "#88d27a"}
+
+
+def drawn(space: TokenSpace, ids: np.ndarray, labels: np.ndarray | None = None) -> Markup:
+    "A sequence as a bar of its runs, coloured by modality, as long as the root of their ids; targets lined."
+    style = "flex:{:.1f} 0 auto;background:{};border-bottom:4px solid {};padding:2px 4px;white-space:nowrap"
+    spans = []
+    for name, at, length in runs(space, ids):
+        colour = _COLOURS.get(name, "#dddddd" if name.startswith(("<|", "SPECIAL")) else "#ff9896")
+        line = "#333333" if labels is not None and labels[at] != IGNORED else "transparent"
+        span = Markup('<span style="{}" title="{}">{}</span>')
+        said = name if name.startswith("<|") and length == 1 else f"{name.lower()}, {length}"
+        spans.append(span.format(style.format(length**0.5, colour, line), f"position {at}", said))
+    return Markup(
+        '<div style="display:flex;flex-wrap:wrap;gap:2px;font:11px sans-serif;color:#111111">{}</div>'
+    ).format(joined(spans))
+
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013
 # task → modality of prompt and target
 TASKS = {
@@ -78,16 +117,34 @@ class Example(NamedTuple):
     """One training sequence.
 
     `ids`: int64 [n]. `labels`: int64 [n], the same ids on the target span, `IGNORED` elsewhere; not shifted.
+    `space`: whose ids they are, for who looks at it.
     """
 
     ids: np.ndarray
     labels: np.ndarray
+    space: TokenSpace | None = None
+
+    def _repr_html_(self) -> str:
+        return str(drawn(self.space, self.ids, self.labels)) if self.space else f"<pre>{self!r}</pre>"
 
 
 def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
-    "int64 [n + 2]: `ids` [n] of a modality between its start and its end."
-    name = SHORT[modality]
-    return np.array([space.special[f"<|{name}_start|>"], *map(int, ids), space.special[f"<|{name}_end|>"]])
+    """int64 [n + 2]: `ids` [n] of a modality between its start and its end.
+
+    Raises `SpaceError` for a modality that the space does not have, or an id that is not of it.
+    """
+    name, inside, ranges = (
+        SHORT[modality],
+        np.array([*map(int, ids)], np.int64),
+        space.modality_ranges(modality),
+    )
+    strange = np.flatnonzero((inside < ranges[0].start) | (inside >= ranges[-1].stop))
+    if len(strange):
+        raise SpaceError(
+            f"id {inside[strange[0]]} at position {strange[0]} of the {modality} is not one of its ids"
+        )
+    start, end = (space.special[f"<|{name}_{side}|>"] for side in ("start", "end"))
+    return np.concatenate([[start], inside, [end]])
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013-b
 def build_prompt(space: TokenSpace, task: str, prompt: Iterable[int] | None = None) -> np.ndarray:
@@ -115,7 +172,32 @@ def build(
     Raises `ValueError` as `build_prompt`.
     """
     before, after = build_prompt(space, task, prompt), segment(space, TASKS[task][1], target)
-    return Example(np.concatenate([before, after]), np.concatenate([np.full(len(before), IGNORED), after]))
+    labels = np.concatenate([np.full(len(before), IGNORED), after])
+    return Example(np.concatenate([before, after]), labels, space)
+
+# %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-022-i
+def interleave(
+    space: TokenSpace, parts: Sequence[tuple[str, Iterable[int]]], targets: Collection[int] | None = None
+) -> Example:
+    """A document of texts, pictures and sounds in any order, from (modality, global ids) of each of `parts`.
+
+    `targets`: the places of those that are to be learned (default: all), each after its marker; the others
+    are there to be read. Raises `SpaceError` as `segment`, and `ValueError` for a place that is none, or
+    where nothing is to be learned.
+    """
+    wanted = set(range(len(parts)) if targets is None else targets)
+    if not wanted or not wanted <= set(range(len(parts))):
+        raise ValueError(f"targets must be places of the {len(parts)} parts, got {sorted(wanted)}")
+    ids: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    for place, (modality, part) in enumerate(parts):
+        whole = segment(space, modality, part)
+        if place in wanted:
+            ids.append(np.array([space.special[f"<|gen_{SHORT[modality]}|>"]]))
+            labels.append(np.array([IGNORED]))
+        ids.append(whole)
+        labels.append(whole if place in wanted else np.full(len(whole), IGNORED))
+    return Example(np.concatenate(ids), np.concatenate(labels), space)
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017-b
 def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
@@ -126,6 +208,7 @@ def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
         np.concatenate([*(e.labels for e in examples), np.full(rest, IGNORED)]),
         np.concatenate([*(np.arange(len(e.ids)) for e in examples), np.arange(rest)]),
         np.repeat([1, 0], [length - rest, rest]),
+        np.repeat([*range(1, len(examples) + 1), 0], [*(len(e.ids) for e in examples), rest]),
     )
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017
@@ -133,13 +216,15 @@ class Batch(NamedTuple):
     """Rows of sequences.
 
     Each int64 [rows, length]: `ids`; `labels`; `positions`, which begin anew at each sequence; `attention`, 0
-    on padding.
+    on padding; `sequences`, which number those of a row from 1, and are 0 on
+    padding.
     """
 
     ids: np.ndarray
     labels: np.ndarray
     positions: np.ndarray
     attention: np.ndarray
+    sequences: np.ndarray
 
 
 def pack(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
