@@ -144,6 +144,14 @@ def test_too_few_tokens_are_refused_before_the_first():
         )
 
 
+def test_a_processor_serves_one_call():
+    bound, scores = GrammarProcessor(GRAMMAR), torch.zeros(1, SPACE.vocab_size_total)
+    bound(torch.tensor([[SPACE.special["<|gen_img|>"]]]), scores)
+    for other in ([SPACE.special["<|gen_aud|>"], SPACE.special["<|aud_start|>"]], []):
+        with pytest.raises(SequenceError, match="serves one call of generate"):
+            bound(torch.tensor([other], dtype=torch.int64), scores)
+
+
 @pytest.mark.parametrize("rows_per_step", [1, 2])
 def test_resumed_is_not_to_be_told_from_uninterrupted(rows_per_step, tmp_path):
     data = language(rows_per_step=rows_per_step)

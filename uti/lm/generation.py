@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from ..codecs.base import alike
 from ..tokens.grammar import Grammar, Reader, Segment, SequenceError, parse
 from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
@@ -35,6 +36,22 @@ def prompt_of(example: Example) -> np.ndarray:
 def longest_target(grammar: Grammar) -> int:
     "Tokens of the longest segment that the grammar allows, its start and end included."
     return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
+
+# %% ../../nbs/lm/04_generation.ipynb #08-generation-004-k
+def _keep(scores: Tensor, ranges: Sequence[range]) -> None:
+    """Set all of `scores` [rows, vocabulary] to −∞ but those of `ranges`, which are ascending; where nothing
+    of a row was left in them, they are 0.
+    """
+    at = 0
+    for ids in ranges:
+        scores[:, at : ids.start] = -torch.inf
+        at = ids.stop
+    scores[:, at:] = -torch.inf
+    if torch.isneginf(scores[:, ranges[0].start]).any():
+        for row in scores:
+            if torch.isneginf(row.max()):
+                for ids in ranges:
+                    row[ids.start : ids.stop] = 0
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004-c
 def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
@@ -56,38 +73,38 @@ class GrammarProcessor(LogitsProcessor):
     def __init__(self, grammar: Grammar, max_new_tokens: int | None = None):
         self.grammar, self.max_new_tokens = grammar, max_new_tokens
         self.readers: list[Reader | None] = []  # None: a beam that took an impossible step, and cannot win
-        self.seen: Tensor | None = None  # int64 [rows, n], what the readers have read
+        self.seen = torch.zeros(0, 0, dtype=torch.int64)  # [rows, n], what the readers have read
         self.n_prompt = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        "Scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n] → the same shape."
+        """Scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n]: the same tensor,
+        changed, as a new one would cost more than all the rest.
+        """
         self._read(input_ids)
         left = None
         if self.max_new_tokens is not None:
             left = self.max_new_tokens - (input_ids.shape[1] - self.n_prompt)
-        kept = torch.full_like(scores, -torch.inf)
-        for row, reader in enumerate(self.readers):
-            if reader is None:
-                legal = [self.grammar.pad]
-            else:
-                legal = reader.allowed() if left is None else reader.within(left)
-            for ids in legal:
-                kept[row, ids.start : ids.stop] = scores[row, ids.start : ids.stop]
-            if not any(kept[row, ids.start : ids.stop].max() > -torch.inf for ids in legal):
-                for ids in legal:
-                    kept[row, ids.start : ids.stop] = 0
-        return kept
+        legal = [self._legal(reader, left) for reader in self.readers]
+        for ranges, rows in alike(legal).items():
+            for some in [scores] if len(rows) == len(scores) else [scores[row : row + 1] for row in rows]:
+                _keep(some, ranges)
+        return scores
+
+    def _legal(self, reader: Reader | None, left: int | None) -> tuple[range, ...]:
+        "The ranges that may follow in a row, ascending."
+        if reader is None:
+            return (self.grammar.pad,)
+        found = reader.allowed() if left is None else reader.within(left)
+        return tuple(sorted(found, key=lambda ids: ids.start))
 
     def _read(self, input_ids: Tensor) -> None:
         "Bring the readers to what stands in `input_ids`, whose rows beams may have put into another order."
-        before, rows = 0, input_ids.cpu()
-        if self.seen is None:
+        before, rows = self.seen.shape[1], input_ids.cpu()
+        if not self.readers:
             self.readers, self.n_prompt = [Reader(self.grammar) for _ in rows], rows.shape[1]
-        else:
-            before = self.seen.shape[1]
-            if not torch.equal(rows[:, :before], self.seen):
-                parents = [int((self.seen == row).all(1).nonzero()[0]) for row in rows[:, :before]]
-                self.readers = [(reader := self.readers[parent]) and reader.copy() for parent in parents]
+        elif not torch.equal(rows[:, :before], self.seen):
+            parents = [self._parent(row) for row in rows[:, :before]]
+            self.readers = [(reader := self.readers[parent]) and reader.copy() for parent in parents]
         for row, new in enumerate(rows[:, before:].tolist()):
             try:
                 self._push(self.readers[row], new)
@@ -97,6 +114,13 @@ class GrammarProcessor(LogitsProcessor):
                 # sampled beams fill up with ids of probability 0 where fewer are legal than beams are wanted
                 self.readers[row] = None
         self.seen = rows
+
+    def _parent(self, row: Tensor) -> int:
+        "Which of the rows before `row` goes on from."
+        for place, before in enumerate(self.seen):
+            if torch.equal(before, row):
+                return place
+        raise SequenceError("these are other sequences: a GrammarProcessor serves one call of generate")
 
     def _push(self, reader: Reader | None, new: list[int]) -> None:
         if reader is None:

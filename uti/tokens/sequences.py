@@ -125,7 +125,9 @@ class Example(NamedTuple):
     space: TokenSpace | None = None
 
     def _repr_html_(self) -> str:
-        return str(drawn(self.space, self.ids, self.labels)) if self.space else f"<pre>{self!r}</pre>"
+        if self.space is None:
+            return str(Markup("<pre>{}</pre>").format(repr(self)))
+        return str(drawn(self.space, self.ids, self.labels))
 
 
 def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
@@ -133,11 +135,8 @@ def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
 
     Raises `SpaceError` for a modality that the space does not have, or an id that is not of it.
     """
-    name, inside, ranges = (
-        SHORT[modality],
-        np.array([*map(int, ids)], np.int64),
-        space.modality_ranges(modality),
-    )
+    name, ranges = SHORT[modality], space.modality_ranges(modality)
+    inside = np.array([*map(int, ids)], np.int64)
     strange = np.flatnonzero((inside < ranges[0].start) | (inside >= ranges[-1].stop))
     if len(strange):
         raise SpaceError(
@@ -216,8 +215,7 @@ class Batch(NamedTuple):
     """Rows of sequences.
 
     Each int64 [rows, length]: `ids`; `labels`; `positions`, which begin anew at each sequence; `attention`, 0
-    on padding; `sequences`, which number those of a row from 1, and are 0 on
-    padding.
+    on padding; `sequences`, which number those of a row from 1, and are 0 on padding.
     """
 
     ids: np.ndarray
