@@ -180,7 +180,8 @@ def test_few_codebooks_are_the_first_of_many(family, checkpoint):
     every, few = HFAudio(checkpoint(family)), HFAudio(checkpoint(family), n_codebooks=2)
     waves, _ = sounds(every, 0.7)
     assert torch.equal(few.encode(waves).codes, every.encode(waves).codes[:, :2])
-    check_codec(few)
+    if family in ("encodec_48khz", "dac"):  # chosen by bandwidth, and by number
+        check_codec(few)
 
 
 def test_any_length_of_a_sound_in_chunks_is_encoded_and_comes_back(checkpoint):

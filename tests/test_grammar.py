@@ -42,7 +42,7 @@ def signal(modality: str, rng: np.random.Generator, serialisation: str) -> np.nd
     return flatten(to_ids(SPACE, modality, codes), serialisation).numpy()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(sorted(SORT_KEYS)),
@@ -95,7 +95,7 @@ def well_formed(ids: list[int], serialisation: str) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.integers(1, 60))
 def test_a_walk_is_well_formed_and_keeps_within_its_tokens(seed, serialisation, most):
     rng, g = random.Random(seed), grammar(serialisation)
@@ -135,7 +135,7 @@ MUTATIONS = {
 }
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.sampled_from(sorted(SORT_KEYS)),

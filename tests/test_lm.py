@@ -343,6 +343,14 @@ WRONG = {
             r"\d+, after 6 of its ids"
         ),
     ),
+    "a sequence without a target": (
+        lambda f: respell(f, lambda x: np.where(x == SPACE.special["<|gen_img|>"], 104, x)[:-12]),
+        r"data: sequence 1 has no target: no marker stands in it",
+    ),
+    "a modality that the grammar does not have": (
+        lambda f: forget_pictures(f),
+        r"data: sequence 0, position \d+: <\|gen_img\|> where .* must stand",
+    ),
     "an empty dataset": (lambda f: save_empty(f), r"data: the dataset is empty, it holds no sequences"),
     "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/token_space.json: cannot be read"),
     "another hash": (
@@ -376,6 +384,13 @@ def few_positions(folder):
     save_dataset(language(20, steps=2, checkpoint=str(folder / "short")), folder / "data")
 
 
+def forget_pictures(folder):
+    path = folder / "data" / "grammar.json"
+    data = json.loads(path.read_text())
+    del data["lengths"]["image"]
+    path.write_text(json.dumps(data))
+
+
 def save_empty(folder):
     from safetensors.numpy import save_file
 
@@ -394,11 +409,18 @@ def save_starts(folder):
     )
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    "A dataset, and a run of two steps on it; each test gets a copy."
+    folder, data = tmp_path_factory.mktemp("trained"), language(20, steps=2)
+    save_dataset(data, folder / "data")
+    train(data, folder / "run")
+    return folder
+
+
 @pytest.mark.parametrize("name", WRONG)
-def test_one_sentence_and_exit_2(name, uti_here, tmp_path):
-    data = language(20, steps=2)
-    save_dataset(data, tmp_path / "data")
-    train(data, tmp_path / "run")
+def test_one_sentence_and_exit_2(name, trained, uti_here, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     spoil, told = WRONG[name]
     spoil(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -412,10 +434,8 @@ def test_one_sentence_and_exit_2(name, uti_here, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_another_token_space_can_be_allowed_by_name(uti_here, tmp_path):
-    data = language(20, steps=2)
-    save_dataset(data, tmp_path / "data")
-    train(data, tmp_path / "run")
+def test_another_token_space_can_be_allowed_by_name(trained, uti_here, tmp_path):
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     ruin_space(tmp_path)
     result = uti_here("train", "--data", "data", "--outdir", "run", "--allow-other-token-space")
     assert result.returncode == 0, result.stderr
