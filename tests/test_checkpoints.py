@@ -320,6 +320,15 @@ def test_only_the_shards_of_the_tokenizer_are_needed(family, checkpoint, tmp_pat
         HFImage(tmp_path, image_size=32)
 
 
+def test_a_whole_model_with_a_shard_cut_short_is_one_sentence(tmp_path, uti_here):
+    make("emu3").save_pretrained(tmp_path / "emu3", max_shard_size="40KB")
+    shard = sorted((tmp_path / "emu3").glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:100])
+    run = uti_here("audit", "--image", "./emu3", "--outdir", "out")
+    assert run.returncode == 2 and run.stderr.count("\n") == 1, run.stderr
+    assert f"{shard.name}: cannot be read" in run.stderr and not (tmp_path / "out").exists()
+
+
 def test_flavas_pixels_are_those_of_its_codebook(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("flava_image_codebook"), tmp_path / "flava")
     processor = hf.FlavaImageProcessor(codebook_image_mean=[0.1, 0, 0.2], codebook_image_std=[0.5, 1, 2])

@@ -290,9 +290,7 @@ def test_a_thorough_audit_says_how_fast_a_codec_is(tmp_path):
     )
     page = str(sections.speed(record))
     assert page.count("<tr") == 5 and "below 1 is faster than it plays" in page
-    assert "--thorough" in str(
-        sections.speed(run_audit(replace(plan, outdir=tmp_path / "brief", thorough=False)))
-    )
+    assert "--thorough" in str(sections.speed(record.model_copy(update={"speed": []})))
 
 
 class OtherWithFewer(Blocks):

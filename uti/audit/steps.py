@@ -18,6 +18,7 @@ from .record import Speed
 from ..checks.base import Check
 from ..checks.case import Case, CodecCase, SpaceCase, codes_of
 from ..checks.registry import ask
+from ..codecs.base import alike
 from ..codecs.spec import AudioSpec
 from ..metrics.base import Measurement
 from ..metrics.codebooks import codebook_use
@@ -99,11 +100,8 @@ def use_of(cases: Sequence[Case]) -> list[dict[str, Any]]:
 
 def use_by_modality(cases: Sequence[Case]) -> dict[str, list[dict[str, Any]]]:
     "Modality → how its codebooks are used."
-    return {m: use_of([case for case in cases if case.modality == m]) for m in _modalities(cases)}
-
-
-def _modalities(cases: Sequence[Case]) -> list[str]:
-    return list(dict.fromkeys(case.modality for case in cases))
+    groups = alike(case.modality for case in cases)
+    return {modality: use_of([cases[i] for i in places]) for modality, places in groups.items()}
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-008
 BATCHES, LONGEST = (1, 8), 10.0  # LONGEST: seconds of a sound

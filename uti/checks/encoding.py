@@ -14,7 +14,7 @@ import torch
 from .base import Check, Found, check, promised
 from .case import Case, CodecCase, codes_of, difference, encode, meta_hash
 from ..codecs.base import Encoded
-from ..codecs.weights import not_in_files
+from ..codecs.weights import listed, not_in_files
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..space import SpaceError, token_hash
@@ -182,8 +182,9 @@ def weights(case: CodecCase) -> Found:
     if loaded is None:
         return Found(None, detail="it has no weights, or does not say what they were read from")
     drawn, n = not_in_files(loaded), len(loaded.tensors)
-    named = f"{', '.join(drawn[:8])}{' …' if len(drawn) > 8 else ''}"
-    return Found(not drawn, n - len(drawn), n, f"in no file of the checkpoint: {named}" if drawn else "")
+    return Found(
+        not drawn, n - len(drawn), n, f"in no file of the checkpoint: {listed(drawn)}" if drawn else ""
+    )
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-022
 def own(case: Case) -> list[Check]:

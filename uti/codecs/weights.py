@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
@@ -23,7 +24,8 @@ from .checkpoint import WEIGHT_SUFFIXES, quiet_libraries, weight_files
 from .spec import CodecError
 
 # %% auto #0
-__all__ = ['read_state', 'load_state', 'surplus_note', 'not_in_files', 'names_in', 'not_in_memory', 'load_pretrained']
+__all__ = ['read_state', 'listed', 'load_state', 'surplus_note', 'tensors_in', 'not_in_files', 'names_in', 'not_in_memory',
+           'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -55,7 +57,7 @@ def _refused(error: Exception) -> str:
     return f"it names {found[1]}" if found else type(error).__name__
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-016
-def _listed(keys: Iterable[str], most: int = 8) -> str:
+def listed(keys: Iterable[str], most: int = 8) -> str:
     "At most `most` of `keys`, and how many more there are."
     keys = sorted(keys)
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
@@ -69,16 +71,16 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
     """
     wanted = module.state_dict()
     if missing := wanted.keys() - state.keys():
-        raise CodecError(f"{where}: {len(missing)} of {len(wanted)} weights are missing: {_listed(missing)}")
+        raise CodecError(f"{where}: {len(missing)} of {len(wanted)} weights are missing: {listed(missing)}")
     if wrong := [
         f"{k} is {list(state[k].shape)}, not {list(v.shape)}"
         for k, v in wanted.items()
         if state[k].shape != v.shape
     ]:
-        raise CodecError(f"{where}: weights do not fit the config: {_listed(wrong)}")
+        raise CodecError(f"{where}: weights do not fit the config: {listed(wrong)}")
     floats = {k: state[k] for k in wanted if state[k].is_floating_point()}
     if strange := [k for k, v in floats.items() if not v.isfinite().all()]:
-        raise CodecError(f"{where}: weights hold NaN or infinity: {_listed(strange)}")
+        raise CodecError(f"{where}: weights hold NaN or infinity: {listed(strange)}")
     module.load_state_dict({k: state[k] for k in wanted})
     return sorted(state.keys() - wanted.keys())
 
@@ -99,28 +101,41 @@ def _digest(tensor: Tensor, dtype: torch.dtype) -> str:
     return hashlib.sha256(repr(list(tensor.shape)).encode() + values.numpy().tobytes()).hexdigest()
 
 
-def _tensors_in(path: Path) -> Iterator[tuple[str, Tensor]]:
-    "The tensors of a file with weights and their names, one after another."
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    "A safetensors file, whose tensors are read as they are asked for. Raises `CodecError` where it is none."
+    try:
+        with safe_open(path, "pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CodecError(f"{path}: cannot be read ({error})") from error
+
+
+def tensors_in(path: Path, part: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a file with weights and their names, one after another; of safetensors, those alone are
+    read whose name has `part` in it. Raises `CodecError`.
+    """
     if path.suffix != ".safetensors":
-        yield from read_state(path).items()
+        yield from ((name, value) for name, value in read_state(path).items() if part in f".{name}")
         return
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         for name in list(file.keys()):
-            yield name, file.get_tensor(name)
+            if part in f".{name}":
+                yield name, file.get_tensor(name)
 
 
 def not_in_files(weights: LoadedWeights) -> list[str]:
     "Names of the tensors whose values, in their own dtype, no tensor of the files has."
     dtypes = {tensor.dtype for tensor in weights.tensors.values()}
-    known = {_digest(t, dtype) for path in weights.files for _, t in _tensors_in(path) for dtype in dtypes}
+    known = {_digest(t, dtype) for path in weights.files for _, t in tensors_in(path) for dtype in dtypes}
     return [name for name, t in weights.tensors.items() if _digest(t, t.dtype) not in known]
 
 # %% ../../nbs/codecs/03_weights.ipynb #codecs-03-10
 def names_in(path: Path) -> list[str]:
-    "The names of the tensors of a file with weights."
+    "The names of the tensors of a file with weights. Raises `CodecError`."
     if path.suffix != ".safetensors":
         return list(read_state(path))
-    with safe_open(path, "pt") as file:
+    with _opened(path) as file:
         return list(file.keys())
 
 
@@ -135,7 +150,7 @@ def not_in_memory(weights: LoadedWeights) -> list[str]:
     left = Counter(_digest(t, t.dtype) for t in weights.tensors.values())
     surplus = []
     for name, digests in sorted(
-        (name, {_digest(t, dtype) for dtype in dtypes}) for p in weights.files for name, t in _tensors_in(p)
+        (name, {_digest(t, dtype) for dtype in dtypes}) for p in weights.files for name, t in tensors_in(p)
     ):
         used = [digest for digest in digests if left[digest]]
         left.subtract(used[:1])
@@ -147,7 +162,7 @@ def _refuse_strange_numbers(model: nn.Module, folder: Path) -> None:
     "Raise `CodecError` where a weight is NaN or infinite: every library loads it, and the ids mean nothing."
     floats = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     if strange := [name for name, value in floats.items() if not value.isfinite().all()]:
-        raise CodecError(f"{folder}: weights hold NaN or infinity: {_listed(strange)}")
+        raise CodecError(f"{folder}: weights hold NaN or infinity: {listed(strange)}")
 
 
 def _refuse_what_is_not_whole(info: dict[str, Any], folder: Path) -> None:
@@ -157,9 +172,9 @@ def _refuse_what_is_not_whole(info: dict[str, Any], folder: Path) -> None:
             f"{k[0]} is {list(k[1])}, not {list(k[2])}" if isinstance(k, (tuple, list)) else str(k)
             for k in wrong
         ]
-        raise CodecError(f"{folder}: weights do not fit the config: {_listed(sizes)}")
+        raise CodecError(f"{folder}: weights do not fit the config: {listed(sizes)}")
     if missing := info["missing_keys"]:
-        raise CodecError(f"{folder}: {len(missing)} weights are missing: {_listed(missing)}")
+        raise CodecError(f"{folder}: {len(missing)} weights are missing: {listed(missing)}")
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()

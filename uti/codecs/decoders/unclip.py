@@ -91,15 +91,16 @@ _SIZES = (
 
 
 @quiet_libraries()
-def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    """(diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `model`, notes for the report).
+def load_pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
+    """(diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `folder`, which `pipeline_folder` gave;
+    notes for the report).
 
     Raises `CodecError` where a weight is missing, or anything else does not fit.
     """
     from diffusers import StableUnCLIPImg2ImgPipeline
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    folder, parts = pipeline_folder(model), {}
+    parts: dict[str, Any] = {}
     notes: tuple[str, ...] = ()
     for name, (library, kind) in _PARTS.items():
         keyword = "dtype" if library == "transformers" else "torch_dtype"
@@ -116,7 +117,7 @@ def load_pipeline(model: str | Path, dtype: torch.dtype) -> tuple[Any, tuple[str
             )
     except Exception as error:  # whatever the files of tokenizer and schedulers make of the libraries
         raise CodecError(
-            f"{model}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: "
+            f"{folder}: cannot be loaded as a Stable unCLIP pipeline ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]})"
         ) from error
     pipeline.set_progress_bar_config(disable=True)

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..checkpoint import quiet_libraries, weight_files
 from .image_families import ALONE, FAMILIES
 from ..spec import CodecError
-from ..weights import load_pretrained, load_state, names_in, read_state, surplus_note
+from ..weights import load_pretrained, load_state, names_in, surplus_note, tensors_in
 
 # %% auto #0
 __all__ = ['pixels_an_id', 'entries', 'encode_ids', 'decode_ids', 'tokenizer_files', 'submodel_state', 'GlmImageTokenizer',
@@ -93,23 +92,9 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
     safetensors, nothing else is read. Raises `CodecError`.
     """
-    state: dict[str, Tensor] = {}
-    for path in weight_files(folder):
-        if path.suffix != ".safetensors":
-            state |= {
-                k.split(f"{name}.", 1)[1]: v for k, v in read_state(path).items() if f".{name}." in f".{k}"
-            }
-            continue
-        try:
-            with safe_open(path, "pt") as file:
-                state |= {
-                    k.split(f"{name}.", 1)[1]: file.get_tensor(k)
-                    for k in list(file.keys())
-                    if f".{name}." in f".{k}"
-                }
-        except (OSError, SafetensorError) as error:
-            raise CodecError(f"{path}: cannot be read ({error})") from error
-    return state
+    inside = f".{name}."
+    found = (item for path in weight_files(folder) for item in tensors_in(path, inside))
+    return {f".{key}".split(inside, 1)[1]: tensor for key, tensor in found}
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-009
 class GlmImageTokenizer(nn.Module):
