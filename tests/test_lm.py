@@ -20,11 +20,20 @@ from language import GRAMMAR, SPACE, language
 from uti.lm.data import save_dataset
 from uti.lm.endurance import first_step, kill, kill_checks, train_until_killed
 from uti.lm.generation import GrammarProcessor, generate, outcome, prompt_of
-from uti.lm.model import LMError, load_model, new_model, target_losses
+from uti.lm.model import (
+    LMError,
+    grow,
+    joined,
+    load_model,
+    make_model,
+    new_model,
+    target_losses,
+    text_model,
+)
 from uti.lm.training import MANIFEST, last_checkpoint, losses, train
 from uti.space import TokenSpace, load_space
 from uti.tokens.grammar import Grammar, SequenceError, parse
-from uti.tokens.sequences import SHORT, Example
+from uti.tokens.sequences import SHORT, Example, pack
 
 MODELS = {
     "llama, tied": lambda n: transformers.LlamaForCausalLM(
@@ -52,7 +61,7 @@ MODELS = {
     "gpt-2, learned positions": lambda n: transformers.GPT2LMHeadModel(
         transformers.GPT2Config(vocab_size=n, n_embd=32, n_layer=2, n_head=2, n_positions=128)
     ),
-    "qwen 3": lambda n: new_model(TokenSpace(text=n - 64), hidden_size=32),
+    "qwen 3": lambda n: text_model(n, hidden_size=32),
 }
 
 
@@ -66,21 +75,32 @@ def checkpoint(request, tmp_path_factory):
 
 
 def test_packed_or_alone_a_sequence_has_the_same_loss(checkpoint):
-    data, model = language(12), load_model(checkpoint, SPACE)
+    data, model = language(12), grow(load_model(checkpoint, SPACE), SPACE)
     together = target_losses(model, SPACE, data.examples, 64)
     for example, found in zip(data.examples, together, strict=True):
         alone = target_losses(model, SPACE, [example], 64)[0]
         bare = model(
             input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])
         ).loss.item()
-        assert found.loss == pytest.approx(alone.loss, abs=1e-4) and found.loss == pytest.approx(
-            bare, abs=1e-4
-        )
+        assert found.loss == pytest.approx(alone.loss, abs=1e-4)
+        assert found.loss.mean() == pytest.approx(bare, abs=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_the_loss_of_a_step_is_the_mean_over_its_targets(n, checkpoint, tmp_path):
+    "A count of the labels that leaves out the first of a row would make it larger."
+    n_rows = len(pack(SPACE, language(n).examples, 64).ids)
+    data = language(n, checkpoint=str(checkpoint), steps=1, rows_per_step=n_rows)
+    model = make_model(data.config.smoke, SPACE)
+    for dropout in (m for m in model.modules() if isinstance(m, torch.nn.Dropout)):
+        dropout.p = 0.0
+    expected = joined(target_losses(model, SPACE, data.examples, 64)).loss.mean()
+    assert losses(train(data, tmp_path / "run", model=model)) == pytest.approx([expected], abs=1e-5)
 
 
 def test_only_the_new_rows_are_trained(checkpoint, tmp_path):
     data = language(checkpoint=str(checkpoint), only_new_rows=True, steps=4, learning_rate=0.05)
-    before = {name: value.clone() for name, value in load_model(checkpoint, SPACE).state_dict().items()}
+    before = grow(load_model(checkpoint, SPACE), SPACE).state_dict()
     after = train(data, tmp_path / "run").model.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved and all(
@@ -90,7 +110,7 @@ def test_only_the_new_rows_are_trained(checkpoint, tmp_path):
 
 
 def test_any_model_writes_what_is_legal(checkpoint):
-    data, model = language(6), load_model(checkpoint, SPACE).eval()
+    data, model = language(6), grow(load_model(checkpoint, SPACE), SPACE).eval()
     for temperature in (0.0, 1.0, 50.0):
         for ids in generate(model, GRAMMAR, [prompt_of(e) for e in data.examples], temperature=temperature):
             assert outcome(GRAMMAR, ids).target.modality == "image"
@@ -361,8 +381,8 @@ WRONG = {
     "a checkpoint of another model": (
         lambda f: save_dataset(language(20, steps=2, hidden_size=64), f / "data"),
         (
-            r"checkpoint-2: a checkpoint of another model: lm_head.weight is \[234, 32\] there and \[234, "
-            r"64\] here, and \d+ more differ"
+            r"checkpoint-2: a checkpoint of another model: model.embed_tokens.weight is \[234, 32\] there "
+            r"and \[234, 64\] here, and \d+ more differ"
         ),
     ),
     "a model with too few positions": (
@@ -439,6 +459,14 @@ def test_another_token_space_can_be_allowed_by_name(trained, uti_here, tmp_path)
     ruin_space(tmp_path)
     result = uti_here("train", "--data", "data", "--outdir", "run", "--allow-other-token-space")
     assert result.returncode == 0, result.stderr
+
+
+def test_grown_a_model_says_the_same_of_text(checkpoint):
+    old, ids = load_model(checkpoint, SPACE).eval(), torch.arange(60)[None]
+    grown = grow(load_model(checkpoint, SPACE), SPACE).eval()
+    with torch.inference_mode():
+        assert torch.equal(grown(input_ids=ids).logits[..., :100], old(input_ids=ids).logits[..., :100])
+    assert grown.get_output_embeddings().weight[180:].std() > 0.01
 
 
 def test_a_text_model_with_too_few_rows(checkpoint):

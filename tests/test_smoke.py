@@ -22,7 +22,7 @@ text: embedded-text
 image: {codec: embedded-image, options: {size: 32}}
 audio: {codec: embedded-audio, options: {n_codebooks: 1}}
 smoke: {sequences: 25, text_tokens: 24, audio_positions: 6, steps: 20, row_length: 128, hidden_size: 32,
-  layers: 1, loss_fraction: %s, generated: 10}
+  layers: 1, generated: 10, gates: {loss: %s, task_loss: 1, accuracy: 0}}
 """
 
 
@@ -46,7 +46,10 @@ def test_every_gate_was_asked_and_passed(smoked):
     report = read_smoke(folder / "smoke.json")
     asked = {c.name for c in report.checks if c.passed}
     assert asked == {
+        "text_logits",
         "overfit_loss",
+        "overfit_task",
+        "overfit_accuracy",
         "packing",
         "resume_loss",
         "resume_weight",
@@ -58,7 +61,7 @@ def test_every_gate_was_asked_and_passed(smoked):
     }
     assert report.passed and "PASSED" in printed
     assert report.tasks == {"t2i": 5, "i2t": 5, "t2a": 5, "a2t": 5, "text": 5}
-    assert len(report.overfit.losses) == 20 and report.overfit.final_loss < report.overfit.losses[0]
+    assert len(report.overfit.losses) == 20 and report.overfit.final_loss < report.overfit.first_loss
     assert (
         report.resume.loss_difference,
         report.resume.weight_difference,
@@ -137,7 +140,7 @@ def test_an_audit_takes_the_results_over(smoked, work, uti_in, tmp_path_factory)
 
 
 def test_a_loss_that_does_not_fall_fails_its_gate(tmp_path):
-    run = SmokeRun(None, language(loss_fraction=0.001), tmp_path)
+    run = SmokeRun(None, language(gates={"loss": 0.001, "task_loss": 1, "accuracy": 0}), tmp_path)
     overfit(run)
     assert [c.name for c in run.checks if c.failed_gate] == ["overfit_loss"]
 

@@ -18,8 +18,8 @@ from .files import packaged
 from .metrics.registry import tolerances_with
 
 # %% auto #0
-__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Smoke', 'Config', 'parse_config', 'load_config',
-           'dump_config', 'with_codecs']
+__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Gates', 'Smoke', 'Config', 'parse_config',
+           'load_config', 'dump_config', 'with_codecs']
 
 # %% ../nbs/02_config.ipynb #03-config-003
 DEFAULT_CONFIG = packaged("assets/uti.yaml")
@@ -54,6 +54,23 @@ class CodecConfig(_Strict):
         return {"codec": data} if isinstance(data, str) else data
 
 # %% ../nbs/02_config.ipynb #03-config-004-b
+class Gates(_Strict):
+    """What a smoke test must reach. Losses are means over all sequences, teacher-forced; another's prompt
+    must make a target less likely.
+    """
+
+    loss: float = Field(0.1, gt=0, description="of the loss before training, at most so much is left")
+    task_loss: float = Field(0.15, gt=0, description="the same in each task")
+    accuracy: float = Field(0.9, ge=0, le=1, description="of the targets are guessed first, at least")
+    text_prompt: float = Field(3.0, ge=0, description="times the loss of a text, with another's prompt")
+    media_prompt: float = Field(
+        1.2, ge=0, description="times the loss of the first two positions of a picture or sound"
+    )
+    wins: float = Field(
+        0.7, ge=0, le=1, description="of the sequences have a lower loss with their own prompt"
+    )
+
+
 class Smoke(_Strict):
     "The smoke test of a language model: what it learns, which model, how long."
 
@@ -67,15 +84,13 @@ class Smoke(_Strict):
         False,
         description="train only the rows of the ids that the checkpoint's text vocabulary does not have",
     )
-    hidden_size: int = Field(96, ge=32, multiple_of=32, description="width of the small model")
+    hidden_size: int = Field(64, ge=32, multiple_of=32, description="width of the small model")
     layers: int = Field(2, ge=1, description="layers of the small model")
-    steps: int = Field(900, ge=1, description="optimiser steps of the overfit test")
+    steps: int = Field(340, ge=1, description="optimiser steps of the overfit test")
     row_length: int = Field(512, ge=8, description="tokens of a packed row")
     rows_per_step: int = Field(1, ge=1, description="packed rows of a step, over all processes")
     learning_rate: float = Field(1e-2, gt=0)
-    loss_fraction: float = Field(
-        0.5, gt=0, lt=1, description="of the first loss, which the last may not exceed"
-    )
+    gates: Gates = Gates()
     generated: int = Field(
         60, ge=1, description="sequences that each model generates, with the grammar and without"
     )
@@ -117,9 +132,10 @@ def _sentence(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         model: Any = Config
         for part in where[:-1]:
-            model = {"text": CodecConfig, "image": CodecConfig, "audio": CodecConfig, "smoke": Smoke}.get(
-                part, model
-            )
+            model = {
+                "text": CodecConfig, "image": CodecConfig, "audio": CodecConfig,
+                "smoke": Smoke, "gates": Gates,
+            }.get(part, model)  # fmt: skip
         near = difflib.get_close_matches(where[-1], model.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(model.model_fields)}"
         return f"unknown key {'.'.join(where)!r}; {hint}"

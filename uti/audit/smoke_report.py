@@ -24,7 +24,9 @@ class Overfit(BaseModel):
     "The training run. Losses in nats a token."
 
     losses: list[float] = Field(description="of each step")
-    final_loss: float = Field(description="teacher-forced, over all targets, after training")
+    first_loss: float = Field(description="teacher-forced, over all targets, before training")
+    final_loss: float = Field(description="the same, after training")
+    fraction_of: dict[str, float] = Field(description="for each task, the loss after over the loss before")
     accuracy: float = Field(description="teacher-forced: targets that the model guesses first, as a fraction")
     accuracy_of: dict[str, float] = Field(description="the same for each task")
 
@@ -90,8 +92,11 @@ class Conditioning(BaseModel):
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-q1
 QUESTIONS = {
-    "overfit_loss": "The loss on the training set falls far enough",
-    "packing": "A sequence has the same loss alone and in a packed row",
+    "text_logits": "Grown to the space, the model's logits of text are those of before, bit for bit",
+    "overfit_loss": "The loss over all sequences falls far enough",
+    "overfit_task": "It does so in each task",
+    "overfit_accuracy": "Most targets are the model's first guess",
+    "packing": "In a packed row a sequence has the loss that transformers gives it alone",
     "text_rows_unchanged": "Rows of text ids are bit-identical after training the new ones",
     "resume_loss": "Resumed: largest difference of a loss",
     "resume_weight": "Resumed: largest difference of a weight",
@@ -121,7 +126,7 @@ class SmokeReport(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     passed: bool = Field(alias="pass", description="no gate failed")
     created: str = Field(description="UTC, ISO 8601")
     command: str

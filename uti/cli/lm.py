@@ -127,7 +127,7 @@ def train(
 def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:
     "(test, what was found, about it)."
     o, r = report.overfit, report.resume
-    loss = f"loss {o.losses[0]:.3f} → {o.final_loss:.3f} nats a token"
+    loss = f"loss {o.first_loss:.3f} → {o.final_loss:.3f} nats a token"
     yield "overfit", loss, f"{o.accuracy:.1%} of targets right, teacher-forced"
     differences = (
         f"loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}"

@@ -12,15 +12,18 @@ require("lm")
 from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers.modeling_outputs import CausalLMOutput
 
 from ..codecs.checkpoint import find_checkpoint
 from ..codecs.weights import load_pretrained
@@ -30,29 +33,48 @@ from ..space import TokenSpace, diff_spaces, load_space
 from ..tokens.sequences import IGNORED, Batch, Example, pack
 
 # %% auto #0
-__all__ = ['LMError', 'new_model', 'check_space', 'longest_sequence', 'check_length', 'load_model', 'train_only_new_rows',
-           'make_model', 'row_inputs', 'TargetLoss', 'target_losses']
+__all__ = ['LOGITS', 'LMError', 'text_model', 'grow', 'new_model', 'check_space', 'longest_sequence', 'check_length',
+           'load_model', 'text_rows', 'put_back', 'train_only_new_rows', 'base_model', 'make_model', 'row_inputs',
+           'has_linear_head', 'losses_only', 'Targets', 'joined', 'target_losses']
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-003
 class LMError(UTIError):
     "A language model, its checkpoint or its data do not fit the token space; the message says how."
 
 
-def new_model(space: TokenSpace, *, hidden_size: int = 96, layers: int = 2, seed: int = 0) -> PreTrainedModel:
-    """A Qwen3 (arXiv:2505.09388) with random weights, `vocab_size_total` rows, heads of 32 and separate
-    embeddings and head. The same seed gives the same weights; torch's own random state stays.
+def text_model(
+    n_text: int, *, hidden_size: int = 64, layers: int = 2, dropout: float = 0.0, seed: int = 0
+) -> PreTrainedModel:
+    """A Qwen3 (arXiv:2505.09388) of random weights for `n_text` ids of text, with heads of 32, whose head is
+    its embeddings. `dropout`: of attention. The same seed gives the same weights; torch's own random state
+    stays.
     """
+    heads = max(1, hidden_size // 32)
     config = Qwen3Config(
-        vocab_size=space.vocab_size_total, hidden_size=hidden_size, intermediate_size=4 * hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=max(1, hidden_size // 32), num_key_value_heads=max(1, hidden_size // 32),
-        head_dim=32, max_position_embeddings=32_768,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=None,
-        pad_token_id=space.special["<|pad_mm|>"],
+        vocab_size=max(1, n_text), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, head_dim=32,
+        max_position_embeddings=32_768, tie_word_embeddings=True, attention_dropout=dropout,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config)
+
+
+def grow(model: PreTrainedModel, space: TokenSpace) -> PreTrainedModel:
+    """The same model with `vocab_size_total` rows in its embeddings and head. Rows that it had stay, bit for
+    bit; new ones are drawn as its rows were when it was made.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        # around the mean of the old rows, as transformers would have it, all new ones were nearly the same
+        model.resize_token_embeddings(space.vocab_size_total, mean_resizing=False)
+    return model
+
+
+def new_model(space: TokenSpace, **options: Any) -> PreTrainedModel:
+    "A `text_model` for the text of `space`, made with `options`, grown to all of it."
+    return grow(text_model(space.text, **options), space)
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
 def check_space(folder: Path, space: TokenSpace) -> None:
@@ -86,8 +108,7 @@ def check_length(model: PreTrainedModel, n: int) -> None:
 def load_model(
     checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    """The causal LM in a folder or behind a hub id, its embeddings and head resized to `vocab_size_total`;
-    new rows are drawn around the mean of the old ones.
+    """The causal LM in a folder or behind a hub id, as it is there.
 
     Raises `LMError` for a checkpoint of another token space (unless allowed), or with fewer rows than the
     text range; `CodecError` for one that cannot be loaded.
@@ -102,80 +123,214 @@ def load_model(
             f"{folder}: its {rows} embeddings are fewer than the {space.text} ids of text: the text "
             "tokenizer of this token space is not that of the model"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model.resize_token_embeddings(space.vocab_size_total, mean_resizing=rows < space.vocab_size_total)
     return model
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-009
-def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
-    """Freeze `model` but for the rows of its embeddings and head from `first_new` on.
+def _layers(model: PreTrainedModel) -> list[Any]:
+    "Embeddings and head."
+    return [model.get_input_embeddings(), model.get_output_embeddings()]
 
-    Holds for optimisers without weight decay.
+
+def text_rows(model: PreTrainedModel, n_text: int) -> list[Tensor]:
+    "Copies of the rows of the first `n_text` ids, float [n_text, hidden size], of embeddings and head."
+    return [layer.weight[:n_text].detach().clone() for layer in _layers(model)]
+
+
+@torch.no_grad()
+def put_back(model: PreTrainedModel, rows: Sequence[Tensor]) -> None:
+    "Write what `text_rows` gave into the model again."
+    for layer, old in zip(_layers(model), rows, strict=True):
+        layer.weight[: len(old)] = old
+
+
+def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
+    """Freeze `model` but for the rows of its embeddings and head from `first_new` on. Where the optimiser
+    decays weights or has a memory, `put_back` the others after each of its steps.
     """
     model.requires_grad_(False)
-    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+    for layer in _layers(model):
         layer.weight.requires_grad_(True)
         layer.weight.register_hook(
             lambda gradient: torch.cat([torch.zeros_like(gradient[:first_new]), gradient[first_new:]])
         )
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-011
+def base_model(
+    wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
+) -> PreTrainedModel:
+    "The model of text that a `smoke` section starts from. Raises `LMError` or `CodecError`."
+    if wanted.checkpoint:
+        return load_model(wanted.checkpoint, space, allow_other_space=allow_other_space)
+    return text_model(space.text, hidden_size=wanted.hidden_size, layers=wanted.layers, seed=seed)
+
+
 def make_model(
     wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    """The model that a `smoke` section asks for, with only its new rows trainable where it says so.
-
-    Raises `LMError` or `CodecError`.
+    """The model that a `smoke` section asks for, grown to the space, with only its new rows trainable where
+    it says so. Raises `LMError` or `CodecError`.
     """
-    if not wanted.checkpoint:
-        return new_model(space, hidden_size=wanted.hidden_size, layers=wanted.layers, seed=seed)
-    model = load_model(wanted.checkpoint, space, allow_other_space=allow_other_space)
+    model = grow(base_model(wanted, space, seed=seed, allow_other_space=allow_other_space), space)
     if wanted.only_new_rows:
         train_only_new_rows(model, space.text)
     return model
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014
-def row_inputs(batch: Batch, row: int) -> dict[str, Tensor | bool]:
+def row_inputs(batch: Batch, row: int) -> dict[str, Any]:
     """What a causal LM of transformers takes for one packed row, as a batch of one: `input_ids` and
     `position_ids` int64 [1, length], `logits_to_keep` int64 [n], the places whose next token is a
-    target, `labels` int64 [1, n], those targets, and `use_cache`, without which the sequences of a row would
-    see each other."""
+    target, `labels` and `shift_labels` int64 [1, n], those targets, and `use_cache`, without which the
+    sequences of a row would see each other."""
     places = np.flatnonzero(batch.labels[row] != IGNORED)
+    targets = torch.from_numpy(batch.labels[row][None, places])
     return {
         "input_ids": torch.from_numpy(batch.ids[row][None]),
         "position_ids": torch.from_numpy(batch.positions[row][None]),
         "logits_to_keep": torch.from_numpy(places - 1),
-        "labels": torch.from_numpy(batch.labels[row][None, places]),
+        "labels": targets,
+        "shift_labels": targets,
         "use_cache": False,
     }
 
+# %% ../../nbs/lm/02_model.ipynb #lm-02-21
+LOGITS = 2**23  # numbers of logits that are held at a time: 32 MB
 
-class TargetLoss(NamedTuple):
-    """How well the target of one sequence is predicted: mean `loss` in nats a token, the fraction of tokens
-    that are `right` at the first guess, and how many there are.
+
+class _SumOfLosses(torch.autograd.Function):
+    """Cross entropy in nats of `targets` int64 [n] under the logits `hidden` [n, d] times `rows` [V, d],
+    summed. The gradient of the logits is their softmax less one at the target.
     """
 
-    loss: float
-    right: float
-    n_tokens: int
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+        total, table = torch.zeros((), device=hidden.device), rows.float()
+        to_hidden, to_rows = torch.empty_like(hidden), torch.zeros_like(table)
+        for part in torch.arange(len(targets), device=hidden.device).split(max(1, LOGITS // len(rows))):
+            states, wanted = hidden[part].float(), targets[part, None]
+            logits = states @ table.T
+            logits -= logits.amax(-1, keepdim=True)
+            right = logits.gather(-1, wanted)
+            mass = logits.exp_().sum(-1, keepdim=True)  # each exponential once: they are the most of the work
+            total += (mass.log() - right).sum()
+            slopes = logits.div_(mass).scatter_add_(-1, wanted, -torch.ones_like(mass))
+            to_hidden[part] = (slopes @ table).to(hidden.dtype)
+            to_rows.addmm_(slopes.T, states)
+        ctx.save_for_backward(to_hidden, to_rows.to(rows.dtype))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor, None]:
+        to_hidden, to_rows = ctx.saved_tensors
+        return to_hidden * slope, to_rows * slope, None
+
+# %% ../../nbs/lm/02_model.ipynb #lm-02-24
+@torch.inference_mode()
+def has_linear_head(model: PreTrainedModel) -> bool:
+    "Whether the logits are the last hidden states times the rows of the head, and nothing else."
+    head, trunk = model.get_output_embeddings(), model.base_model
+    seen: dict[str, Tensor] = {}
+    if type(head) is not nn.Linear or head.bias is not None or trunk is model:
+        return False
+
+    def keep_end(_: nn.Module, __: Any, output: Any) -> None:
+        seen["end"] = output[0]
+
+    def replace(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen["given"] = given[0]
+        seen["put"] = torch.linspace(-1e3, 1e3, output.numel(), device=output.device).view(output.shape)
+        return seen["put"]
+
+    hooks = [trunk.register_forward_hook(keep_end), head.register_forward_hook(replace)]
+    try:
+        logits = model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=model.device)).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.equal(seen["end"], seen["given"]) and torch.equal(seen["put"], logits)
+
+# %% ../../nbs/lm/02_model.ipynb #lm-02-26
+def _last_states(model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
+    "float [n, hidden size]: what the head of a model is given at the places that a row keeps."
+    row = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels", "logits_to_keep")}
+    return model.base_model(**row)[0][0, inputs["logits_to_keep"]]
+
+
+def _own_logits(forward: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
+    "float32 [n, V]: as the model itself computes them."
+    return (
+        forward(**{k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}).logits[0].float()
+    )
+
+
+@contextmanager
+def losses_only(model: PreTrainedModel) -> Iterator[None]:
+    """Within, `model(**row_inputs(…))` gives the loss, in nats over the targets of the row or over
+    `num_items_in_batch`, and no logits, whoever wraps the model.
+    """
+    forward, linear = model.forward, has_linear_head(model)
+
+    def loss_of(*, num_items_in_batch: Tensor | int | None = None, **inputs: Any) -> CausalLMOutput:
+        targets = inputs["shift_labels"][0]
+        if linear:
+            rows = model.get_output_embeddings().weight
+            total = _SumOfLosses.apply(_last_states(model, inputs), rows, targets)
+        else:
+            logits = _own_logits(forward, inputs)
+            total = nn.functional.cross_entropy(logits, targets, reduction="sum")
+        return CausalLMOutput(
+            loss=total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+        )
+
+    model.forward = loss_of
+    try:
+        yield
+    finally:
+        del model.forward
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014-b
+class Targets(NamedTuple):
+    """The targets of one sequence, teacher-forced: `ids` int64 [n], the `loss` of each in nats, float64 [n],
+    and whether the model guesses it first, `right` bool [n].
+    """
+
+    ids: np.ndarray
+    loss: np.ndarray
+    right: np.ndarray
+
+
+def joined(targets: Sequence[Targets]) -> Targets:
+    "Those of several sequences, one after another."
+    return Targets(*map(np.concatenate, zip(*targets, strict=True)))
+
+
+def _some_logits(model: PreTrainedModel, inputs: dict[str, Any], linear: bool) -> Iterator[Tensor]:
+    "float32 [some, V] of one target after another, so many at a time that they fit."
+    if linear:
+        table = model.get_output_embeddings().weight.float()
+        for states in _last_states(model, inputs).float().split(max(1, LOGITS // len(table))):
+            yield states @ table.T
+    else:
+        yield _own_logits(model, inputs)
+
+
 @torch.inference_mode()
 def target_losses(
     model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int
-) -> list[TargetLoss]:
-    "Teacher-forced, one for each sequence, in eval mode, in packed rows of `row_length` tokens."
+) -> list[Targets]:
+    "One for each sequence, in eval mode, in packed rows of `row_length` tokens."
     batch, losses, rights = pack(space, examples, row_length), [], []
-    training = model.training
+    training, linear = model.training, has_linear_head(model)
     model.eval()
     for row in range(len(batch.ids)):
         inputs = send_to_device(row_inputs(batch, row), model.device)
-        labels = inputs.pop("labels")[0]
-        logits = model(**inputs).logits[0].float()
-        losses.append(nn.functional.cross_entropy(logits, labels, reduction="none").cpu())
-        rights.append((logits.argmax(-1) == labels).cpu())
+        left = inputs["shift_labels"][0]
+        for logits in _some_logits(model, inputs, linear):
+            labels, left = left[: len(logits)], left[len(logits) :]
+            losses.append(nn.functional.cross_entropy(logits, labels, reduction="none").double().cpu())
+            rights.append((logits.argmax(-1) == labels).cpu())
     model.train(training)
-    counts = [int((e.labels != IGNORED).sum()) for e in examples]
-    pieces = zip(torch.cat(losses).split(counts), torch.cat(rights).split(counts), counts, strict=True)
-    return [TargetLoss(loss.mean().item(), right.double().mean().item(), n) for loss, right, n in pieces]
+    ids = [e.labels[e.labels != IGNORED] for e in examples]
+    counts = [len(one) for one in ids]
+    pieces = zip(ids, torch.cat(losses).split(counts), torch.cat(rights).split(counts), strict=True)
+    return [Targets(one, loss.numpy(), right.numpy()) for one, loss, right in pieces]

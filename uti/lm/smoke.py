@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..audit.environment import environment_of
 from ..audit.plan import check_apart
@@ -30,7 +29,16 @@ from ..files import write_json
 from .data import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
 from .endurance import kill, kill_checks, resume, resume_checks, short_dataset, two_plans
 from .generation import Outcome, decode_segment, generate, longest_target, outcome, prompt_of
-from .model import TargetLoss, check_length, longest_sequence, make_model, target_losses
+from uti.lm.model import (
+    Targets,
+    base_model,
+    check_length,
+    joined,
+    longest_sequence,
+    make_model,
+    target_losses,
+    text_rows,
+)
 from .training import Progress, TokenTrainer, losses, train
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
@@ -144,55 +152,79 @@ def _lay_out(run: SmokeRun) -> None:
         save_dataset(run.dataset, data)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b
-def _largest_gap(run: SmokeRun, model: PreTrainedModel, of_each: list[TargetLoss]) -> float:
-    "How far the loss of a sequence in a packed row is from its loss alone, in nats; of some of them."
-    examples, length = run.dataset.examples, run.config.smoke.row_length
-    some = range(0, len(of_each), max(1, len(of_each) // 8))
-    alone = {i: target_losses(model, run.dataset.space, [examples[i]], length)[0].loss for i in some}
-    return max(abs(loss - of_each[i].loss) for i, loss in alone.items())
+def _largest_gap(run: SmokeRun, model: PreTrainedModel, found: Sequence[Targets]) -> float:
+    """How far the mean loss of a sequence in a packed row is from the loss that transformers' own code
+    computes of it alone, in nats; the largest of some of them.
+    """
+    gaps = []
+    for i in range(0, len(found), max(1, len(found) // 8)):
+        ids, labels = (torch.from_numpy(a[None]).to(model.device) for a in run.dataset.examples[i][:2])
+        with torch.inference_mode():
+            alone = model.eval()(input_ids=ids, labels=labels).loss.item()
+        gaps.append(abs(alone - found[i].loss.mean()))
+    return max(gaps)
 
 
-def _text_rows(model: PreTrainedModel, n: int) -> list[Tensor]:
-    "The rows of the first `n` ids, of the embeddings and of the output layer."
-    layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    return [layer.weight[:n].detach().cpu().clone() for layer in layers]
+@torch.inference_mode()
+def _text_logits(run: SmokeRun, grown: PreTrainedModel) -> None:
+    "Gate: the grown model says of text what the model said that it was made of."
+    space, config = run.dataset.space, run.config
+    before = base_model(config.smoke, space, seed=config.seed).eval()
+    ids = torch.randint(space.text, (4, 64), generator=torch.Generator().manual_seed(0))
+    old, new = (model(input_ids=ids).logits[..., : space.text] for model in (before, grown.eval()))
+    run.ask("text_logits", torch.equal(old, new), (old - new).abs().max().item(), 0.0)
+
+# %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-c
+def _learned(run: SmokeRun, before: Sequence[Targets], after: Sequence[Targets]) -> dict[str, Any]:
+    "What of `Overfit` compares the losses before and after training."
+
+    def of(found: Sequence[Targets], task: str) -> Targets:
+        return joined([t for t, its in zip(found, run.tasks, strict=True) if its == task])
+
+    tasks = list(dict.fromkeys(run.tasks))
+    return {
+        "first_loss": joined(before).loss.mean(),
+        "final_loss": joined(after).loss.mean(),
+        "fraction_of": {task: of(after, task).loss.mean() / of(before, task).loss.mean() for task in tasks},
+        "accuracy": joined(after).right.mean(),
+        "accuracy_of": {task: of(after, task).right.mean() for task in tasks},
+    }
 
 
-def _accuracy(found: Sequence[TargetLoss]) -> float:
-    return sum(t.right * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
+def _overfit_gates(run: SmokeRun, found: Overfit) -> None:
+    gates, worst = run.config.smoke.gates, max(found.fraction_of, key=lambda task: found.fraction_of[task])
+    left = found.final_loss / found.first_loss
+    detail = f"{found.first_loss:.3f} nats a token before, {found.final_loss:.3f} after"
+    run.ask("overfit_loss", left <= gates.loss, left, f"at most {gates.loss:g} of that before", detail)
+    most = found.fraction_of[worst]
+    run.ask("overfit_task", most <= gates.task_loss, most, f"at most {gates.task_loss:g}", f"worst: {worst}")
+    right = found.accuracy
+    run.ask("overfit_accuracy", right >= gates.accuracy, right, f"at least {gates.accuracy:g}")
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b-x
 def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
-    """Train on all sequences; gates on the loss, on packing, and, where only new rows are trained, on the
-    text rows.
+    """Train on all sequences; gates on what the model says of text before, on the losses before and after, on
+    packing, and, where only new rows are trained, on the rows of text.
     """
-    wanted, space = run.config.smoke, run.dataset.space
+    wanted, space, examples = run.config.smoke, run.dataset.space, run.dataset.examples
     model = make_model(wanted, space, seed=run.config.seed)
-    old_rows = _text_rows(model, space.text) if wanted.only_new_rows else []
-    trainer = train(
-        run.dataset,
-        (run.work or run.outdir) / "training",
-        model=model,
-        save_every=max(1, wanted.steps // 3),
-        progress=run.progress,
-    )
-    of_each = target_losses(model, space, run.dataset.examples, wanted.row_length)
-    final = sum(t.loss * t.n_tokens for t in of_each) / sum(t.n_tokens for t in of_each)
-    first, most = losses(trainer)[0], wanted.loss_fraction * losses(trainer)[0]
-    promised = f"at most {wanted.loss_fraction:g} × {first:.3f} = {most:.3f}"
-    run.ask("overfit_loss", final <= most, final, promised)
-    gap = _largest_gap(run, model, of_each)
-    run.ask("packing", gap < 1e-4, gap, "the same loss alone and in a packed row, within 1e-4 nats")
-    if old_rows:
-        same = all(map(torch.equal, _text_rows(model, space.text), old_rows))
+    if space.text:
+        _text_logits(run, model)
+    old_rows = text_rows(model, space.text)
+    before = target_losses(model, space, examples, wanted.row_length)
+    folder, save_every = (run.work or run.outdir) / "training", max(1, wanted.steps // 3)
+    trainer = train(run.dataset, folder, model=model, save_every=save_every, progress=run.progress)
+    after = target_losses(model, space, examples, wanted.row_length)
+    found = Overfit(losses=losses(trainer), **_learned(run, before, after))
+    _overfit_gates(run, found)
+    gap = _largest_gap(run, model, after)
+    run.ask("packing", gap < 1e-4, gap, "the same, within 1e-4 nats")
+    if wanted.only_new_rows:
+        same = all(
+            torch.equal(a.cpu(), b) for a, b in zip(text_rows(model, space.text), old_rows, strict=True)
+        )
         run.ask("text_rows_unchanged", same, same, True)
-    of_task: dict[str, list[TargetLoss]] = {}
-    for task, found in zip(run.tasks, of_each, strict=True):
-        of_task.setdefault(task, []).append(found)
-    accuracy_of = {task: _accuracy(found) for task, found in of_task.items()}
-    return Overfit(
-        losses=losses(trainer), final_loss=final, accuracy=_accuracy(of_each), accuracy_of=accuracy_of
-    ), trainer
+    return found, trainer
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006
 TEMPERATURES = (0.0, 0.5, 1.0, 2.0, 100.0)
@@ -332,8 +364,8 @@ def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning
     def mean(examples: list[Example]) -> float:
         # a target with the prompt of another may be longer than either sequence
         longest = max(len(e.ids) for e in examples)
-        found = target_losses(model, run.dataset.space, examples, max(longest, run.config.smoke.row_length))
-        return sum(t.loss * t.n_tokens for t in found) / sum(t.n_tokens for t in found)
+        row_length = max(longest, run.config.smoke.row_length)
+        return joined(target_losses(model, run.dataset.space, examples, row_length)).loss.mean()
 
     answers = []
     for task in dict.fromkeys(run.tasks):

@@ -26,10 +26,20 @@ from torch.utils.data import Dataset as Rows
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from ..codecs.checkpoint import quiet_libraries
 from ..config import Smoke, dump_config
 from ..files import write_json, write_text
 from .data import Dataset
-from .model import LMError, check_length, check_space, make_model, row_inputs
+from uti.lm.model import (
+    LMError,
+    check_length,
+    check_space,
+    losses_only,
+    make_model,
+    put_back,
+    row_inputs,
+    text_rows,
+)
 from ..space import TokenSpace, save_space
 from ..tokens.sequences import Batch, pack
 
@@ -134,17 +144,9 @@ class _PackedRows(Rows):
     def __getitem__(self, row: int) -> dict[str, Any]:
         return row_inputs(self.batch, row)
 
-
-def _mean_over_targets(
-    outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None
-) -> Tensor:
-    "Cross entropy in nats, summed over this row's targets and divided by those of the whole step."
-    loss = nn.functional.cross_entropy(outputs.logits[0].float(), labels[0], reduction="sum")
-    return loss / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
-
 # %% ../../nbs/lm/03_training.ipynb #08-training-008
 def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, device: str) -> TrainingArguments:
-    """AdamW without weight decay, a short warm-up, then a cosine to zero.
+    """AdamW without weight decay, a short warm-up, then straight to zero.
 
     Raises `LMError` where the processes cannot share the rows of a step.
     """
@@ -156,7 +158,7 @@ def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, devic
     arguments = TrainingArguments(
         output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1,
         gradient_accumulation_steps=wanted.rows_per_step // processes,
-        learning_rate=wanted.learning_rate, lr_scheduler_type="cosine",
+        learning_rate=wanted.learning_rate, lr_scheduler_type="linear", adam_beta2=0.99,
         warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
         seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
@@ -169,6 +171,20 @@ def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, devic
         # join by torchrun
         arguments._n_gpu = 1
     return arguments
+
+# %% ../../nbs/lm/03_training.ipynb #lm-03-06
+class _KeepRows(TrainerCallback):
+    "Puts the rows of text back after each step of the optimiser."
+
+    def __init__(self, n_text: int):
+        self.n_text = n_text
+        self.rows: list[Tensor] = []
+
+    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        self.rows = text_rows(given["model"], self.n_text)
+
+    def on_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        put_back(given["model"], self.rows)
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-007
 class _Report(TrainerCallback):
@@ -260,14 +276,14 @@ def train(
     outdir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(outdir / STAGED, ignore_errors=True)
     options = _arguments(outdir, config.smoke, save_every=save_every, seed=config.seed, device=config.device)
-    trainer = TokenTrainer(
-        tokens=dataset,
-        model=model,
-        args=options,
-        train_dataset=rows,
-        data_collator=lambda one: one[0],
-        compute_loss_func=_mean_over_targets, callbacks=[_Report(progress, stop_after)],
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    callbacks: list[TrainerCallback] = [_Report(progress, stop_after)]
+    if config.smoke.only_new_rows:
+        callbacks.append(_KeepRows(dataset.space.text))
+    with losses_only(model), quiet_libraries():
+        trainer = TokenTrainer(
+            tokens=dataset, model=model, args=options, train_dataset=rows,
+            data_collator=lambda one: one[0], callbacks=callbacks,
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer

@@ -370,7 +370,7 @@ def token_lm(report: AuditRecord, folder: Path) -> Markup:
             " brings it in.",
         )
     o, r = lm["overfit"], lm["resume"]
-    limit = lm["config"]["smoke"]["loss_fraction"] * o["losses"][0]
+    limit = lm["config"]["smoke"]["gates"]["loss"] * o["first_loss"]
     curves = loss_curves(o["losses"], limit, r["losses"], r["resumed_losses"], r["interrupted_after"])
     return joined([
         table(["test", "", "found"], _lm_rows(lm, limit)),
@@ -384,7 +384,7 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
     "A row a test."
     o, r = lm["overfit"], lm["resume"]
     learned = (
-        f"loss {o['losses'][0]:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
+        f"loss {o['first_loss']:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
         "right"
     )
     differs = (

@@ -31,7 +31,7 @@ def verdict_of(report: SmokeReport) -> Markup:
 
 def _endured(report: SmokeReport) -> str:
     o, r, lost = report.overfit, report.resume, max((k.lost for k in report.kills), default=0)
-    learned = f"The loss fell from {o.losses[0]:.2f} to {o.final_loss:.2f} nats a token."
+    learned = f"The loss fell from {o.first_loss:.2f} to {o.final_loss:.2f} nats a token."
     differs = (
         f"Resumed, the largest difference of any loss is {r.loss_difference:g} and of any weight "
         f"{r.weight_difference:g}."
@@ -61,15 +61,20 @@ def loss(report: SmokeReport) -> Markup:
     o, r = report.overfit, report.resume
     curves = loss_curves(
         o.losses,
-        report.config["smoke"]["loss_fraction"] * o.losses[0],
+        report.config["smoke"]["gates"]["loss"] * o.first_loss,
         r.losses,
         r.resumed_losses,
         r.interrupted_after,
     )
-    rows = [[task, n, f"{o.accuracy_of[task]:.1%}"] for task, n in report.tasks.items()]
-    rows.append(["all", sum(report.tasks.values()), f"{o.accuracy:.1%}"])
+    rows = [
+        [task, n, f"{o.fraction_of[task]:.1%}", f"{o.accuracy_of[task]:.1%}"]
+        for task, n in report.tasks.items()
+    ]
+    rows.append(
+        ["all", sum(report.tasks.values()), f"{o.final_loss / o.first_loss:.1%}", f"{o.accuracy:.1%}"]
+    )
     return drawn(curves, "losses by step") + table(
-        ["task", "sequences", "targets guessed first, teacher-forced"], rows
+        ["task", "sequences", "of the loss before training is left", "targets guessed first"], rows
     )
 
 
