@@ -44,7 +44,7 @@ test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, then pyte
 
 test-slow: $(STAMP)  ## the tests that take minutes and that test leaves out
 	$(BIN)/nbdev_test --n_workers 2 --do_print --flags slow
-	$(BIN)/python -m pytest -q tests --slow -m slow
+	$(BIN)/python -m pytest -q -s tests --slow -m slow
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab --notebook-dir nbs

@@ -76,7 +76,16 @@ class Smoke(_Strict):
 
     sequences: int = Field(256, ge=2, description="training sequences, all tasks in turn")
     text_tokens: int = Field(48, ge=1, description="ids of the longest text or caption")
-    audio_positions: int = Field(6, ge=1, description="positions of the longest sound")
+    audio_positions: int = Field(2, ge=1, description="positions of the longest sound")
+    image_options: dict[str, Any] = Field(
+        default_factory=dict, description="options of the image codec that make most of the pictures short"
+    )
+    whole_pictures: int = Field(
+        3, ge=0, description="where they do, further sequences with a picture as without them"
+    )
+    targets: int = Field(
+        64, ge=4, description="targets of a sequence that the loss counts; of more, some drawn at random"
+    )
     checkpoint: str | None = Field(
         None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights"
     )
@@ -86,8 +95,12 @@ class Smoke(_Strict):
     )
     hidden_size: int = Field(64, ge=32, multiple_of=32, description="width of the small model")
     layers: int = Field(2, ge=1, description="layers of the small model")
-    steps: int = Field(340, ge=1, description="optimiser steps of the overfit test")
-    row_length: int = Field(512, ge=8, description="tokens of a packed row")
+    steps: int | None = Field(
+        None, ge=1, description="optimiser steps; default: 32 times through all rows, but 340 at least"
+    )
+    row_length: int | None = Field(
+        None, ge=8, description="tokens of a packed row; default: 1,024, or the longest sequence"
+    )
     rows_per_step: int = Field(1, ge=1, description="packed rows of a step, over all processes")
     learning_rate: float = Field(1e-2, gt=0)
     gates: Gates = Gates()
@@ -183,4 +196,7 @@ def with_codecs(config: Config | None, **codecs: str | None) -> Config:
     alone. Raises `ConfigError`.
     """
     wanted = {modality: {"codec": codec} for modality, codec in codecs.items() if codec is not None}
-    return parse_config({**(config.model_dump(exclude_none=True) if config else {}), **wanted})
+    before = config.model_dump(exclude_none=True) if config else {}
+    if "image" in wanted and config:
+        before["smoke"]["image_options"] = {}  # they were those of the other codec
+    return parse_config({**before, **wanted})

@@ -16,8 +16,8 @@ from ..errors import UTIError
 from ..files import reading
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'Overfit', 'Resume', 'Kill', 'Generated', 'Shown', 'Conditioning', 'gate', 'SmokeReport', 'SmokeError',
-           'read_smoke']
+__all__ = ['QUESTIONS', 'Overfit', 'Differences', 'Resume', 'Kill', 'Written', 'Generated', 'Shown', 'Conditioning', 'gate',
+           'SmokeReport', 'SmokeError', 'read_smoke']
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003
 class Overfit(BaseModel):
@@ -29,20 +29,35 @@ class Overfit(BaseModel):
     fraction_of: dict[str, float] = Field(description="for each task, the loss after over the loss before")
     accuracy: float = Field(description="teacher-forced: targets that the model guesses first, as a fraction")
     accuracy_of: dict[str, float] = Field(description="the same for each task")
+    perplexity_of: dict[str, float] = Field(description="for each range of the space, over its targets")
+
+
+class Differences(BaseModel):
+    """The largest between the checkpoints of two runs that should end alike: of any step's loss in nats, of
+    any weight, and of any number in the optimiser's state; null where one has what the other has not.
+    """
+
+    loss: float | None
+    weight: float | None
+    optimiser: float | None
+
+    @property
+    def said(self) -> str:
+        "For people: `loss 0, weight 0, optimiser 0`."
+        named = {name: "missing" if value is None else f"{value:g}" for name, value in self}
+        return ", ".join(f"{name} {value}" for name, value in named.items())
 
 
 class Resume(BaseModel):
-    "Largest differences between a run in one go and one that was interrupted at its half and resumed."
+    "A run in one go, and one that was interrupted at its half and resumed."
 
     steps: int
     interrupted_after: int
-    loss_difference: float
-    weight_difference: float
-    optimiser_difference: float
+    difference: Differences
     losses: list[float]
     resumed_losses: list[float]
 
-
+# %% ../../nbs/audit/00_smoke_report.ipynb #lm-rep-01
 class Kill(BaseModel):
     """One SIGKILL.
 
@@ -53,12 +68,23 @@ class Kill(BaseModel):
     killed_at: int
     saved_every: int
     resumed_at: int
+    error: str = Field("", description="why the next run could not go on")
 
     @property
     def lost(self) -> int:
         return max(0, self.killed_at - self.resumed_at + 1)
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003-b
+class Written(BaseModel):
+    "What a model wrote where one modality was asked for."
+
+    n: int
+    n_ids: int = Field(description="start and end left out")
+    foreign: int = Field(description="of the ids, those of other modalities, and special tokens")
+    repeated: float = Field(description="share of runs of four ids that stood before in the same piece")
+    blank: int = Field(0, description="decoded: empty texts, pictures of one colour, silent sounds")
+
+
 class Generated(BaseModel):
     "What a model wrote."
 
@@ -70,6 +96,7 @@ class Generated(BaseModel):
     decoded: int | None = Field(description="of the well-formed; null where nothing was decoded")
     without_decoder: int = Field(0, description="of the well-formed, those of a codec that only encodes")
     first_error: str = ""
+    of: dict[str, Written] = Field(description="by the modality that was asked for")
 
 
 class Shown(BaseModel):
@@ -82,13 +109,17 @@ class Shown(BaseModel):
 
 
 class Conditioning(BaseModel):
-    "Mean loss of a task's targets, in nats a token, by what the model was prompted with."
+    """Mean loss of a task's targets, in nats a token, by what the model was prompted with: all targets of a
+    text, and those of the first two positions of a picture or sound, where nothing before them tells the
+    next id.
+    """
 
     task: str
-    n: int
+    n: int = Field(description="sequences")
     right: float
-    shuffled: float
-    none: float
+    shuffled: float = Field(description="with the prompt of another sequence")
+    none: float = Field(description="with no prompt, which the model never saw in training")
+    wins: float = Field(description="share of the sequences whose loss is lower with their own prompt")
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-q1
 QUESTIONS = {
@@ -102,9 +133,16 @@ QUESTIONS = {
     "resume_weight": "Resumed: largest difference of a weight",
     "resume_optimiser": "Resumed: largest difference of an optimiser state",
     "kill": "Killed: steps lost",
-    "kill_loss": "Killed twice: largest difference of a loss to the undisturbed run",
+    "kill_loss": "Killed: largest difference of a loss to the undisturbed run",
+    "kill_weight": "Killed: largest difference of a weight to the undisturbed run",
+    "kill_optimiser": "Killed: largest difference of an optimiser state to the undisturbed run",
     "generation_untrained": "Written by an untrained model under the grammar, decoded",
+    "leak_untrained": "Ids of another modality in what it wrote under the grammar",
     "generation_trained": "Written by the trained model under the grammar, decoded",
+    "leak_trained": "Ids of another modality in what the trained model wrote under the grammar",
+    "prompt_text": "Another's prompt makes a text much less likely",
+    "prompt_media": "Another's prompt makes the beginning of a picture or sound less likely",
+    "prompt_wins": "Most sequences prefer their own prompt",
 }
 
 
@@ -137,8 +175,11 @@ class SmokeReport(BaseModel):
     token_space_sha256: str
     data_sha256: str = Field(description="over the ids of all sequences, one after another")
     tasks: dict[str, int] = Field(description="task → sequences")
+    whole_pictures: int = Field(description="of these, with a picture of full size, where others are short")
+    positions: dict[str, list[int]] = Field(description="modality → of its shortest and longest segments")
     n_tokens: int
-    n_targets: int
+    n_targets: int = Field(description="that the loss counts")
+    n_uncounted: int = Field(description="targets of long sequences that were not drawn")
     model: str
     n_parameters: int
     n_trained: int = Field(description="parameters that training may change")
@@ -146,6 +187,7 @@ class SmokeReport(BaseModel):
     overfit: Overfit
     resume: Resume
     kills: list[Kill]
+    kill_difference: Differences
     generated: list[Generated]
     shown: list[Shown]
     conditioning: list[Conditioning]

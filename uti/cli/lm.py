@@ -129,22 +129,20 @@ def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:
     o, r = report.overfit, report.resume
     loss = f"loss {o.first_loss:.3f} → {o.final_loss:.3f} nats a token"
     yield "overfit", loss, f"{o.accuracy:.1%} of targets right, teacher-forced"
-    differences = (
-        f"loss {r.loss_difference:g}, weight {r.weight_difference:g}, optimiser {r.optimiser_difference:g}"
-    )
     interrupted = f"interrupted after {r.interrupted_after} of {r.steps} steps"
-    yield "resume", f"largest difference: {differences}", interrupted
+    yield "resume", f"largest difference: {r.difference.said}", interrupted
     for k in report.kills:
         killed = f"killed after step {k.killed_at}, went on with {k.resumed_at}, saved every {k.saved_every}"
         yield f"kill {k.when}", f"{k.lost} steps lost", killed
+    yield "killed runs", f"largest difference: {report.kill_difference.said}", "beside a run in one go"
     for g in report.generated:
         mute = f", {g.without_decoder} have no decoder" if g.without_decoder else ""
         decoded = f"{g.decoded} decoded{mute}" if g.decoded is not None else ""
         who = f"{g.model} model, {'grammar' if g.grammar else 'free'}"
         yield who, f"{g.well_formed} of {g.n} well-formed", decoded
     for c in report.conditioning:
-        nats = f"right {c.right:.3f}, shuffled {c.shuffled:.3f}, none {c.none:.3f}"
-        yield f"prompt, {c.task}", nats, "nats a token"
+        nats = f"own {c.right:.3f}, another's {c.shuffled:.3f}, none {c.none:.3f}"
+        yield f"prompt, {c.task}", nats, f"nats a token; {c.wins:.0%} prefer their own"
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005-x
 def print_smoke(report: SmokeReport) -> None:

@@ -9,7 +9,8 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +23,14 @@ from ..errors import UTIError
 from ..files import write_json, write_text
 from ..modalities.base import Sample
 from ..outdir import output_folder
-from ..space import TokenSpace, diff_spaces, load_space, save_space
+from ..space import TokenSpace, diff_spaces, load_space, save_space, token_hash
 from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
 from ..tokens.sequences import IGNORED, TASKS, Example, build
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'Dataset', 'tasks_of', 'make_dataset', 'task_of',
-           'labels_of', 'save_dataset', 'load_dataset']
+__all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'thinned', 'Dataset', 'tasks_of', 'make_dataset',
+           'task_of', 'short_pictures', 'narrowed', 'with_whole_pictures', 'labels_of', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
@@ -40,7 +41,7 @@ class DatasetError(UTIError):
 
 def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions: int) -> Grammar:
     """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and sounds of up to
-    `audio_positions` positions. Raises `SequenceError` where no sound is that short.
+    `audio_positions` positions. Raises `DatasetError` where no sound is that short.
     """
     lengths: dict[str, Sequence[int]] = {}
     for modality, codec in tokenizer.codecs.items():
@@ -50,6 +51,11 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
             lengths[modality] = [codec.expected_positions() or 0]
         else:
             lengths[modality] = tuple(codec.sound_lengths(audio_positions))
+            if not lengths[modality]:
+                raise DatasetError(
+                    f"smoke.audio_positions: {codec.spec.name!r} makes no sound of as few positions as "
+                    f"{audio_positions}"
+                )
     return Grammar(tokenizer.space, tokenizer.serialisation, lengths)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-007
@@ -91,6 +97,20 @@ def passage(sample: Sample, n_characters: int, rng: random.Random) -> Piece:
     return Piece("", sample.signal[start : start + n_characters])
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011
+def thinned(example: Example, most: int, seed: int) -> Example:
+    """The sequence with `most` labels at most: the first half of so many, the last, and others in between
+    that are drawn at random, which is the same draw for the same seed.
+    """
+    places = np.flatnonzero(example.labels != IGNORED)
+    if len(places) <= most:
+        return example
+    first, between = places[: most // 2], places[most // 2 : -1]
+    drawn = np.random.default_rng(seed).choice(between, most - len(first) - 1, replace=False)
+    labels, kept = np.full_like(example.labels, IGNORED), [*first, *drawn, places[-1]]
+    labels[kept] = example.labels[kept]
+    return Example(example.ids, labels, example.space)
+
+# %% ../../nbs/lm/01_data.ipynb #lm-01-23
 @dataclass(frozen=True)
 class Dataset:
     "Sequences that obey `grammar`. `config`: what made them."
@@ -102,6 +122,21 @@ class Dataset:
     @property
     def space(self) -> TokenSpace:
         return self.grammar.space
+
+    @cached_property
+    def counted(self) -> list[Example]:
+        "The sequences with the targets that the loss counts."
+        return [thinned(e, self.config.smoke.targets, seed=i) for i, e in enumerate(self.examples)]
+
+    @cached_property
+    def sha256(self) -> str:
+        "Over the ids of all sequences, one after another."
+        return token_hash(np.concatenate([e.ids for e in self.examples]))
+
+    @property
+    def row_length(self) -> int:
+        "Tokens of a packed row."
+        return self.config.smoke.row_length or max(1024, *(len(e.ids) for e in self.examples))
 
 
 def tasks_of(modalities: Sequence[str]) -> list[str]:
@@ -182,8 +217,10 @@ def make_dataset(
     text_tokens: int,
     audio_positions: int,
     seed: int = 0,
+    about: str | None = None,
 ) -> Dataset:
-    """`n` sequences of all tasks in turn, of pieces of the `samples`.
+    """`n` sequences of all tasks in turn, of pieces of the `samples`; `about`: only of tasks with this
+    modality.
 
     The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
     """
@@ -192,12 +229,13 @@ def make_dataset(
         m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
         for m in tokenizer.codecs
     }
-    tasks = tasks_of([m for m in there if there[m]])
+    tasks = [t for t in tasks_of([m for m in there if there[m]]) if not about or about in TASKS[t]]
     if not tasks or n < 1:
         raise DatasetError(
             f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
             f"{', '.join(tokenizer.codecs)}"
         )
+    grammar = grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions)
     wanted = [tasks[i % len(tasks)] for i in range(n)]
     pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
     ids = _encode_pieces(tokenizer, wanted, pieces)
@@ -205,11 +243,7 @@ def make_dataset(
         _example(tokenizer, task, piece, own, text_tokens)
         for task, piece, own in zip(wanted, pieces, ids, strict=True)
     ]
-    return Dataset(
-        examples,
-        grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions),
-        tokenizer.config or Config(),
-    )
+    return Dataset(examples, grammar, tokenizer.config or Config())
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-e
 def task_of(grammar: Grammar, example: Example) -> str:
@@ -227,6 +261,53 @@ def task_of(grammar: Grammar, example: Example) -> str:
             f"a sequence of {' and '.join(s.modality for s in segments) or 'nothing'} belongs to no task"
         )
     return next(task for task, wanted in TASKS.items() if wanted == pair)
+
+# %% ../../nbs/lm/01_data.ipynb #lm-01-21
+def short_pictures(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
+    """The tokenizer whose image codec has the `smoke.image_options` of its config as well; the same where
+    there are none.
+
+    Raises `CodecError` for options that the codec does not have, and `DatasetError` for some that give other
+    ids.
+    """
+    config = tokenizer.config
+    if config is None or config.image is None or not config.smoke.image_options:
+        return tokenizer
+    options = {**config.image.options, **config.smoke.image_options}
+    image = config.image.model_copy(update={"options": options})
+    alone = config.model_copy(update={"text": None, "audio": None, "image": image})
+    short = UnifiedTokenizer(
+        {**tokenizer.codecs, "image": UnifiedTokenizer.from_config(alone).codec("image")}, config
+    )
+    if differences := diff_spaces(tokenizer.space, short.space):
+        raise DatasetError(f"smoke.image_options make another token space: {'; '.join(differences)}")
+    return short
+
+# %% ../../nbs/lm/01_data.ipynb #lm-01-25
+def narrowed(grammar: Grammar, modality: str, lengths: Sequence[int]) -> Grammar:
+    "The grammar in which segments of `modality` have one of these numbers of positions."
+    return replace(grammar, lengths={**grammar.lengths, modality: lengths})
+
+
+def with_whole_pictures(
+    dataset: Dataset, tokenizer: UnifiedTokenizer, samples: Sequence[Sample], n: int
+) -> Dataset:
+    """The dataset with `n` sequences more, of pictures as `tokenizer` encodes them, and a grammar that admits
+    these too.
+    """
+    wanted = dataset.config.smoke
+    more = make_dataset(
+        tokenizer,
+        samples,
+        n,
+        text_tokens=wanted.text_tokens,
+        audio_positions=wanted.audio_positions,
+        seed=dataset.config.seed + 1,
+        about="image",
+    )
+    lengths = sorted({*dataset.grammar.lengths["image"], *more.grammar.lengths["image"]})
+    grammar = narrowed(dataset.grammar, "image", lengths)
+    return Dataset([*dataset.examples, *more.examples], grammar, dataset.config)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
 def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:

@@ -21,17 +21,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import TrainerState
+from transformers import PreTrainedModel, TrainerState
 
-from ..audit.smoke_report import Kill, Resume, gate
+from ..audit.smoke_report import Differences, Kill, Resume, gate
 from ..checks.base import Check
 from .data import Dataset, save_dataset
-from .training import STAGED, Progress, last_checkpoint, losses, train
+from .model import make_model
+from .training import STAGED, Progress, last_checkpoint, train
 
 # %% auto #0
-__all__ = ['SHORT_STEPS', 'TRAIN', 'short_dataset', 'resume', 'resume_checks', 'two_plans', 'kill_checks', 'first_step',
-           'train_until_killed', 'kill']
+__all__ = ['SHORT_STEPS', 'TRAIN', 'short_dataset', 'losses_of', 'differences', 'resume', 'same_end', 'two_plans', 'kill_checks',
+           'first_step', 'train_until_killed', 'kill']
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-004
 SHORT_STEPS = 8
@@ -42,66 +46,98 @@ def short_dataset(dataset: Dataset) -> Dataset:
     thousand.
     """
     wanted = dataset.config.smoke
-    longest = max(len(e.ids) for e in dataset.examples)
+    examples = dataset.examples[:24]
+    longest = max(len(e.ids) for e in examples)
     return replace(
         dataset,
-        examples=dataset.examples[:24],
+        examples=examples,
         config=dataset.config.model_copy(
             update={
                 "smoke": wanted.model_copy(
-                    update={"steps": SHORT_STEPS, "row_length": min(wanted.row_length, max(256, longest))}
+                    update={"steps": SHORT_STEPS, "row_length": min(dataset.row_length, max(256, longest))}
                 )
             }
         ),
     )
 
 
-def _largest_difference(a: Any, b: Any) -> float:
-    "Between the numbers of two structures of the same form, infinite where the form differs."
+def _largest_difference(a: Any, b: Any) -> float | None:
+    "Between the numbers of two structures of the same form, None where the form differs."
+    found: list[float | None]
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return max((_largest_difference(a[k], b[k]) for k in a), default=0.0)
-    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
-        return max((_largest_difference(x, y) for x, y in zip(a, b, strict=False)), default=0.0)
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
-        return (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        return abs(float(a) - float(b))
-    return 0.0 if a == b else float("inf")
+        found = [_largest_difference(a[k], b[k]) for k in a]
+    elif isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and len(a) == len(b):
+        found = [_largest_difference(x, y) for x, y in zip(a, b, strict=True)]
+    elif isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape:
+        found = [(a.double() - b.double()).abs().max().item() if a.numel() else 0.0]
+    elif isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        found = [abs(float(a) - float(b))]
+    else:
+        return 0.0 if a == b else None
+    numbers = [value for value in found if value is not None]
+    return None if len(numbers) < len(found) else max(numbers, default=0.0)
+
+# %% ../../nbs/lm/05_endurance.ipynb #lm-05-01
+def losses_of(checkpoint: Path) -> list[float]:
+    "The loss of each step so far, from the trainer_state.json of a checkpoint."
+    history = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history
+    return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def differences(a: Path | None, b: Path | None) -> Differences:
+    "Between the last checkpoints of two runs; None is a run that left none."
+    if a is None or b is None:
+        return Differences(loss=None, weight=None, optimiser=None)
+    try:
+        weights = [{p.name: load_file(p) for p in folder.glob("model*.safetensors")} for folder in (a, b)]
+        optimisers = [torch.load(folder / "optimizer.pt", weights_only=True) for folder in (a, b)]
+    except (OSError, SafetensorError, RuntimeError):
+        return Differences(loss=None, weight=None, optimiser=None)
+    return Differences(
+        loss=_largest_difference(losses_of(a), losses_of(b)),
+        weight=_largest_difference(*weights),
+        optimiser=_largest_difference(*optimisers),
+    )
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-004-b
+def _forgetful(short: Dataset) -> PreTrainedModel:
+    """The model with dropout in its attention, so that a run that does not come back with its random numbers
+    is told by its losses.
+    """
+    model = make_model(short.config.smoke, short.space, seed=short.config.seed)
+    for layer in model.modules():
+        if hasattr(layer, "attention_dropout"):
+            layer.attention_dropout = 0.1
+    return model
+
+
 def resume(short: Dataset, folder: Path, progress: Progress = lambda step, steps, what: None) -> Resume:
     "Train in one go, and interrupted at half, in `folder`."
     half = SHORT_STEPS // 2
-    whole = train(short, folder / "whole", save_every=SHORT_STEPS, progress=progress)
-    train(short, folder / "halves", save_every=SHORT_STEPS, stop_after=half, progress=progress)
-    resumed = train(short, folder / "halves", save_every=SHORT_STEPS, progress=progress)
+    for name, stop in (("whole", None), ("halves", half), ("halves", None)):
+        options: dict[str, Any] = {"save_every": SHORT_STEPS, "stop_after": stop, "progress": progress}
+        train(short, folder / name, model=_forgetful(short), **options)
+    ends = [last_checkpoint(folder / name) for name in ("whole", "halves")]
+    whole, resumed = (losses_of(end) if end else [] for end in ends)
     return Resume(
         steps=SHORT_STEPS,
         interrupted_after=half,
-        loss_difference=_largest_difference(losses(whole), losses(resumed)),
-        weight_difference=_largest_difference(whole.model.state_dict(), resumed.model.state_dict()),
-        optimiser_difference=_largest_difference(
-            whole.optimizer.state_dict(), resumed.optimizer.state_dict()
-        ),
-        losses=losses(whole),
-        resumed_losses=losses(resumed),
+        difference=differences(*ends),
+        losses=whole,
+        resumed_losses=resumed,
     )
 
 
-def resume_checks(found: Resume, exact: bool) -> list[Check]:
-    """Gates on each difference.
+def same_end(name: str, found: Differences, exact: bool) -> list[Check]:
+    """Gates on each difference, named `name` and what differs.
 
     `exact`: whether the machine gives the same bits twice, as a CPU does; elsewhere it is measured and not
     asked.
     """
     why = "" if exact else "asked on a CPU, where every kernel gives the same bits twice"
     return [
-        gate(f"resume_{what}", value == 0 if exact else None, value, 0.0, why)
-        for what, value in (
-            ("loss", found.loss_difference),
-            ("weight", found.weight_difference),
-            ("optimiser", found.optimiser_difference),
-        )
+        gate(f"{name}_{what}", value == 0 if exact else None, value, 0.0, why)
+        for what, value in found.model_dump().items()
     ]
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-d
@@ -110,32 +146,21 @@ def two_plans(seed: int) -> list[dict[str, Any]]:
     return [{"at_step": random.Random(seed).randint(3, SHORT_STEPS - 3)}, {"during_save": True}]
 
 
-def kill_checks(
-    found: Sequence[Kill], ended: Sequence[float], expected: Sequence[float], exact: bool
-) -> list[Check]:
-    """Gates on the steps that each kill lost, and, where `exact`, on the losses `ended` being those of a run
-    that nobody killed.
+def kill_checks(found: Sequence[Kill], difference: Differences, exact: bool) -> list[Check]:
+    """Gates on the steps that each kill lost, and on the run that survived them having ended as one that
+    nobody killed; `exact`, as in `same_end`.
     """
     checks = [
         gate(
             "kill",
-            k.killed_at > 0 and k.resumed_at > 0 and k.lost <= k.saved_every,
+            k.killed_at > 0 and k.resumed_at > 0 and k.lost <= k.saved_every and not k.error,
             k.lost,
             f"at most {k.saved_every} steps lost",
-            f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}",
+            k.error or f"killed {k.when}, after step {k.killed_at}; went on with step {k.resumed_at}",
         )
         for k in found
     ]
-    difference = _largest_difference(list(ended), list(expected))
-    return [*checks, gate("kill_loss", difference == 0 if exact else None, difference, 0.0)]
-
-
-def _losses_of(checkpoint: Path | None) -> list[float]:
-    "The losses in a checkpoint's trainer_state.json."
-    history = (
-        TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
-    )
-    return [entry["loss"] for entry in history if "loss" in entry]
+    return [*checks, *same_end("kill", difference, exact)]
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006
 TRAIN = [sys.executable, "-c", "from uti.cli.main import main; main()", "train"]
@@ -190,41 +215,40 @@ def train_until_killed(
     return _last_step(log)
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006-c
+def _said(plan: dict[str, Any]) -> str:
+    if not plan:
+        return "go on to the end"
+    return "kill during a save" if plan.get("during_save") else f"kill at step {plan['at_step']}"
+
+
 def kill(
-    short: Dataset,
-    folder: Path,
-    plans: Sequence[dict[str, Any]],
-    progress: Progress = lambda step, steps, what: None,
-    save_every: int = 2,
-) -> tuple[list[Kill], list[float]]:
+    short: Dataset, folder: Path, plans: Sequence[dict[str, Any]],
+    progress: Progress = lambda step, steps, what: None, save_every: int = 2,
+) -> tuple[list[Kill], Differences]:  # fmt: skip
     """Kill one run in `folder` as each of `plans` says (`at_step`, or `during_save`), then let it end.
 
-    Returns the kills, and the losses of all steps of the run that survived them.
+    Returns the kills, and how the run that survived them ended beside one that nobody killed. A run that
+    cannot go on is the last; its kill says why.
     """
     save_dataset(short, folder / "data")
-    killed = []
+    train(short, folder / "whole", save_every=SHORT_STEPS)
+    killed, error = [], ""
     for i, plan in enumerate([*plans, {}]):
-        progress(
-            i,
-            len(plans) + 1,
-            "kill during a save"
-            if plan.get("during_save")
-            else f"kill at step {plan['at_step']}"
-            if plan
-            else "go on to the end",
-        )
-        killed.append(
-            train_until_killed(
-                folder / "data", folder / "run", folder / f"{i}.log", save_every=save_every, **plan
-            )
-        )
+        progress(i, len(plans) + 1, _said(plan))
+        places = folder / "data", folder / "run", folder / f"{i}.log"
+        try:
+            killed.append(train_until_killed(*places, save_every=save_every, **plan))
+        except RuntimeError as stopped:
+            error = str(stopped)
+            break
     found = [
         Kill(
             when="during a save" if plan.get("during_save") else "at a random step",
-            killed_at=killed[i],
+            killed_at=step,
             saved_every=save_every,
             resumed_at=first_step(folder / f"{i + 1}.log"),
+            error=error if i == len(killed) - 1 else "",
         )
-        for i, plan in enumerate(plans)
+        for i, (plan, step) in enumerate(zip(plans, killed, strict=False))
     ]
-    return found, _losses_of(last_checkpoint(folder / "run"))
+    return found, differences(last_checkpoint(folder / "run"), last_checkpoint(folder / "whole"))

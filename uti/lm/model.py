@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 from transformers.modeling_outputs import CausalLMOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..codecs.checkpoint import find_checkpoint
+from ..codecs.checkpoint import find_checkpoint, model_type
 from ..codecs.weights import load_pretrained
 from ..config import Smoke
 from ..errors import UTIError
@@ -42,18 +43,15 @@ class LMError(UTIError):
     "A language model, its checkpoint or its data do not fit the token space; the message says how."
 
 
-def text_model(
-    n_text: int, *, hidden_size: int = 64, layers: int = 2, dropout: float = 0.0, seed: int = 0
-) -> PreTrainedModel:
+def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> PreTrainedModel:
     """A Qwen3 (arXiv:2505.09388) of random weights for `n_text` ids of text, with heads of 32, whose head is
-    its embeddings. `dropout`: of attention. The same seed gives the same weights; torch's own random state
-    stays.
+    its embeddings. The same seed gives the same weights; torch's own random state stays.
     """
     heads = max(1, hidden_size // 32)
     config = Qwen3Config(
         vocab_size=max(1, n_text), hidden_size=hidden_size, intermediate_size=4 * hidden_size,
         num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=heads, head_dim=32,
-        max_position_embeddings=32_768, tie_word_embeddings=True, attention_dropout=dropout,
+        max_position_embeddings=32_768, tie_word_embeddings=True,
         bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
@@ -105,18 +103,33 @@ def check_length(model: PreTrainedModel, n: int) -> None:
         )
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006-b
+@torch.inference_mode()
+def _sees_ahead(model: PreTrainedModel) -> bool:
+    "Whether the logits of the first id change with the last one: some encoders load as language models, too."
+    ids = torch.tensor([[0, 0, 0], [0, 0, 1]])
+    one, other = model(input_ids=ids).logits[:, 0]
+    return not torch.allclose(one, other, atol=1e-4)
+
+
 def load_model(
     checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False
 ) -> PreTrainedModel:
     """The causal LM in a folder or behind a hub id, as it is there.
 
-    Raises `LMError` for a checkpoint of another token space (unless allowed), or with fewer rows than the
-    text range; `CodecError` for one that cannot be loaded.
+    Raises `LMError` for one that is no causal language model, of another token space (unless allowed), or
+    with fewer rows than the text range; `CodecError` for one that cannot be loaded.
     """
     folder = find_checkpoint(checkpoint)
+    if (kind := model_type(folder)) not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise LMError(f"{folder}: a model of type {kind!r} is no causal language model")
     if not allow_other_space:
         check_space(folder, space)
     model, _ = load_pretrained(AutoModelForCausalLM, folder, dtype=torch.float32)
+    if _sees_ahead(model):
+        raise LMError(
+            f"{folder}: {type(model).__name__} is no causal language model: what it says at a place depends "
+            "on what stands after it"
+        )
     rows = model.get_input_embeddings().num_embeddings
     if rows < space.text:
         raise LMError(

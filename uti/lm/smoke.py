@@ -22,13 +22,34 @@ import torch
 from ..audit.environment import environment_of
 from ..audit.plan import check_apart
 from ..audit.samples import load_samples
-from ..audit.smoke_report import Conditioning, Generated, Kill, Overfit, Resume, Shown, SmokeReport, gate
+from uti.audit.smoke_report import (
+    Conditioning,
+    Differences,
+    Generated,
+    Kill,
+    Overfit,
+    Resume,
+    Shown,
+    SmokeReport,
+    Written,
+    gate,
+)
 from ..checks.base import Check
 from ..config import Config
 from ..files import write_json
-from .data import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
-from .endurance import kill, kill_checks, resume, resume_checks, short_dataset, two_plans
-from .generation import Outcome, decode_segment, generate, longest_target, outcome, prompt_of
+from uti.lm.data import (
+    Dataset,
+    DatasetError,
+    load_dataset,
+    make_dataset,
+    narrowed,
+    save_dataset,
+    short_pictures,
+    task_of,
+    with_whole_pictures,
+)
+from .endurance import kill, kill_checks, resume, same_end, short_dataset, two_plans
+from .generation import decode_segment, generate, longest_target, outcome, prompt_of
 from uti.lm.model import (
     Targets,
     base_model,
@@ -40,19 +61,20 @@ from uti.lm.model import (
     text_rows,
 )
 from .training import Progress, TokenTrainer, losses, train
+from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
-from ..space import space_hash, to_dict, token_hash
+from ..space import TokenSpace, space_hash, to_dict
 from ..tokens.grammar import Grammar, Segment, parse
-from ..tokens.sequences import IGNORED, Example
+from ..tokens.sequences import IGNORED, TASKS, Example
 from ..tokens.tokenizer import UnifiedTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # %% auto #0
-__all__ = ['TEMPERATURES', 'LISTEN_SECONDS', 'SmokeRun', 'prepare_smoke', 'overfit', 'generation', 'show', 'without_prompt',
-           'with_prompt_of', 'conditioning', 'run_smoke']
+__all__ = ['TEMPERATURES', 'QUIET', 'LISTEN_SECONDS', 'SmokeRun', 'prepare_smoke', 'overfit', 'repeated', 'is_blank',
+           'generation', 'show', 'without_prompt', 'with_prompt_of', 'conditioning', 'run_smoke']
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004
 @dataclass
@@ -63,6 +85,7 @@ class SmokeRun:
     dataset: Dataset
     outdir: Path
     work: Path | None = None  # where the training lies until the run is complete; default: in `outdir`
+    whole: UnifiedTokenizer | None = None  # with pictures of full size, where those of `tokenizer` are short
     command: str = "uti smoke"
     progress: Progress = lambda step, steps, what: None
     checks: list[Check] = field(default_factory=list)
@@ -76,8 +99,16 @@ class SmokeRun:
     def config(self) -> Config:
         return self.dataset.config
 
+    @cached_property
+    def grammar(self) -> Grammar:
+        "Of what a model is asked to write: pictures are short."
+        if self.whole is None:
+            return self.dataset.grammar
+        length = self.tokenizer.codec("image").expected_positions() or 0
+        return narrowed(self.dataset.grammar, "image", [length])
+
     def of_task(self, task: str) -> list[Example]:
-        return [e for e, t in zip(self.dataset.examples, self.tasks, strict=True) if t == task]
+        return [e for e, t in zip(self.dataset.counted, self.tasks, strict=True) if t == task]
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -90,6 +121,29 @@ class SmokeRun:
         self.checks.append(gate(name, passed, found, expected, detail))
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011
+def _sequences(
+    tokenizer: UnifiedTokenizer, samples: Sequence[Sample], config: Config, whole: UnifiedTokenizer | None
+) -> Dataset:
+    "What is learned; `whole` adds pictures of full size. Raises `DatasetError` where a row holds none."
+    wanted = config.smoke
+    dataset = make_dataset(
+        tokenizer,
+        samples,
+        wanted.sequences,
+        text_tokens=wanted.text_tokens,
+        audio_positions=wanted.audio_positions,
+        seed=config.seed,
+    )
+    if whole:
+        dataset = with_whole_pictures(dataset, whole, samples, wanted.whole_pictures)
+    if (longest := max(len(e.ids) for e in dataset.examples)) > dataset.row_length:
+        raise DatasetError(
+            f"smoke.row_length: a row of {dataset.row_length} tokens does not hold the longest sequence, "
+            f"which has {longest}"
+        )
+    return dataset
+
+# %% ../../nbs/lm/06_smoke.ipynb #lm-06-22
 def prepare_smoke(
     config: Config,
     outdir: str | Path,
@@ -106,35 +160,22 @@ def prepare_smoke(
     check_apart(Path(outdir), Path(assets) if assets else None)
     with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
         pass
-    tokenizer = UnifiedTokenizer.from_config(config)
-    wanted = config.smoke
+    # the sequences' own clips would all be filled up to that length
+    whole = UnifiedTokenizer.from_config(config.model_copy(update={"clip_seconds": None}))
+    tokenizer, wanted = short_pictures(whole), config.smoke
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
-    dataset = make_dataset(
-        tokenizer,
-        samples,
-        wanted.sequences,
-        text_tokens=wanted.text_tokens,
-        audio_positions=wanted.audio_positions,
-        seed=config.seed,
-    )
-    if (longest := max(len(e.ids) for e in dataset.examples)) > wanted.row_length:
-        raise DatasetError(
-            f"smoke.row_length: a row of {wanted.row_length} tokens does not hold the longest sequence, "
-            f"which has {longest}"
-        )
+    mixed = whole is not tokenizer and any(s.modality == "image" for s in samples)
+    dataset = _sequences(tokenizer, samples, config, whole if mixed else None)
     if wanted.checkpoint:
         # one that cannot be loaded, or is too short, is said to be now, not when a folder was made for it
         check_length(
             make_model(wanted, dataset.space),
             max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
         )
-    return SmokeRun(tokenizer, dataset, Path(outdir), Path(work) if work else None, command)
+    folders = Path(outdir), Path(work) if work else None
+    return SmokeRun(tokenizer, dataset, *folders, whole=whole if mixed else None, command=command)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011-b
-def _data_hash(dataset: Dataset) -> str:
-    return token_hash(np.concatenate([e.ids for e in dataset.examples]))
-
-
 def _lay_out(run: SmokeRun) -> None:
     """Write the data; a training run that lies beside it is gone on with where it was interrupted on the same
     data and config.
@@ -143,7 +184,7 @@ def _lay_out(run: SmokeRun) -> None:
     data, training = folder / "data", folder / "training"
     try:
         before = load_dataset(data, run.dataset.space)
-        same = _data_hash(before) == _data_hash(run.dataset) and before.config == run.config
+        same = before.sha256 == run.dataset.sha256 and before.config == run.config
     except ValueError:  # there is none, or it is another
         same = False
     if not same:
@@ -158,7 +199,7 @@ def _largest_gap(run: SmokeRun, model: PreTrainedModel, found: Sequence[Targets]
     """
     gaps = []
     for i in range(0, len(found), max(1, len(found) // 8)):
-        ids, labels = (torch.from_numpy(a[None]).to(model.device) for a in run.dataset.examples[i][:2])
+        ids, labels = (torch.from_numpy(a[None]).to(model.device) for a in run.dataset.counted[i][:2])
         with torch.inference_mode():
             alone = model.eval()(input_ids=ids, labels=labels).loss.item()
         gaps.append(abs(alone - found[i].loss.mean()))
@@ -175,6 +216,12 @@ def _text_logits(run: SmokeRun, grown: PreTrainedModel) -> None:
     run.ask("text_logits", torch.equal(old, new), (old - new).abs().max().item(), 0.0)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-c
+def _perplexities(space: TokenSpace, found: Targets) -> dict[str, float]:
+    "exp of the mean loss over the targets in each range that has any."
+    of_range = {name: (found.ids >= ids.start) & (found.ids < ids.stop) for name, ids in space.ranges.items()}
+    return {name: float(np.exp(found.loss[there].mean())) for name, there in of_range.items() if there.any()}
+
+
 def _learned(run: SmokeRun, before: Sequence[Targets], after: Sequence[Targets]) -> dict[str, Any]:
     "What of `Overfit` compares the losses before and after training."
 
@@ -188,6 +235,7 @@ def _learned(run: SmokeRun, before: Sequence[Targets], after: Sequence[Targets])
         "fraction_of": {task: of(after, task).loss.mean() / of(before, task).loss.mean() for task in tasks},
         "accuracy": joined(after).right.mean(),
         "accuracy_of": {task: of(after, task).right.mean() for task in tasks},
+        "perplexity_of": _perplexities(run.dataset.space, joined(after)),
     }
 
 
@@ -206,15 +254,15 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
     """Train on all sequences; gates on what the model says of text before, on the losses before and after, on
     packing, and, where only new rows are trained, on the rows of text.
     """
-    wanted, space, examples = run.config.smoke, run.dataset.space, run.dataset.examples
+    wanted, space, examples = run.config.smoke, run.dataset.space, run.dataset.counted
     model = make_model(wanted, space, seed=run.config.seed)
     if space.text:
         _text_logits(run, model)
     old_rows = text_rows(model, space.text)
-    before = target_losses(model, space, examples, wanted.row_length)
-    folder, save_every = (run.work or run.outdir) / "training", max(1, wanted.steps // 3)
-    trainer = train(run.dataset, folder, model=model, save_every=save_every, progress=run.progress)
-    after = target_losses(model, space, examples, wanted.row_length)
+    before = target_losses(model, space, examples, run.dataset.row_length)
+    folder = (run.work or run.outdir) / "training"
+    trainer = train(run.dataset, folder, model=model, progress=run.progress)
+    after = target_losses(model, space, examples, run.dataset.row_length)
     found = Overfit(losses=losses(trainer), **_learned(run, before, after))
     _overfit_gates(run, found)
     gap = _largest_gap(run, model, after)
@@ -228,39 +276,90 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006
 TEMPERATURES = (0.0, 0.5, 1.0, 2.0, 100.0)
+QUIET = 1e-3  # −60 dBFS
+
+
+def _own_ids(grammar: Grammar, ids: np.ndarray, n_prompt: int) -> tuple[str, np.ndarray]:
+    "The modality that the marker at the end of a prompt asks for, and what follows but its start and end."
+    asked = next(m for m, (_, _, marker) in grammar.tokens.items() if ids[n_prompt - 1] in marker)
+    start, end, _ = grammar.tokens[asked]
+    body = ids[n_prompt:]
+    first = int(body[:1].tolist() == [start.start])
+    return asked, body[first : len(body) - int(body[-1:].tolist() == [end.start])]
+
+
+def repeated(ids: np.ndarray, n: int = 4) -> float:
+    "The share of runs of `n` ids that stood before in the same piece (seq-rep-n, arXiv:1908.04319)."
+    runs = [tuple(ids[i : i + n].tolist()) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(runs)) / len(runs) if runs else 0.0
+
+
+def is_blank(modality: str, decoded: Any) -> bool:
+    "An empty text, a picture of one colour, or a sound that stays under −60 dBFS."
+    if modality == "text":
+        return not decoded.strip()
+    if modality == "image":
+        return bool((decoded.amax((-2, -1)) - decoded.amin((-2, -1))).max() < 1 / 255)
+    return bool(decoded[0].abs().max() < QUIET)
+
+
+def _habits(grammar: Grammar, written: Sequence[np.ndarray], n_prompts: Sequence[int]) -> dict[str, Written]:
+    "What was written, by the modality that was asked for."
+    pieces: dict[str, list[np.ndarray]] = {}
+    for ids, n in zip(written, n_prompts, strict=True):
+        asked, own = _own_ids(grammar, ids, n)
+        pieces.setdefault(asked, []).append(own)
+    found = {}
+    for modality, some in pieces.items():
+        every, books = np.concatenate(some), grammar.books[modality]
+        legal = np.logical_or.reduce([(every >= ids.start) & (every < ids.stop) for ids in books])
+        found[modality] = Written(
+            n=len(some),
+            n_ids=len(every),
+            foreign=int((~legal).sum()),
+            repeated=float(np.mean([repeated(one) for one in some])),
+        )
+    return found
+
+# %% ../../nbs/lm/06_smoke.ipynb #lm-06-20
+def _decode_all(run: SmokeRun, segments: Sequence[Segment], habits: dict[str, Written]) -> list[str]:
+    "What went wrong in decoding them; those that are blank are counted in `habits`."
+    errors = []
+    for segment in segments:
+        try:
+            decoded = decode_segment(run.tokenizer, segment)
+            habits[segment.modality].blank += is_blank(segment.modality, decoded)
+        except Exception as error:  # whatever it is, it is what the test looks for
+            errors.append(f"{segment.modality}: {type(error).__name__}: {error}")
+    return errors
 
 
 def _count(
-    run: SmokeRun, name: str, constrained: bool, outcomes: Sequence[Outcome], temperatures: Sequence[float]
-) -> Generated:
-    "Counts of one model's sequences; what was made under the grammar is decoded as well."
+    run: SmokeRun, name: str, constrained: bool, prompts: Sequence[np.ndarray], written: Sequence[np.ndarray],
+    temperatures: Sequence[float],
+) -> Generated:  # fmt: skip
+    "Counts of one model's sequences; what was made under the grammar is decoded as well, and gates."
+    outcomes = [outcome(run.grammar, ids) for ids in written]
+    habits = _habits(run.grammar, written, [len(p) for p in prompts])
     whole = [o.target for o in outcomes if o.target]
-    errors = [o.error for o in outcomes if o.error]
     decodable = [target for target in whole if run.tokenizer.codec(target.modality).spec.decode_modes]
+    failed = _decode_all(run, decodable, habits) if constrained else []
+    errors, decoded = [*(o.error for o in outcomes if o.error), *failed], len(decodable) - len(failed)
     if constrained:
-        for target in decodable:
-            try:
-                decode_segment(run.tokenizer, target)
-            except Exception as error:  # whatever it is, it is what the test looks for
-                errors.append(f"{target.modality}: {type(error).__name__}: {error}")
-    decoded = len(decodable) - (len(errors) - (len(outcomes) - len(whole))) if constrained else None
-    if constrained:
-        run.ask(
-            f"generation_{name}",
-            len(whole) == len(outcomes) and decoded == len(decodable),
-            decoded,
-            len(decodable),
-            errors[0] if errors else "",
-        )
+        passed = len(whole) == len(outcomes) and not failed
+        run.ask(f"generation_{name}", passed, decoded, len(decodable), errors[0] if errors else "")
+        foreign = sum(one.foreign for one in habits.values())
+        run.ask(f"leak_{name}", foreign == 0, foreign, 0)
     return Generated(
         model=name,
         grammar=constrained,
         temperatures=list(temperatures),
         n=len(outcomes),
         well_formed=len(whole),
-        decoded=decoded,
+        decoded=decoded if constrained else None,
         without_decoder=len(whole) - len(decodable),
         first_error=errors[0] if errors else "",
+        of=habits,
     )
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-006-b
@@ -268,33 +367,38 @@ def generation(run: SmokeRun, model: Any, name: str) -> list[Generated]:
     """As many sequences as the config wants under the grammar, shared out over the temperatures, and as many
     without it at temperature 1. Gates on those under the grammar.
     """
-    grammar, wanted = run.dataset.grammar, run.config.smoke.generated
+    grammar, wanted = run.grammar, run.config.smoke.generated
     prompts = [prompt_of(run.dataset.examples[i % len(run.dataset.examples)]) for i in range(wanted)]
     temperatures = TEMPERATURES[-wanted:]
-    bound = []
+    bound: list[np.ndarray] = []
+    given: list[np.ndarray] = []
     for i, temperature in enumerate(temperatures):
         run.progress(i, len(temperatures) + 1, f"{name} model writes at temperature {temperature:g}")
-        bound += generate(
-            model, grammar, prompts[i :: len(temperatures)], temperature=temperature, seed=run.config.seed
-        )
+        # tasks come in turn: the other way round a temperature would see one of them alone
+        some = [p for k, p in enumerate(prompts) if (k + k // len(temperatures)) % len(temperatures) == i]
+        bound += generate(model, grammar, some, temperature=temperature, seed=run.config.seed)
+        given += some
     run.progress(len(temperatures), len(temperatures) + 1, f"{name} model writes without the grammar")
     free = generate(model, grammar, prompts, constrained=False, seed=run.config.seed)
     return [
-        _count(run, name, True, [outcome(grammar, ids) for ids in bound], temperatures),
-        _count(run, name, False, [outcome(grammar, ids) for ids in free], [1.0]),
+        _count(run, name, True, given, bound, temperatures),
+        _count(run, name, False, prompts, free, [1.0]),
     ]
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007
 LISTEN_SECONDS = 0.5
 
 
-def _keep(run: SmokeRun, segment: Segment | None, stem: str) -> str:
+def _keep(
+    run: SmokeRun, segment: Segment | None, stem: str, tokenizer: UnifiedTokenizer | None = None
+) -> str:
     """A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty
-    where there is none, or the codec has no decoder.
+    where there is none, or the codec has no decoder. `tokenizer`: default, that of short pictures.
     """
-    if segment is None or not run.tokenizer.codec(segment.modality).spec.decode_modes:
+    tokenizer = tokenizer or run.tokenizer
+    if segment is None or not tokenizer.codec(segment.modality).spec.decode_modes:
         return ""
-    decoded, modality = decode_segment(run.tokenizer, segment), MODALITIES[segment.modality]
+    decoded, modality = decode_segment(tokenizer, segment), MODALITIES[segment.modality]
     if not modality.suffix:
         return decoded
     name = f"generated/{stem}{modality.suffix}"
@@ -303,18 +407,36 @@ def _keep(run: SmokeRun, segment: Segment | None, stem: str) -> str:
     return name
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
+def _whole_picture(run: SmokeRun, model: Any) -> list[Shown]:
+    "A picture of full size, beside the one that was taught for its prompt."
+    task = next((t for t in ("t2i", "image") if t in run.tasks), None)
+    if run.whole is None or task is None:
+        return []
+    only = narrowed(run.dataset.grammar, "image", run.dataset.grammar.lengths["image"][-1:])
+    example = run.of_task(task)[-1]  # whole ones come last
+    prompt = prompt_of(example)
+    written = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
+    text = "" if task == "image" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
+    taught = outcome(run.dataset.grammar, example.ids)
+    kept = [
+        _keep(run, found.target, f"{task}_whole_{what}", run.whole)
+        for found, what in ((written, "written"), (taught, "taught"))
+    ]
+    return [Shown(task=task, prompt=text, written=kept[0], target=kept[1])]
+
+
 def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     "A sound of about `LISTEN_SECONDS`: the grammar admits no other length."
     task = next((t for t in ("t2a", "audio") if t in run.tasks), None)
     if task is None:
         return []
-    codec, grammar = run.tokenizer.codec("audio"), run.dataset.grammar
+    codec = run.tokenizer.codec("audio")
     prompt = prompt_of(run.of_task(task)[0])
     room = (longest_sequence(model) - len(prompt) - 2) // codec.spec.n_codebooks
     spec: Any = codec.spec
     wanted = int(LISTEN_SECONDS * spec.output_rate / spec.hop_length) + 1
     lengths = codec.sound_lengths(min(room, wanted))
-    only = Grammar(grammar.space, grammar.serialisation, {**grammar.lengths, "audio": [max(lengths)]})
+    only = narrowed(run.grammar, "audio", [max(lengths)])
     found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
     text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
     return [
@@ -324,7 +446,7 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-b
 def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
     """What the trained model writes at temperature 0 for the first prompts of each task, beside what it was
-    taught, and half a second of sound, longer than any that it was taught.
+    taught; a whole picture; and half a second of sound, longer than any that it was taught.
     """
     shown = []
     for task in dict.fromkeys(run.tasks):
@@ -332,7 +454,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
         for i, (example, ids) in enumerate(
             zip(
                 examples,
-                generate(model, run.dataset.grammar, [prompt_of(e) for e in examples], temperature=0),
+                generate(model, run.grammar, [prompt_of(e) for e in examples], temperature=0),
                 strict=True,
             )
         ):
@@ -343,7 +465,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
                 for s, what in ((prompt, "prompt"), (segments.target, "written"), (taught.target, "taught"))
             ]
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
-    return shown + _listen(run, model)
+    return shown + _whole_picture(run, model) + _listen(run, model)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-009
 def without_prompt(example: Example) -> Example:
@@ -354,44 +476,76 @@ def without_prompt(example: Example) -> Example:
 
 def with_prompt_of(example: Example, other: Example) -> Example:
     "The target of one sequence after the prompt of another."
-    prompt, target = prompt_of(other), example.ids[len(prompt_of(example)) :]
-    return Example(np.concatenate([prompt, target]), np.concatenate([np.full(len(prompt), IGNORED), target]))
+    prompt, n = prompt_of(other), len(prompt_of(example))
+    labels = np.concatenate([np.full(len(prompt), IGNORED), example.labels[n:]])
+    return Example(np.concatenate([prompt, example.ids[n:]]), labels)
+
+
+def _judged(run: SmokeRun, task: str, most: int) -> list[Example]:
+    """Up to `most` sequences of a task with a prompt that is not the next one's, with all targets of a text,
+    or those of the first two positions.
+    """
+    examples = [e for e, t in zip(run.dataset.examples, run.tasks, strict=True) if t == task][:most]
+    n_targets, modality = None, TASKS[task][1]
+    if modality != "text":
+        n_targets = 1 + 2 * len(run.dataset.grammar.books[modality])  # the start, too
+    judged = []
+    for example, following in zip(examples, examples[1:] + examples[:1], strict=True):
+        n, labels = len(prompt_of(example)), example.labels.copy()
+        if n_targets:
+            labels[n + n_targets :] = IGNORED
+        if n > 1 and not np.array_equal(prompt_of(example), prompt_of(following)):
+            judged.append(Example(example.ids, labels))
+    return judged
+
+# %% ../../nbs/lm/06_smoke.ipynb #lm-06-21
+def _prompt_gates(run: SmokeRun, found: Conditioning) -> None:
+    gates, text = run.config.smoke.gates, TASKS[found.task][1] == "text"
+    least = gates.text_prompt if text else gates.media_prompt
+    ratio = found.shuffled / max(found.right, 1e-9)
+    told = f"{found.task}: {found.right:.3f} nats a token with its own, {found.shuffled:.3f} with another's"
+    name = "prompt_text" if text else "prompt_media"
+    run.ask(name, ratio >= least, ratio, f"at least {least:g} times the loss", told)
+    run.ask("prompt_wins", found.wins >= gates.wins, found.wins, f"at least {gates.wins:g}", found.task)
 
 
 def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning]:
-    "Losses of up to `most` sequences a task with their own prompt, with that of the next, and with none."
+    """Losses of up to `most` sequences a task with their own prompt, with that of the next, and with none;
+    gates on the first two.
+    """
 
-    def mean(examples: list[Example]) -> float:
+    def losses_of(examples: list[Example]) -> list[np.ndarray]:
         # a target with the prompt of another may be longer than either sequence
-        longest = max(len(e.ids) for e in examples)
-        row_length = max(longest, run.config.smoke.row_length)
-        return joined(target_losses(model, run.dataset.space, examples, row_length)).loss.mean()
+        row_length = max(run.dataset.row_length, *(len(e.ids) for e in examples))
+        found = target_losses(model, run.dataset.space, examples, row_length)
+        return [one.loss[1:] for one in found]  # that a start follows a marker is always known
 
     answers = []
     for task in dict.fromkeys(run.tasks):
-        examples = run.of_task(task)[:most]
-        if len(examples) > 1 and len(prompt_of(examples[0])) > 1:
-            shuffled = [
+        examples = _judged(run, task, most)
+        if len(examples) > 1:
+            others = [
                 with_prompt_of(a, b) for a, b in zip(examples, examples[1:] + examples[:1], strict=True)
             ]
-            answers.append(
-                Conditioning(
-                    task=task,
-                    n=len(examples),
-                    right=mean(examples),
-                    shuffled=mean(shuffled),
-                    none=mean([without_prompt(e) for e in examples]),
-                )
-            )
+            right, shuffled = losses_of(examples), losses_of(others)
+            wins = np.mean([a.mean() < b.mean() for a, b in zip(right, shuffled, strict=True)])
+            none = np.concatenate(losses_of([without_prompt(e) for e in examples])).mean()
+            means = {"right": np.concatenate(right).mean(), "shuffled": np.concatenate(shuffled).mean()}
+            answers.append(Conditioning(task=task, n=len(examples), none=none, wins=wins, **means))
+            _prompt_gates(run, answers[-1])
     return answers
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-c
+def _n_targets(examples: Sequence[Example]) -> int:
+    return sum(int((e.labels != IGNORED).sum()) for e in examples)
+
+
 def _report(
     run: SmokeRun,
     trained: Overfit,
     model: Any,
     resumed: Resume,
-    kills: list[Kill],
+    killed: tuple[list[Kill], Differences],
     generated: list[Generated],
     shown: list[Shown],
     asked: list[Conditioning],
@@ -406,14 +560,17 @@ def _report(
         codecs={m: c.spec.to_dict() for m, c in run.tokenizer.codecs.items()},
         token_space=to_dict(run.dataset.space),
         token_space_sha256=space_hash(run.dataset.space),
-        data_sha256=_data_hash(run.dataset),
+        data_sha256=run.dataset.sha256,
         tasks={task: run.tasks.count(task) for task in dict.fromkeys(run.tasks)},
+        whole_pictures=run.config.smoke.whole_pictures if run.whole else 0,
+        positions={m: [n[0], n[-1]] for m, n in run.dataset.grammar.lengths.items()},
         n_tokens=sum(len(e.ids) for e in examples),
-        n_targets=sum(int((e.labels != IGNORED).sum()) for e in examples),
+        n_targets=(counted := _n_targets(run.dataset.counted)), n_uncounted=_n_targets(examples) - counted,
         model=type(model).__name__ + (f" from {checkpoint}" if checkpoint else ", made on the spot"),
         n_parameters=sum(p.numel() for p in model.parameters()),
         n_trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        checks=run.checks, overfit=trained, resume=resumed, kills=kills, generated=generated, shown=shown,
+        checks=run.checks, overfit=trained, resume=resumed, kills=killed[0], kill_difference=killed[1],
+        generated=generated, shown=shown,
         conditioning=asked, seconds=run.seconds,
     )  # fmt: skip
 
@@ -432,8 +589,8 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
         with run.timed("resume"):
             resumed = resume(short, Path(folder) / "resume", progress)
         with run.timed("kill"):
-            kills, ended = kill(short, Path(folder) / "kill", two_plans(seed), progress)
-    run.checks += resume_checks(resumed, exact) + kill_checks(kills, ended, resumed.losses, exact)
+            killed = kill(short, Path(folder) / "kill", two_plans(seed), progress)
+    run.checks += same_end("resume", resumed.difference, exact) + kill_checks(*killed, exact)
     with run.timed("generation"):
         untrained = make_model(run.config.smoke, run.dataset.space, seed=seed).to(model.device).eval()
         generated = generation(run, untrained, "untrained") + generation(run, model, "trained")
@@ -441,7 +598,7 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
     with run.timed("conditioning"):
         progress(0, 1, "prompts: right, shuffled, none")
         asked = conditioning(run, model)
-    return _report(run, trained, model, resumed, kills, generated, shown, asked)
+    return _report(run, trained, model, resumed, killed, generated, shown, asked)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012
 def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:

@@ -13,10 +13,14 @@ from ..compat import torchaudio  # isort: skip # noqa: F401, before transformers
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import torch
@@ -27,7 +31,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import PrinterCallback
 
 from ..codecs.checkpoint import quiet_libraries
-from ..config import Smoke, dump_config
+from ..config import Config, dump_config
 from ..files import write_json, write_text
 from .data import Dataset
 from uti.lm.model import (
@@ -44,8 +48,8 @@ from ..space import TokenSpace, save_space
 from ..tokens.sequences import Batch, pack
 
 # %% auto #0
-__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'TokenTrainer', 'losses',
-           'train']
+__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'steps_for',
+           'TokenTrainer', 'losses', 'train']
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-004
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
@@ -62,8 +66,15 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal_checkpoint(folder: Path, dataset: Dataset) -> None:
-    "Add to a saved checkpoint what it belongs to, and the sha256 of every file."
+def _run_of(dataset: Dataset, processes: int) -> dict[str, Any]:
+    "What must not change while a run is interrupted, or it would go on as another."
+    smoke = dataset.config.smoke.model_dump(mode="json", exclude={"gates", "generated"})
+    settings = {f"smoke.{name}": value for name, value in smoke.items()}
+    return {**settings, "seed": dataset.config.seed, "sequences": dataset.sha256, "processes": processes}
+
+
+def seal_checkpoint(folder: Path, dataset: Dataset, processes: int = 1) -> None:
+    "Add to a saved checkpoint what it belongs to, which run it is of, and the sha256 of every file."
     save_space(dataset.space, folder / "token_space.json")
     write_text(folder / "uti.yaml", dump_config(dataset.config))
     files = sorted(p for p in folder.iterdir() if p.is_file())
@@ -71,7 +82,8 @@ def seal_checkpoint(folder: Path, dataset: Dataset) -> None:
         with path.open("rb") as file:
             # before the rename, or a power cut could leave the name without the bytes
             os.fsync(file.fileno())
-    write_json(folder / MANIFEST, {"sha256": {p.name: _digest(p) for p in files}})
+    digests = {p.name: _digest(p) for p in files}
+    write_json(folder / MANIFEST, {"sha256": digests, "run": _run_of(dataset, processes)})
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-004-b
 def check_checkpoint(folder: Path, space: TokenSpace, *, allow_other_space: bool = False) -> None:
@@ -131,6 +143,19 @@ def last_checkpoint(folder: Path) -> Path | None:
     ]
     return max(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), default=None)
 
+# %% ../../nbs/lm/03_training.ipynb #lm-03-08
+def _check_run(folder: Path, dataset: Dataset, processes: int) -> None:
+    """Raise `LMError` where a checkpoint is of a run on other sequences or with other settings: the Trainer
+    would go on with another schedule, or skip rows that were never seen.
+    """
+    then = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("run", {})
+    for name, value in _run_of(dataset, processes).items():
+        if then.get(name) != value:
+            raise LMError(
+                f"{folder}: a checkpoint of another run: {name} was {then.get(name)!r} there and is "
+                f"{value!r} here; train into another folder, or as it was trained"
+            )
+
 # %% ../../nbs/lm/03_training.ipynb #08-training-006
 class _PackedRows(Rows):
     "The rows of a batch as a map-style dataset."
@@ -145,21 +170,26 @@ class _PackedRows(Rows):
         return row_inputs(self.batch, row)
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008
-def _arguments(outdir: Path, wanted: Smoke, *, save_every: int, seed: int, device: str) -> TrainingArguments:
+def steps_for(n_rows: int, rows_per_step: int) -> int:
+    "32 times through all rows, which is enough to know them by heart, but 340 at least."
+    return max(340, 32 * math.ceil(n_rows / rows_per_step))
+
+
+def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> TrainingArguments:
     """AdamW without weight decay, a short warm-up, then straight to zero.
 
     Raises `LMError` where the processes cannot share the rows of a step.
     """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    wanted, seed, processes = config.smoke, config.seed, int(os.environ.get("WORLD_SIZE", 1))
     if wanted.rows_per_step % processes:
         raise LMError(f"{wanted.rows_per_step} rows a step cannot be shared out over {processes} processes")
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(outdir / "tensorboard")  # where the Trainer's callback looks
-    cpu = device == "cpu"
+    cpu = config.device == "cpu"
     arguments = TrainingArguments(
-        output_dir=str(outdir), max_steps=wanted.steps, per_device_train_batch_size=1,
+        output_dir=str(outdir), max_steps=steps, per_device_train_batch_size=1,
         gradient_accumulation_steps=wanted.rows_per_step // processes,
         learning_rate=wanted.learning_rate, lr_scheduler_type="linear", adam_beta2=0.99,
-        warmup_steps=max(1, wanted.steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
+        warmup_steps=max(1, steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
         seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
         save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1,
@@ -187,13 +217,38 @@ class _KeepRows(TrainerCallback):
         put_back(given["model"], self.rows)
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-007
+@contextmanager
+def _interruptible(processes: int) -> Iterator[Event]:
+    """An event that the first Ctrl-C sets; it raises `KeyboardInterrupt` at the end, and the second one does
+    at once. Processes that share a run cannot agree on a step to stop after: there, and outside of the main
+    thread, Ctrl-C is what it always is.
+    """
+    asked = Event()
+    if processes > 1 or current_thread() is not main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked.is_set():
+        raise KeyboardInterrupt
+
+# %% ../../nbs/lm/03_training.ipynb #lm-03-10
 class _Report(TrainerCallback):
-    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps with a
-    checkpoint, as an interruption would find it.
+    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps, or when
+    it is `asked` to, with a checkpoint.
     """
 
-    def __init__(self, progress: Progress, stop_after: int | None):
-        self.progress, self.stop_after = progress, stop_after
+    def __init__(self, progress: Progress, stop_after: int | None, asked: Event):
+        self.progress, self.stop_after, self.asked = progress, stop_after, asked
 
     def on_log(
         self,
@@ -207,7 +262,8 @@ class _Report(TrainerCallback):
             self.progress(state.global_step, state.max_steps, f"training, loss {logs['loss']:.3f}")
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        if self.stop_after is not None and state.global_step >= self.stop_after:
+        done = self.stop_after is not None and state.global_step >= self.stop_after
+        if done or self.asked.is_set():
             control.should_save = control.should_training_stop = True
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-006-b
@@ -231,7 +287,7 @@ class TokenTrainer(Trainer):
             self.saving = False
         self.accelerator.wait_for_everyone()  # each process wrote its own random state
         if self.args.should_save:
-            seal_checkpoint(out / STAGED / name, self.tokens)
+            seal_checkpoint(out / STAGED / name, self.tokens, self.args.world_size)
             shutil.rmtree(out / name, ignore_errors=True)
             (out / STAGED / name).replace(out / name)
             (out / STAGED).rmdir()
@@ -248,41 +304,41 @@ def losses(trainer: Trainer) -> list[float]:
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008-b
 def train(
-    dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None, save_every: int = 100,
-    stop_after: int | None = None, allow_other_space: bool = False,
+    dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None,
+    save_every: int | None = None, stop_after: int | None = None, allow_other_space: bool = False,
     progress: Progress = lambda step, steps, what: None,
 ) -> TokenTrainer:  # fmt: skip
     """Train on the dataset as the `smoke` section of its config says; where `outdir` holds a checkpoint, go
     on from it. `losses` of what is returned has all steps, also those before an interruption.
 
-    `model`: default, the one that the section asks for. `stop_after`: stop with a checkpoint after so many
-    steps. Under `torchrun` or `accelerate launch` the processes share the rows of a step.
-    Raises `LMError` for a checkpoint that is not whole, of another token space or of another model, or a
-    sequence longer than a row or than the model has positions for.
+    `model`: default, the one that the section asks for. `save_every`: steps; default, a third of all.
+    `stop_after`: stop with a checkpoint after so many steps, as Ctrl-C does after the step that it finds,
+    unless several processes share the rows of a step, under `torchrun` or `accelerate launch`.
+    Raises `LMError` for a checkpoint that is not whole, of another token space, model or run, or a sequence
+    longer than a row or than the model has positions for; `KeyboardInterrupt` where there was one.
     """
     outdir, config = Path(outdir), dataset.config
-    last = last_checkpoint(outdir) if outdir.exists() else None
-    if last:
+    if last := last_checkpoint(outdir):
         check_checkpoint(last, dataset.space, allow_other_space=allow_other_space)
     try:
-        rows = _PackedRows(pack(dataset.space, dataset.examples, config.smoke.row_length))
+        rows = _PackedRows(pack(dataset.space, dataset.counted, dataset.row_length))
     except ValueError as error:
         raise LMError(f"smoke.row_length: {error}") from error
-    if model is None:
-        model = make_model(config.smoke, dataset.space, seed=config.seed, allow_other_space=allow_other_space)
+    other = {"allow_other_space": allow_other_space}
+    model = model or make_model(config.smoke, dataset.space, seed=config.seed, **other)
     check_length(model, max(len(e.ids) for e in dataset.examples))
     if last:
         _check_weights(last, model)
+        _check_run(last, dataset, int(os.environ.get("WORLD_SIZE", 1)))
     outdir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(outdir / STAGED, ignore_errors=True)
-    options = _arguments(outdir, config.smoke, save_every=save_every, seed=config.seed, device=config.device)
-    callbacks: list[TrainerCallback] = [_Report(progress, stop_after)]
-    if config.smoke.only_new_rows:
-        callbacks.append(_KeepRows(dataset.space.text))
-    with losses_only(model), quiet_libraries():
+    steps = config.smoke.steps or steps_for(len(rows), config.smoke.rows_per_step)
+    options = _arguments(outdir, config, steps, save_every=save_every or max(1, steps // 3))
+    keep = [_KeepRows(dataset.space.text)] * config.smoke.only_new_rows
+    with losses_only(model), quiet_libraries(), _interruptible(options.world_size) as asked:
         trainer = TokenTrainer(
             tokens=dataset, model=model, args=options, train_dataset=rows,
-            data_collator=lambda one: one[0], callbacks=callbacks,
+            data_collator=lambda one: one[0], callbacks=[_Report(progress, stop_after, asked), *keep],
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)

@@ -387,16 +387,13 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
         f"loss {o['first_loss']:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
         "right"
     )
-    differs = (
-        f"a loss {r['loss_difference']:g}, of a weight {r['weight_difference']:g}, of an optimiser state "
-        f"{r['optimiser_difference']:g}"
-    )
+    differs = ", ".join(f"{name} {value}" for name, value in r["difference"].items())
     rows: list[list[Any]] = [["overfit", mark(o["final_loss"] <= limit), learned]]
     rows.append(
         [
             "resume",
-            mark(r["loss_difference"] == r["weight_difference"] == 0),
-            f"largest difference of {differs}",
+            mark(not any(value != 0 for value in r["difference"].values())),
+            f"largest differences: {differs}",
         ]
     )
     for kill in lm["kills"]:

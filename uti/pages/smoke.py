@@ -13,7 +13,7 @@ from .media import drawn, shown_table
 from .plots import loss_curves, prompt_bars
 
 # %% auto #0
-__all__ = ['verdict_of', 'gates', 'loss', 'endured', 'generated', 'shown', 'prompts', 'environment', 'gaps']
+__all__ = ['verdict_of', 'gates', 'data', 'loss', 'endured', 'generated', 'habits', 'shown', 'prompts', 'environment', 'gaps']
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-004
 def verdict_of(report: SmokeReport) -> Markup:
@@ -32,11 +32,9 @@ def verdict_of(report: SmokeReport) -> Markup:
 def _endured(report: SmokeReport) -> str:
     o, r, lost = report.overfit, report.resume, max((k.lost for k in report.kills), default=0)
     learned = f"The loss fell from {o.first_loss:.2f} to {o.final_loss:.2f} nats a token."
-    differs = (
-        f"Resumed, the largest difference of any loss is {r.loss_difference:g} and of any weight "
-        f"{r.weight_difference:g}."
-    )
-    return f"{learned} {differs} {len(report.kills)} kills lost {lost} steps at most."
+    differs = f"Largest differences to a run in one go: resumed, {r.difference.said}"
+    killed = f"killed {len(report.kills)} times, {report.kill_difference.said}, {lost} steps lost at most."
+    return f"{learned} {differs}; {killed}"
 
 
 def _written(report: SmokeReport) -> str:
@@ -56,6 +54,27 @@ def gates(report: SmokeReport) -> Markup:
     return table(["gate", "", "found", "passes", ""], rows)
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-006
+def data(report: SmokeReport) -> Markup:
+    "What it learned from, and what was cut short so that it is quick."
+    said, smoke = [], report.config["smoke"]
+    for modality, (least, most) in report.positions.items():
+        length = f"{most:,} positions" if least == most else f"{least:,} to {most:,} positions"
+        if modality == "image" and report.whole_pictures:
+            options = ", ".join(f"{name} {value}" for name, value in smoke["image_options"].items())
+            length = (
+                f"{least:,} of the {most:,} positions that the codec has ({options}), but "
+                f"{report.whole_pictures} of them are whole"
+            )
+        said.append(f"{modality}: {length}")
+    counted = (
+        f"The loss counts {report.n_targets:,} of their {report.n_tokens:,} ids: those that are asked for"
+    )
+    if report.n_uncounted:
+        counted += f", of a long sequence {smoke['targets']}; {report.n_uncounted:,} were left out"
+    n = sum(report.tasks.values())
+    return joined([paragraph(f"{n} sequences of {', '.join(report.tasks)}. {counted}."), bullets(said)])
+
+# %% ../../nbs/pages/04_smoke.ipynb #pages-04-010
 def loss(report: SmokeReport) -> Markup:
     "How it fell, and how much of each task was learned."
     o, r = report.overfit, report.resume
@@ -73,9 +92,12 @@ def loss(report: SmokeReport) -> Markup:
     rows.append(
         ["all", sum(report.tasks.values()), f"{o.final_loss / o.first_loss:.1%}", f"{o.accuracy:.1%}"]
     )
-    return drawn(curves, "losses by step") + table(
-        ["task", "sequences", "of the loss before training is left", "targets guessed first"], rows
-    )
+    books = [[name, (value, 2)] for name, value in o.perplexity_of.items()]
+    return joined([
+        drawn(curves, "losses by step"),
+        table(["task", "sequences", "of the loss before training is left", "targets guessed first"], rows),
+        table(["ids of", "perplexity after training"], books),
+    ])  # fmt: skip
 
 
 def endured(report: SmokeReport) -> Markup:
@@ -83,7 +105,10 @@ def endured(report: SmokeReport) -> Markup:
     r = report.resume
     rows = [[f"interrupted after step {r.interrupted_after}", "", r.interrupted_after + 1, 0]]
     rows += [[f"SIGKILL {k.when}", k.killed_at, k.resumed_at, k.lost] for k in report.kills]
-    return table(["what happened", "last step reported", "first step after", "steps lost"], rows)
+    rows = [[*row, "" if i else r.difference.said] for i, row in enumerate(rows)]
+    rows[-1][-1] = report.kill_difference.said if report.kills else rows[-1][-1]
+    head = ["what happened", "last step reported", "first step after", "steps lost", "differs at the end by"]
+    return table(head, rows)
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-006-b
 def generated(report: SmokeReport) -> Markup:
@@ -108,6 +133,25 @@ def generated(report: SmokeReport) -> Markup:
         rows,
     )
 
+# %% ../../nbs/pages/04_smoke.ipynb #pages-04-012
+def habits(report: SmokeReport) -> Markup:
+    "Ids that leaked from other modalities, repetitions, blanks."
+    rows = [
+        [
+            g.model,
+            "enforced" if g.grammar else "none",
+            modality,
+            one.n,
+            f"{one.foreign / max(1, one.n_ids):.1%}",
+            f"{one.repeated:.1%}",
+            one.blank if g.grammar else "",
+        ]
+        for g in report.generated
+        for modality, one in g.of.items()
+    ]
+    head = ["model", "grammar", "asked for", "pieces", "ids of other modalities", "repeated", "blank"]
+    return table(head, rows)
+
 
 def shown(report: SmokeReport, folder: Path) -> Markup:
     "What it wrote."
@@ -118,9 +162,12 @@ def prompts(report: SmokeReport) -> Markup:
     "Whether it uses its prompt."
     if not report.conditioning:
         return paragraph("No task of this configuration has a prompt.")
-    rows = [[c.task, c.n, (c.right, 3), (c.shuffled, 3), (c.none, 3)] for c in report.conditioning]
+    rows = [
+        [c.task, c.n, (c.right, 3), (c.shuffled, 3), (c.none, 3), f"{c.wins:.0%}"]
+        for c in report.conditioning
+    ]
     bars = drawn(prompt_bars([c.model_dump() for c in report.conditioning]), "losses by prompt")
-    return bars + table(["task", "sequences", "right", "shuffled", "none"], rows)
+    return bars + table(["task", "sequences", "own", "another's", "none", "prefer their own"], rows)
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-008
 def environment(report: SmokeReport, folder: Path) -> Markup:
