@@ -210,8 +210,8 @@ def rows_that_leak(patch):
 def moved_text_rows(patch):
     own = model.grow
 
-    def careless(grown, space):
-        own(grown, space).get_input_embeddings().weight.data[3] *= 1 + 2**-20
+    def careless(grown, space, *seed):
+        own(grown, space, *seed).get_input_embeddings().weight.data[3] *= 1 + 2**-20
         return grown
 
     patch.setattr(model, "grow", careless)

@@ -239,6 +239,8 @@ def kill(
         try:
             killed.append(train_until_killed(*places, save_every=save_every, **plan))
         except RuntimeError as stopped:
+            if not killed:
+                raise
             error = str(stopped)
             break
     found = [

@@ -59,12 +59,12 @@ def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int
         return Qwen3ForCausalLM(config)
 
 
-def grow(model: PreTrainedModel, space: TokenSpace) -> PreTrainedModel:
+def grow(model: PreTrainedModel, space: TokenSpace, seed: int = 0) -> PreTrainedModel:
     """The same model with `vocab_size_total` rows in its embeddings and head. Rows that it had stay, bit for
     bit; new ones are drawn as its rows were when it was made.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         # around the mean of the old rows, as transformers would have it, all new ones were nearly the same
         model.resize_token_embeddings(space.vocab_size_total, mean_resizing=False)
     return model
@@ -72,7 +72,7 @@ def grow(model: PreTrainedModel, space: TokenSpace) -> PreTrainedModel:
 
 def new_model(space: TokenSpace, **options: Any) -> PreTrainedModel:
     "A `text_model` for the text of `space`, made with `options`, grown to all of it."
-    return grow(text_model(space.text, **options), space)
+    return grow(text_model(space.text, **options), space, options.get("seed", 0))
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
 def check_space(folder: Path, space: TokenSpace) -> None:
@@ -183,7 +183,7 @@ def make_model(
     """The model that a `smoke` section asks for, grown to the space, with only its new rows trainable where
     it says so. Raises `LMError` or `CodecError`.
     """
-    model = grow(base_model(wanted, space, seed=seed, allow_other_space=allow_other_space), space)
+    model = grow(base_model(wanted, space, seed=seed, allow_other_space=allow_other_space), space, seed)
     if wanted.only_new_rows:
         train_only_new_rows(model, space.text)
     return model
