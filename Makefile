@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit smoke check test test-slow lab format export bench parity readme clean
+.PHONY: help setup audit smoke check test test-slow lab format export bench parity fuzz readme clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(STAMP)  ## measure quality and speed against peers
 
 parity: $(STAMP)  ## count where the codecs of transformers differ from the library's own calls: nowhere
 	$(BIN)/python tests/parity.py
+
+fuzz: $(STAMP)  ## read 35,000 damaged files, metas, configs and token spaces: none may escape its error
+	$(BIN)/python tests/fuzz.py
 
 clean:  ## remove what can be made again; .venv stays
 	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache reports/audit reports/smoke

@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 from conftest import process
 from safetensors.torch import load_file, save_file
@@ -418,6 +420,20 @@ def test_other_orders_and_clips_pass_too(serialisation, tmp_path):
 
 
 @pytest.mark.run
+def test_what_is_left_out_or_odd_is_said_in_the_record_and_on_the_terminal(tmp_path, uti_here):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "note.TXT").write_text("a text is enough for a text codec")
+    (folder / "film.mkv").write_text("no")
+    sf.write(folder / "loud.wav", np.full(2_400, 3_000.0), 24_000, subtype="FLOAT")
+    result = uti_here("audit", "--text", "embedded-text", "--smoke-assets", folder, "--outdir", "out")
+    assert result.returncode == 0 and "note.TXT" in (tmp_path / "out" / "report.json").read_text()
+    told = " ".join(result.stdout.split())
+    assert "not audited: film.mkv (.mkv is not read), loud.wav (there is no audio codec)" in told
+    plan = AuditPlan(parse_config({"audio": "embedded-audio"}), tmp_path / "loud", folder)
+    assert any("loud.wav: 100% of the samples" in told for told in run_audit(plan).warnings)
+
+
 def test_without_decoding_the_ids_are_still_audited(tmp_path):
     report = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none"))
     flat = earlier_names(report)

@@ -33,7 +33,7 @@ CASES = {
     "no such folder": lambda p: (["--smoke-assets", p / "absent"], "absent: no such folder"),
     "an empty folder": lambda p: (
         ["--smoke-assets", (p / "empty").mkdir() or p / "empty"],
-        "empty: holds no picture",
+        "empty: holds no text (.txt) and no picture",
     ),
     "a file for a folder": lambda p: (
         ["--smoke-assets", folder_with(p, "a.png", b"") / "a.png"],

@@ -227,9 +227,10 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
             m: tuple(n for name, n in sizes.items() if name.split("_CB")[0] == m) for m in ("IMAGE", "AUDIO")
         }
         space = TokenSpace(sizes.get("TEXT", 0), books["IMAGE"], books["AUDIO"])
-    except (KeyError, TypeError, AttributeError, SpaceError) as error:
-        raise SpaceError(f"not a token space: {type(error).__name__}: {error}") from error
-    if (found := canonical_json(data)) != (expected := canonical_json(to_dict(space))):
+        found, expected = canonical_json(data), canonical_json(to_dict(space))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise SpaceError(f"not a token space: {type(error).__name__}: {str(error)[:300]}") from error
+    if found != expected:
         at = next(
             (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
             min(len(found), len(expected)),
@@ -258,10 +259,12 @@ def load_space(path: str | Path) -> TokenSpace:
     path = Path(path)
     try:
         space = from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except SpaceError as error:
+        raise SpaceError(f"{path}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, too many digits
         raise SpaceError(f"{path}: cannot be read as a token space ({error})") from error
     beside = path.with_suffix(".sha256")
-    if beside.exists() and beside.read_text(encoding="utf-8").strip() != space_hash(space):
+    if beside.exists() and beside.read_bytes().strip() != space_hash(space).encode():
         raise SpaceError(
             f"{path}: its hash is not the one in {beside.name}; one of the two files was changed"
         )

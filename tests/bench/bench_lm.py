@@ -3,7 +3,6 @@ a whole picture takes: `python tests/bench/bench_lm.py`. Exits 1 when a floor is
 """
 
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,15 +14,16 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 import torch  # noqa: E402
 from timing import report  # noqa: E402
 
-from uti.audit.samples import ASSETS, load_samples  # noqa: E402
+from uti.audit.samples import ASSETS  # noqa: E402
 from uti.config import SMOKE_CONFIG, load_config  # noqa: E402
-from uti.lm.data import Dataset, make_dataset  # noqa: E402
+from uti.lm.data import Dataset  # noqa: E402
 from uti.lm.model import losses_only, make_model, row_inputs  # noqa: E402
+from uti.lm.smoke import prepare_smoke  # noqa: E402
 from uti.lm.training import train  # noqa: E402
 from uti.tokens.sequences import build, pack  # noqa: E402
 from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 
-TRAINING_FLOOR, MEMORY_CEILING, STEPS, WARM = 0.95, 1.0, 15, 3
+TRAINING_FLOOR, MEMORY_CEILING, ROUNDS = 0.95, 1.0, 7
 
 
 def bare(data: Dataset) -> float:
@@ -31,7 +31,7 @@ def bare(data: Dataset) -> float:
     wanted, ended = data.config.smoke, []
     model = make_model(wanted, data.space)
     optimiser = torch.optim.AdamW(model.parameters(), lr=wanted.learning_rate, weight_decay=0, fused=True)
-    rows = pack(data.space, data.examples, wanted.row_length)
+    rows = pack(data.space, data.counted, data.row_length)
     with losses_only(model):
         for step in range(wanted.steps):
             loss = model(**row_inputs(rows, step % len(rows.ids))).loss
@@ -53,8 +53,9 @@ def through_the_trainer(data: Dataset) -> float:
 
 
 def _rate(data: Dataset, ended: list[float]) -> float:
-    "Without the first steps, in which everything is made."
-    return (len(ended) - WARM) * data.config.smoke.row_length / (ended[-1] - ended[WARM - 1])
+    "Of the second time through all rows: each of the two has another order of them, and starts up first."
+    half = len(ended) // 2
+    return half * data.row_length / (ended[-1] - ended[half - 1])
 
 
 def memory(own_loss: bool) -> float:
@@ -85,38 +86,30 @@ def main() -> int:
         print(memory(own_loss=sys.argv[-1] == "own"))
         return 0
     config = load_config(SMOKE_CONFIG)
-    tokenizer = UnifiedTokenizer.from_config(config)
-    data = make_dataset(
-        tokenizer,
-        load_samples(None, list(tokenizer.codecs)),
-        256,
-        text_tokens=config.smoke.text_tokens,
-        audio_positions=config.smoke.audio_positions,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        data = prepare_smoke(config, Path(folder) / "run").dataset
+    n_rows = len(pack(data.space, data.counted, data.row_length).ids)
     short = Dataset(
         data.examples,
         data.grammar,
-        config.model_copy(update={"smoke": config.smoke.model_copy(update={"steps": STEPS})}),
+        config.model_copy(update={"smoke": config.smoke.model_copy(update={"steps": 2 * n_rows})}),
     )
     model = make_model(config.smoke, data.space)
     n = sum(p.numel() for p in model.parameters())
     print(
         f"{type(model).__name__}, {n / 1e6:.1f} million parameters, {data.space.vocab_size_total:,} ids; "
-        f"rows of {config.smoke.row_length} tokens\n"
+        f"rows of {data.row_length:,} tokens\n"
     )
-    pairs = [(through_the_trainer(short), bare(short)) for _ in range(6)]
-    print(
-        f"tokens a CPU-second: {statistics.median(a for a, _ in pairs):,.0f} through the Trainer, "
-        f"{statistics.median(b for _, b in pairs):,.0f} in a bare loop\n"
-    )
+    pairs = [(through_the_trainer(short), bare(short)) for _ in range(ROUNDS)]
+    trainer, loop = (max(rates) for rates in zip(*pairs, strict=True))  # of a noisy machine, its best
+    print(f"tokens a CPU-second: {trainer:,.0f} through the Trainer, {loop:,.0f} in a bare loop\n")
     ours, own = (
         float(subprocess.check_output([sys.executable, __file__, "--memory", loss], text=True).split()[-1])
         for loss in ("ours", "own")
     )
     print(f"GB of a step on a whole picture: {ours:.2f}; with the loss of transformers {own:.2f}\n")
-    best = max(a for a, _ in pairs) / max(b for _, b in pairs)
     rows = [
-        ("training: tokens a CPU-second, over a bare loop", best, ">=", TRAINING_FLOOR),
+        ("training: tokens a CPU-second, over a bare loop", trainer / loop, ">=", TRAINING_FLOOR),
         ("training: GB of a step on a whole picture", ours, "<=", MEMORY_CEILING),
     ]
     return report(rows)

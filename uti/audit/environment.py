@@ -26,6 +26,7 @@ PACKAGES = (
     "scikit-image",
     "pillow",
     "soundfile",
+    "av",
 )
 
 # %% auto #0

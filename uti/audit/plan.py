@@ -5,7 +5,8 @@
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-002
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from .samples import load_samples
 from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..checks.case import Case, FreshProcess
 from ..config import Config, load_config
-from ..modalities.base import MediaError, Sample
+from ..modalities.base import Sample, about
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder, refuse_foreign
 from ..space import diff_spaces, from_dict
@@ -92,7 +93,8 @@ def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
 class Prepared:
     """A plan with everything loaded.
 
-    `cases`: the samples, as read and as the codec takes them, nothing encoded yet.
+    `cases`: the samples, as read and as the codec takes them, nothing encoded yet. `warned`: of what was left
+    out, or is not as it should be.
     """
 
     tokenizer: UnifiedTokenizer
@@ -104,6 +106,7 @@ class Prepared:
     smoke_folder: Path | None
     command: str
     thorough: bool = False
+    warned: Sequence[warnings.WarningMessage] = ()
 
     @property
     def samples(self) -> list[Sample]:
@@ -180,10 +183,8 @@ def generated_files(prepared: Prepared) -> list[Path]:
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
 def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
     "The case of a sample. Raises `MediaError` naming the sample."
-    try:
+    with about(sample.name):
         return Case.of(tokenizer, sample, fresh)
-    except MediaError as error:
-        raise MediaError(f"{sample.name}: {error}") from error
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004
 def prepare(plan: AuditPlan) -> Prepared:
@@ -206,19 +207,22 @@ def prepare(plan: AuditPlan) -> Prepared:
         )
     )
     check_decoders(tokenizer, plan.decode_mode)
-    samples = load_samples(assets, list(tokenizer.codecs))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("default")
+        samples = load_samples(assets, list(tokenizer.codecs))
+        fresh = FreshProcess(tokenizer, samples)
+        cases = [_case(tokenizer, sample, fresh) for sample in samples]
     if not samples:
         raise AuditError(
             f"{plan.assets}: holds nothing for the configured codecs, which are for "
             f"{', '.join(tokenizer.codecs)}"
         )
-    fresh = FreshProcess(tokenizer, samples)
     prepared = Prepared(
-        tokenizer, outdir, [_case(tokenizer, sample, fresh) for sample in samples], plan.decode_mode,
+        tokenizer, outdir, cases, plan.decode_mode,
         baseline=load_baseline(plan.baseline, tokenizer, samples) if plan.baseline else None,
         smoke=load_smoke(plan.smoke, tokenizer) if plan.smoke else None,
         smoke_folder=Path(plan.smoke).parent if plan.smoke else None, command=plan.command,
-        thorough=plan.thorough,
+        thorough=plan.thorough, warned=warned,
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared

@@ -159,7 +159,7 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
         items = [_item(case, measured.get((case.modality, case.item))) for case in cases]
         write_artifacts(prepared, cases, items, out.staged)
-        record = _record(prepared, cases, items, checks, speed, clock.seconds, caught)
+        record = _record(prepared, cases, items, checks, speed, clock.seconds, [*prepared.warned, *caught])
         write_json(out.staged / "report.json", to_report(record))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")

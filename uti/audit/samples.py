@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import packaged
-from ..modalities.base import Sample
-from ..modalities.registry import MODALITIES, find_media
+from ..modalities.base import MediaWarning, Sample
+from ..modalities.registry import MODALITIES, find_media, left_out
 
 # %% auto #0
 __all__ = ['ASSETS', 'TEXTS', 'examples', 'load_samples', 'source_hash']
@@ -36,9 +37,12 @@ def examples() -> dict[str, Path]:
 def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]:
     """The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read.
 
-    Raises `MediaError`.
+    Raises `MediaError`, and warns (`MediaWarning`) of what was left out.
     """
-    files = find_media(folder or ASSETS)
+    files = find_media(folder, modalities) if folder else find_media(ASSETS)
+    if folder and (left := left_out(folder, files)):
+        told = ", ".join(f"{name} ({why})" for name, why in left.items())
+        warnings.warn(f"{folder}: not audited: {told}", MediaWarning, stacklevel=2)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
     samples += [
         Sample(path.name, name, MODALITIES[name].read(path))

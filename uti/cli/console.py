@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,6 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UTIError
+from ..modalities.base import MediaWarning
 
 if TYPE_CHECKING:
     from uti.audit.run import Progress
@@ -62,9 +64,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and ha
 def sentences() -> Iterator[None]:
     """Turn what the user can mend into one sentence on standard error and exit code 2.
 
-    Anything else is our fault and keeps its traceback.
+    Anything else is our fault and keeps its traceback. What is said of files that are used or left out is
+    a line each on standard error.
     """
+    show = warnings.showwarning
     try:
+        warnings.showwarning = _say_warning
         yield
     except UTIError as error:
         fail(str(error))
@@ -72,6 +77,18 @@ def sentences() -> Iterator[None]:
         if error.filename is None and error.errno not in FULL:
             raise
         fail(f"{error.filename or 'what a run writes'}: {error.strerror}")
+    finally:
+        warnings.showwarning = show
+
+
+def _say_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    "Those of media as sentences; any other is for a developer, and as Python shows it."
+    if issubclass(category, MediaWarning):
+        err.print(Text.assemble(("warning: ", "yellow"), " ".join(str(message).split())))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def fail(sentence: str) -> NoReturn:

@@ -68,6 +68,10 @@ def print_verdict(record: AuditRecord) -> None:
             f"{gate.direction} {gate.limit:.4f}" if gate else "",
         )
     out.print(metrics)
+    for warning in record.warnings:
+        category, _, told = warning.partition(": ")
+        if category == "MediaWarning":
+            out.print(f"! {told}", markup=False, highlight=False)
     for sentence in record.failed:
         out.print(f"✗ {sentence}", markup=False)
     if record.baseline and not record.baseline.passed:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +17,24 @@ from torch import Tensor
 
 from ..compat import torchaudio
 from ..files import atomic_path
-from .base import MediaError, Modality, Sound
+from .base import MediaError, MediaWarning, Modality, Sound
+from .sound_files import read_sound_file
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'AUDIO', 'read_audio', 'load_audio', 'normalise_audio', 'write_wav']
+__all__ = ['MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 'read_audio', 'load_audio', 'normalise_audio', 'write_wav']
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-003
 def read_audio(path: str | Path) -> Sound:
-    "The sound, float32, in a WAV, FLAC, OGG or MP3 file. Raises `MediaError`."
-    try:
-        wave, rate = sf.read(str(path), dtype="float32", always_2d=True)
-    except (
-        sf.SoundFileError,
-        OSError,
-        TypeError,
-        MemoryError,
-    ) as error:  # a damaged header may claim terabytes
-        reason = "no such file" if not Path(path).exists() else getattr(error, "error_string", None) or error
-        raise MediaError(f"{path}: cannot be read as a sound ({reason})") from error
+    """All of the sound, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
+
+    Raises `MediaError`, and warns of a file that goes on after its end.
+    """
+    wave, rate = read_sound_file(path)
     if not wave.size:
         raise MediaError(f"{path}: holds no samples")
     if not np.isfinite(wave).all():
         raise MediaError(f"{path}: holds samples that are not finite (NaN or infinity)")
-    return Sound(torch.from_numpy(wave.T.copy()), rate)
+    return Sound(torch.from_numpy(wave), rate)
 
 
 def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
@@ -62,6 +58,8 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
     what = f"wave {str(wave.dtype).removeprefix('torch.')} {list(wave.shape)}"
     if wave.ndim != 2 or not wave.numel():
         raise MediaError(f"{what}: a sound must be [channels, samples] and not empty")
+    if wave.shape[0] > max(8, wave.shape[1]):
+        raise MediaError(f"{what}: has more channels than samples; a sound is [channels, samples]")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
         raise MediaError(f"{what}: its sample rate must be a positive integer in Hz, got {sample_rate!r}")
     if clip_seconds is not None and not 0 < clip_seconds < math.inf:
@@ -98,6 +96,9 @@ def _with_channels(wave: Tensor, channels: int) -> Tensor:
     return wave.mean(0, keepdim=True).expand(channels, -1)
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-x
+MUCH_CLIPPED = 0.01  # of the samples
+
+
 def normalise_audio(
     wave: Tensor | np.ndarray,
     sample_rate: int,
@@ -112,6 +113,7 @@ def normalise_audio(
     `clip_seconds`: trim or zero-pad the end to this length. The result may share memory with `wave`. Raises
     `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer or has too
     little in common with `target_rate`, a clip that is not longer than nothing, or another shape or type.
+    Warns (`MediaWarning`) where more than a hundredth of the samples is clipped.
     """
     wave, peak = _checked(wave, sample_rate, clip_seconds)
     record = {
@@ -121,6 +123,12 @@ def normalise_audio(
         "rate": target_rate,
     }
     clipped = int((wave.abs() > 1).sum()) if peak > 1 else 0
+    if clipped > MUCH_CLIPPED * wave.numel():
+        message = (
+            f"{clipped / wave.numel():.0%} of the samples lie outside [-1, 1] and were clipped, up to "
+            f"{peak:g}: was it saved on another scale?"
+        )
+        warnings.warn(message, MediaWarning, stacklevel=2)
     wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
     if sample_rate != target_rate:
         wave = _resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
@@ -159,7 +167,7 @@ def _neighbours(sound: Sound) -> dict[str, Sound]:
     return {"its beginning": Sound(wave[:, :n], rate), "backwards": Sound(wave.flip(-1), rate)}
 
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SUFFIXES = (".wav", ".aif", ".aiff", ".aifc", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a")
 AUDIO = Modality(
     "audio",
     "sound",

@@ -5,7 +5,9 @@
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-002
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,11 +18,29 @@ if TYPE_CHECKING:  # naming a modality must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MediaError', 'Sound', 'Sample', 'Modality']
+__all__ = ['MediaError', 'MediaWarning', 'about', 'Sound', 'Sample', 'Modality']
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-003
 class MediaError(UTIError):
     "A text, a picture or a sound cannot be used; the message names it and says why."
+
+
+class MediaWarning(UserWarning):
+    "A text, a picture or a sound is used, though not all of it is as it should be; the message names it."
+
+
+@contextmanager
+def about(name: str | Path) -> Iterator[None]:
+    "Errors and warnings of media in this block, with the name of the file or sample in front."
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MediaWarning)
+        try:
+            yield
+        except MediaError as error:
+            raise MediaError(f"{name}: {error}") from error
+    for told in caught:
+        mine = issubclass(told.category, MediaWarning)
+        warnings.warn(f"{name}: {told.message}" if mine else told.message, told.category, stacklevel=3)
 
 
 class Sound(NamedTuple):

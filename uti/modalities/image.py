@@ -11,16 +11,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..files import atomic_path
-from .base import MediaError, Modality
+from .base import MediaError, MediaWarning, Modality, about
 
 # %% auto #0
-__all__ = ['SUFFIXES', 'IMAGE', 'read_image', 'to_rgb', 'image_from_array', 'load_image', 'normalise_image', 'write_png']
+__all__ = ['FORMATS', 'TURNS', 'SUFFIXES', 'IMAGE', 'read_image', 'to_rgb', 'image_from_array', 'load_image', 'normalise_image',
+           'write_png']
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-004
+# an EPS behind the name of a JPEG must not reach Ghostscript
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+
+
+def _grey_bits(image: Image.Image) -> int:
+    "2 or 4 for a PNG of so many bits of grey, whose transparent value Pillow leaves unscaled; else 0."
+    raw = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    return {"L;2": 2, "L;4": 4}.get(raw if isinstance(raw, str) else "", 0)
+
+
 def read_image(path: str | Path) -> Image.Image:
     """The picture in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in
     its own mode. Raises `MediaError`.
@@ -29,19 +40,52 @@ def read_image(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata; what keeps a picture from being read is raised
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as whole:
+            with Image.open(path, formats=FORMATS) as whole:
                 whole.verify()
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
+                bits = _grey_bits(image)
                 image.load()
     except UnidentifiedImageError as error:
         raise MediaError(f"{path}: not a picture, whatever its name says") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise MediaError(f"{path}: too many pixels ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         raise MediaError(
             f"{path}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})"
         ) from error
+    if bits and isinstance(transparent := image.info.get("transparency"), int):
+        image.info["transparency"] = transparent * 255 // (2**bits - 1)  # as its pixels were scaled
     return image
+
+# %% ../../nbs/modalities/03_image.ipynb #modalities-03-006-b
+TURNS = {  # EXIF 2.3, tag 274
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    "As its EXIF says; Pillow's own way also writes the EXIF anew, which fails where other parts are broken."
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # its pixels are whole, and what stands beside them is not
+        warnings.warn(f"its EXIF cannot be read ({error}): it is not turned", MediaWarning, stacklevel=2)
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _from_sixteen_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey as 8-bit grey, by the upper half as Pillow reads 16-bit RGB; the one value that a PNG may
+    name as transparent becomes white.
+    """
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    return Image.fromarray(np.where(values == image.info.get("transparency", -1), np.uint8(255), grey))
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-006
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -52,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if 0 in image.size:
         raise MediaError(f"a picture of {image.width}×{image.height} holds no pixels")
-    image = ImageOps.exif_transpose(image)
+    image = _turned(image)
     if image.mode == "I":
         raise MediaError(
             "a picture of 32-bit integers does not say which value is white; save it with 8 or 16 bits"
@@ -65,13 +109,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
-
-
-def _from_sixteen_bits(image: Image.Image) -> Image.Image:
-    "16-bit grey as 8-bit grey; the one value that a PNG may name as transparent becomes white."
-    values = np.asarray(image)
-    grey = (values / 65535 * 255 + 0.5).astype(np.uint8)
-    return Image.fromarray(np.where(values == image.info.get("transparency", -1), np.uint8(255), grey))
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-009
 def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
@@ -108,10 +145,13 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.
     if not isinstance(source, (str, Path)):
         return to_rgb(source if isinstance(source, Image.Image) else image_from_array(source))
     image = read_image(source)
-    try:
-        return to_rgb(image)
-    except MediaError as error:
-        raise MediaError(f"{source}: {error}") from error
+    with about(source):
+        try:
+            return to_rgb(image)
+        except MediaError:
+            raise
+        except Exception as error:  # a palette or a transparency that is none
+            raise MediaError(f"cannot be shown as RGB ({error})") from error
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-011
 def normalise_image(
@@ -178,7 +218,7 @@ def _neighbours(picture: Tensor) -> dict[str, Tensor]:
     return {"upside down": picture.flip(1), "mirrored": picture.flip(-1)}
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 IMAGE = Modality(
     "image", "picture", SUFFIXES, _pixels, _fingerprint, _neighbours, _as_read, ".png", write_png
 )

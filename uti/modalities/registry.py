@@ -5,6 +5,7 @@
 # %% ../../nbs/modalities/05_registry.ipynb #modalities-05-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from .audio import AUDIO
@@ -13,29 +14,45 @@ from .image import IMAGE
 from .text import TEXT
 
 # %% auto #0
-__all__ = ['MODALITIES', 'find_media']
+__all__ = ['MODALITIES', 'find_media', 'left_out']
 
 # %% ../../nbs/modalities/05_registry.ipynb #modalities-05-003
 MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (TEXT, IMAGE, AUDIO)}
 
 
-def find_media(folder: str | Path) -> dict[str, list[Path]]:
-    """Modality → its files in `folder`, by suffix, sorted by name; hidden files and subfolders are left out.
+def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)) -> dict[str, list[Path]]:
+    """Each of `modalities` → its files in `folder`, by suffix in any case, sorted by name. Hidden files and
+    subfolders are left out.
 
-    Raises `MediaError` where there is no such folder, or neither a picture nor a sound in it.
+    Raises `MediaError` where there is no such folder, or nothing of these modalities in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MediaError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    found = {
-        name: [p for p in files if p.suffix.lower() in modality.suffixes]
-        for name, modality in MODALITIES.items()
-    }
-    seen = [modality for modality in MODALITIES.values() if modality.suffix]
-    if not any(found[modality.name] for modality in seen):
-        raise MediaError(
-            f"{folder}: holds "
-            + " and ".join(f"no {modality.noun} ({', '.join(modality.suffixes)})" for modality in seen)
-        )
+    wanted = [MODALITIES[name] for name in modalities]
+    found = {one.name: [p for p in files if p.suffix.lower() in one.suffixes] for one in wanted}
+    if not any(found.values()):
+        nothing = [f"no {one.noun} ({', '.join(one.suffixes)})" for one in wanted]
+        raise MediaError(f"{folder}: holds {' and '.join(nothing)}")
     return found
+
+
+def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]:
+    "What stands in `folder` and is not in `found`: its name → why."
+    taken = {path.name for paths in found.values() for path in paths}
+    why = {}
+    for path in sorted(p for p in Path(folder).iterdir() if p.name not in taken):
+        other = next((one for one in MODALITIES.values() if path.suffix.lower() in one.suffixes), None)
+        if path.name.startswith("."):
+            why[path.name] = "hidden"
+        elif path.is_symlink() and not path.exists():
+            why[path.name] = "a link to nothing"
+        elif path.is_dir():
+            why[path.name] = "a folder"
+        elif not path.is_file():
+            why[path.name] = "not a file"
+        else:
+            ending = f"{path.suffix} is not read" if path.suffix else "a name without a suffix"
+            why[path.name] = f"there is no {other.name} codec" if other else ending
+    return why

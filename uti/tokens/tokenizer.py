@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_meta', 'CodecTokenizer',
-           'UnifiedTokenizer']
+__all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_ids', 'check_meta',
+           'CodecTokenizer', 'UnifiedTokenizer']
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
 def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
@@ -47,7 +47,10 @@ def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
     what the codec needs, and how it was normalised.
     """
     said = {key: meta.get(key) for key in ("codec_meta", "preprocessing")}
-    text = json.dumps(said, sort_keys=True, separators=(",", ":"), default=repr)
+    try:
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"), default=repr)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TokenizerError(f"meta cannot be written as JSON ({error})") from error
     return hashlib.sha256(f"{token_hash(ids.long())} {text}".encode()).hexdigest()[:16]
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-003
@@ -118,14 +121,21 @@ def load_codecs(config: Config) -> dict[str, Codec]:
     return codecs
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009
-def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:
-    "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
-    spec = codec.spec
-    if getattr(ids, "ndim", None) != 1 or ids.dtype not in (torch.int64, torch.int32):
+def check_ids(ids: Any) -> None:
+    "Raise `TokenizerError` for anything but an integer tensor [n_tokens]."
+    if not isinstance(ids, Tensor) or ids.ndim != 1 or ids.dtype not in (torch.int64, torch.int32):
         raise TokenizerError(
             f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} "
             f"{list(getattr(ids, 'shape', []))}"
         )
+
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-z
+def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:
+    "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
+    spec = codec.spec
+    check_ids(ids)
+    if not isinstance(meta, dict):
+        raise TokenizerError(f"meta must be the dict that encoding gave, got {type(meta).__name__}")
     expected = {
         "modality": spec.modality,
         "codec": spec.name,
@@ -135,20 +145,20 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
     }
     expected["n_tokens"] = len(ids)
     for key, value in expected.items():
-        if meta.get(key) != value:
+        if type(found := meta.get(key)) is not type(value) or found != value:
             raise TokenizerError(f"meta says {key} = {meta.get(key)!r}, but it is {value!r} here")
     inner = meta.get("codec_meta")
-    if not isinstance(inner, dict) or inner.get("n_positions") != meta.get("n_positions"):
+    if not isinstance(inner, dict) or repr(inner.get("n_positions")) != repr(meta.get("n_positions")):
         raise TokenizerError(
             f"meta says n_positions = {meta.get('n_positions')!r}, its codec_meta says "
             f"{inner.get('n_positions') if isinstance(inner, dict) else inner!r}"
         )
-    if not isinstance(meta["n_positions"], int) or meta["n_positions"] * spec.n_codebooks != len(ids):
+    if type(meta["n_positions"]) is not int or meta["n_positions"] * spec.n_codebooks != len(ids):
         raise TokenizerError(
             f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not "
             f"{len(ids)} ids"
         )
-    if "n_samples" in spec.needs and not (isinstance(inner.get("n_samples"), int) and inner["n_samples"] > 0):
+    if "n_samples" in spec.needs and not (type(inner.get("n_samples")) is int and inner["n_samples"] > 0):
         raise TokenizerError(f"meta must say the number of samples, got {inner.get('n_samples')!r}")
     predicted = codec.expected_positions(inner.get("n_samples"))
     if predicted is not None and meta["n_positions"] != predicted:
@@ -250,7 +260,9 @@ class CodecTokenizer:
                     "meta is not that of these ids: they, its codec_meta or its preprocessing were altered "
                     "(Tokens.with_ids binds edited ids to it)"
                 )
-        longest = max((c.shape[-1] for c in codes), default=0)
+        if not codes:
+            return []
+        longest = max(c.shape[-1] for c in codes)
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
         inner = [meta["codec_meta"] for meta in metas]
         return codec.spec.items(codec.decode(padded, inner), inner)
@@ -260,6 +272,7 @@ class CodecTokenizer:
         picture, or a text. Raises `TokenizerError` where no signal makes as many.
         """
         codec = self.codec(modality)
+        check_ids(ids)
         n_positions, rest = divmod(len(ids), codec.spec.n_codebooks)
         meta = None if rest else codec.meta_for(n_positions)
         if meta is None:
