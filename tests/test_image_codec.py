@@ -161,7 +161,7 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path, content):
 
 
 def test_an_absent_file_is_refused(tmp_path):
-    with pytest.raises(CodecError, match="not a readable safetensors file"):
+    with pytest.raises(CodecError, match="weights must be a file"):
         EmbeddedImage(weights=tmp_path / "w.safetensors")
 
 

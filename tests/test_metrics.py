@@ -194,3 +194,12 @@ def test_a_tolerance_makes_any_metric_gate():
     for wrong in ({"audio_peak": 1}, {"image_psnr": -1}, {"image_psnr": math.inf}, {"image_psnr": math.nan}):
         with pytest.raises(ConfigError, match=r"audio_peak|image_psnr"):
             parse_config({"text": "embedded-text", "tolerances": wrong})
+
+
+def test_two_signals_of_one_batch_are_not_the_same_and_a_view_is_compared_as_it_reads():
+    batch = torch.rand(2, 3, 32, 32)
+    assert math.isfinite(psnr(batch[0], batch[1]))
+    with pytest.raises(MetricError, match="same buffer"):
+        psnr(batch[0], batch[0])
+    backwards = batch[0].numpy()[:, :, ::-1]
+    assert psnr(batch[0], backwards) == psnr(batch[0], torch.from_numpy(backwards.copy()))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from uti.codecs.embedded.image import WEIGHTS
 from uti.modalities.audio import read_audio
 from uti.modalities.base import MediaError
 from uti.space import (
@@ -173,3 +175,23 @@ def test_only_what_a_config_names_can_be_saved(tokenizer, tmp_path):
         UnifiedTokenizer(tokenizer.codecs).save_pretrained(tmp_path / "new")
     tokenizer.save_pretrained(tmp_path / "new")
     assert UnifiedTokenizer.from_pretrained(tmp_path / "new").space == tokenizer.space
+
+
+def test_a_path_in_a_config_is_read_from_its_folder_and_the_weights_travel(tmp_path, monkeypatch):
+    (tmp_path / "project" / "w").mkdir(parents=True)
+    shutil.copy(WEIGHTS, tmp_path / "project" / "w" / "x.safetensors")
+    (tmp_path / "project" / "uti.yaml").write_text(
+        "image: {codec: embedded-image, options: {weights: w/x.safetensors}}"
+    )
+    for here, path in (("project", "uti.yaml"), (".", "project/uti.yaml")):
+        monkeypatch.chdir(tmp_path / here)
+        UnifiedTokenizer.from_config(path).save_pretrained("saved")
+        shutil.move("saved", tmp_path / f"moved_from_{here.strip('.')}")
+    shutil.rmtree(tmp_path / "project")
+    monkeypatch.chdir("/")
+    for folder in ("moved_from_", "moved_from_project"):
+        assert UnifiedTokenizer.from_pretrained(tmp_path / folder).space.image == (65_536,)
+
+
+def test_an_empty_batch_decodes_to_nothing(tokenizer):
+    assert tokenizer.decode_batch("image", [], []) == []

@@ -1,6 +1,8 @@
 """Whatever is typed wrong: one sentence that names it, exit code 2, nothing written."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from uti.cli.main import app
+from uti.errors import UTIError
+from uti.tokens.tokenizer import UnifiedTokenizer
 
 
 def folder_with(tmp_path, name, content: bytes):
@@ -150,3 +154,74 @@ def test_an_option_that_does_not_exist():
 def test_the_program_itself_prints_no_traceback(uti):
     result = uti("audit", "--smoke-assets", "absent")
     assert (result.returncode, result.stderr) == (2, "error: absent: no such folder\n")
+
+
+def laughs(depth):
+    "A hundred bytes that are millions of values once they are written out."
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join(['*a' + str(i - 1)] * 9)}]" for i in range(1, depth)]
+    return "\n".join([*lines, f"text: {{codec: *a{depth - 1}}}"])
+
+
+ODD_CONFIGS = {
+    "a seed that no generator takes": "text: embedded-text\nseed: 18446744073709551616",
+    "true for a number": "text: embedded-text\nseed: true",
+    "a number in quotes": "text: embedded-text\nseed: '3'",
+    "an endless clip": "audio: embedded-audio\nclip_seconds: .inf",
+    "a clip of thirty years": "audio: embedded-audio\nclip_seconds: 1.0e+9",
+    "a device that is none": "text: embedded-text\ndevice: foo",
+    "no device": "text: embedded-text\ndevice: ''",
+    "a device without numbers": "text: embedded-text\ndevice: meta",
+    "one and a half codebooks": "audio: {codec: embedded-audio, options: {n_codebooks: 1.5}}",
+    "weights that are a number": "image: {codec: embedded-image, options: {weights: 3}}",
+    "weights that are a list": "audio: {codec: embedded-audio, options: {weights: [a]}}",
+    "weights that are a folder": "text: {codec: embedded-text, options: {weights: .}}",
+    "a picture of a terapixel": "image: {codec: embedded-image, options: {size: 1000000}}",
+    "a value inside itself": "text: &a {codec: *a}",
+    "very deep": "text: " + "[" * 1100 + "]" * 1100,
+    "a day that is none": "text: embedded-text\nseed: 2026-02-30",
+    "a number that is none": "text: embedded-text\nseed: !!int x",
+    "a number of 5,000 digits": "text: embedded-text\nseed: " + "9" * 5000,
+    "a key twice": "text: embedded-text\nseed: 1\nseed: 2",
+    "a billion laughs": laughs(7),
+    "a tolerance without end": "text: embedded-text\ntolerances: {image_psnr: .inf}",
+    "true for a tolerance": "text: embedded-text\ntolerances: {image_psnr: true}",
+    "bytes": "text: !!binary aGVsbG8=",
+}
+
+
+@pytest.mark.parametrize("name", ODD_CONFIGS)
+def test_an_odd_config_is_one_short_sentence(name, tmp_path):
+    (tmp_path / "uti.yaml").write_text(ODD_CONFIGS[name])
+    with pytest.raises(UTIError) as told:
+        UnifiedTokenizer.from_config(tmp_path / "uti.yaml")
+    assert len(str(told.value)) < 500
+
+
+def test_a_narrow_terminal_is_printed_to(uti):
+    result = uti("codecs", PYTHONIOENCODING="ascii")
+    assert result.returncode == 0 and "\\xd7 1024" in result.stdout.replace(",", ""), result.stdout
+
+
+def test_a_name_that_is_no_utf8_is_made_printable(tmp_path, uti_here):
+    (tmp_path / "in").mkdir()
+    with open(os.fsencode(tmp_path / "in") + b"/caf\xe9.txt", "w") as file:
+        file.write("a text")
+    (tmp_path / "in" / "cafe\u0301.txt").write_text("another")
+    result = uti_here("audit", "--text", "embedded-text", "--smoke-assets", "in", "--outdir", "out")
+    assert result.returncode == 0, result.stderr
+    names = {item["name"] for item in json.loads((tmp_path / "out" / "report.json").read_text())["items"]}
+    assert {"caf\\xe9.txt", "caf\u00e9.txt"} <= names
+
+
+def test_a_link_stays_a_link_and_a_hash_keeps_its_name(tmp_path, uti_here):
+    (tmp_path / "real.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to("real.json")
+    assert uti_here("space", "--out", "link.json").returncode == 0
+    assert (tmp_path / "link.json").is_symlink() and "vocab_size_total" in (
+        tmp_path / "real.json"
+    ).read_text()
+    result = uti_here("space", "--out", "x.sha256")
+    assert result.returncode == 2 and "let this one end in .json" in result.stderr
+    assert uti_here("space", "--out", "/dev/null").returncode == 0
+    assert Path("/dev/null").is_char_device() and not Path("/dev/null.sha256").exists()

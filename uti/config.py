@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +33,7 @@ class ConfigError(UTIError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)  # true is no number
 
 # %% ../nbs/02_config.ipynb #03-config-004
 class CodecConfig(_Strict):
@@ -117,10 +118,14 @@ class Config(_Strict):
     audio: CodecConfig | None = None
     serialisation: Literal["interleaved", "delay", "coarse_first"] = "interleaved"
     clip_seconds: float | None = Field(
-        None, gt=0, description="trim or zero-pad every sound to this many seconds"
+        None,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="trim or zero-pad every sound to this many seconds",
     )
     device: str = Field("cpu", description="a torch device")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     tolerances: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         validate_default=True,
@@ -156,7 +161,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
         return f"{'.'.join(where)}: {error['ctx']['error']}"
     return (
         f"{'.'.join(where) or 'the top level'}: {error['msg'][0].lower()}{error['msg'][1:]}, got "
-        f"{error['input']!r}"
+        f"{reprlib.repr(error['input'])[:120]}"
     )
 
 
@@ -174,16 +179,61 @@ def parse_config(data: Any, source: str = "config") -> Config:
     return config
 
 # %% ../nbs/02_config.ipynb #03-config-007
+def _beside(folder: Path, value: Any) -> Any:
+    """`value`, led by `folder` where it is the relative path of something that lies there: a config may be
+    read from anywhere.
+    """
+    if isinstance(value, dict):
+        return {key: _beside(folder, one) for key, one in value.items()}
+    if not isinstance(value, str) or not value or Path(value).is_absolute() or folder == Path():
+        return value
+    try:
+        return str(folder / value) if (folder / value).exists() else value
+    except (OSError, ValueError):  # too long, or with a null in it: no path
+        return value
+
+
+def _with_paths(config: Config, folder: Path) -> Config:
+    "`config` with the paths in it read from `folder`: of codecs, of their options, and of a language model."
+    codecs = {
+        modality: wanted.model_copy(
+            update={
+                "codec": _beside(folder, wanted.codec) if "/" in wanted.codec else wanted.codec,
+                "options": _beside(folder, wanted.options),
+            }
+        )
+        for modality, wanted in config.codecs().items()
+    }
+    smoke = config.smoke.model_copy(update={"checkpoint": _beside(folder, config.smoke.checkpoint)})
+    return config.model_copy(update={**codecs, "smoke": smoke})
+
+# %% ../nbs/02_config.ipynb #config-20
+class _Unique(yaml.SafeLoader):
+    "Takes no key twice, of which YAML keeps the last in silence."
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    told = f"{key.value!r} stands twice"
+                    raise yaml.constructor.ConstructorError(None, None, told, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path | None = None) -> Config:
-    "The configuration in the YAML file `path`; default: the embedded codecs. Raises `ConfigError`."
+    """The configuration in the YAML file `path`; default: the embedded codecs. Relative paths in it are those
+    of its folder, or else of the working folder. Raises `ConfigError`.
+    """
     path = Path(path or DEFAULT_CONFIG)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _Unique)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
-    return parse_config(data, str(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, too many digits
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())[:300]})") from error
+    return _with_paths(parse_config(data, str(path)), path.parent)
 
 
 def dump_config(config: Config) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from .errors import UTIError
-from .files import write_text
+from .files import is_special, write_text
 from .html import joined, paragraph, table
 
 if TYPE_CHECKING:
@@ -248,10 +248,16 @@ def space_hash(space: TokenSpace) -> str:
 
 # %% ../nbs/00_space.ipynb #00-space-025
 def save_space(space: TokenSpace, path: str | Path) -> None:
-    "Write `path` (`….json`) and, beside it, the hash in `….sha256`."
+    """Write `path` (`….json`) and, beside it, the hash in `….sha256`; beside a device or a pipe nothing.
+
+    Raises `SpaceError` for a name that its hash would have.
+    """
     path = Path(path)
+    if path.suffix == ".sha256":
+        raise SpaceError(f"{path}: the hash of a token space has such a name; let this one end in .json")
     write_text(path, json.dumps(to_dict(space), indent=2) + "\n")
-    write_text(path.with_suffix(".sha256"), space_hash(space) + "\n")
+    if not is_special(path):
+        write_text(path.with_suffix(".sha256"), space_hash(space) + "\n")
 
 
 def load_space(path: str | Path) -> TokenSpace:

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..files import packaged
+from ..files import packaged, printable
 from ..modalities.base import MediaWarning, Sample
 from ..modalities.registry import MODALITIES, find_media, left_out
 
@@ -41,11 +41,11 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
     """
     files = find_media(folder, modalities) if folder else find_media(ASSETS)
     if folder and (left := left_out(folder, files)):
-        told = ", ".join(f"{name} ({why})" for name, why in left.items())
+        told = ", ".join(f"{printable(name)} ({why})" for name, why in left.items())
         warnings.warn(f"{folder}: not audited: {told}", MediaWarning, stacklevel=2)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
     samples += [
-        Sample(path.name, name, MODALITIES[name].read(path))
+        Sample(printable(path.name), name, MODALITIES[name].read(path))
         for name, paths in files.items()
         for path in paths
         if name in modalities

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shlex
 import signal
@@ -23,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UTIError
+from ..files import printable
 from ..modalities.base import MediaWarning
 
 if TYPE_CHECKING:
@@ -126,7 +128,12 @@ def as_program(app: typer.Typer) -> NoReturn:
 
     What nobody expected is printed with its traceback and where to report it: exit code 3.
     """
-    signal.signal(signal.SIGTERM, _terminated)
+    for name in ("SIGTERM", "SIGHUP"):  # the second is not everywhere
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _terminated)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a narrow terminal shows \\u2713 for a tick
     try:
         app()
     except Exception:
@@ -229,5 +236,8 @@ PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`
 def command_line() -> str:
     "The command line as it can be typed again, without the folder that the program lies in."
     return " ".join(
-        [PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"), *map(shlex.quote, sys.argv[1:])]
+        [
+            PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"),
+            *(printable(shlex.quote(given)) for given in sys.argv[1:]),
+        ]
     )

@@ -33,16 +33,20 @@ def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
     Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory
     twice.
     """
+    import numpy as np
     import torch
 
-    reference, estimate = torch.as_tensor(reference).detach(), torch.as_tensor(estimate).detach()
+    reference, estimate = (
+        torch.as_tensor(np.ascontiguousarray(s) if isinstance(s, np.ndarray) else s).detach()
+        for s in (reference, estimate)
+    )
     if reference.shape != estimate.shape:
         raise MetricError(
             f"reference {list(reference.shape)} and estimate {list(estimate.shape)} differ in shape"
         )
     if not reference.numel():
         raise MetricError("there is nothing to compare: both are empty")
-    if reference.untyped_storage().data_ptr() == estimate.untyped_storage().data_ptr():
+    if reference.data_ptr() == estimate.data_ptr() and reference.stride() == estimate.stride():
         raise MetricError("reference and estimate are the same buffer: the signal is compared with itself")
     if not (torch.isfinite(reference).all() and torch.isfinite(estimate).all()):
         raise MetricError("reference or estimate holds values that are not finite")

@@ -24,18 +24,17 @@ def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)
     """Each of `modalities` → its files in `folder`, by suffix in any case, sorted by name. Hidden files and
     subfolders are left out.
 
-    Raises `MediaError` where there is no such folder, or nothing of these modalities in it.
+    Raises `MediaError` where there is no such folder, or nothing in it that is read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MediaError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    wanted = [MODALITIES[name] for name in modalities]
-    found = {one.name: [p for p in files if p.suffix.lower() in one.suffixes] for one in wanted}
+    found = {name: [p for p in files if p.suffix.lower() in one.suffixes] for name, one in MODALITIES.items()}
     if not any(found.values()):
-        nothing = [f"no {one.noun} ({', '.join(one.suffixes)})" for one in wanted]
+        nothing = [f"no {one.noun} ({', '.join(one.suffixes)})" for one in MODALITIES.values()]
         raise MediaError(f"{folder}: holds {' and '.join(nothing)}")
-    return found
+    return {name: found[name] for name in modalities}
 
 
 def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]:

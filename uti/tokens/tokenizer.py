@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..codecs.base import Codec, CodecError, Encoded
+from ..codecs.base import Codec, CodecError, Encoded, codec_targets
 from ..codecs.readers import open_codec
 from ..config import Config, dump_config, load_config
 from ..errors import UTIError
@@ -279,6 +281,30 @@ class CodecTokenizer:
             raise TokenizerError(f"no {modality} makes {len(ids)} ids of {codec.spec.n_codebooks} codebooks")
         return self._meta(codec, ids, meta, {})
 
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-carried
+def _left_where_it_is(value: str) -> str:
+    warnings.warn(f"{value}: is not copied, and named by its whole path", stacklevel=4)
+    return str(Path(value).resolve())
+
+
+def _carried(config: Config, folder: Path) -> Config:
+    """`config` for a file in `folder`: files that options name are copied there, and named by where they are
+    then; folders are named by their whole path, with a warning.
+    """
+    codecs = {}
+    for modality, wanted in config.codecs().items():
+        options, codec = dict(wanted.options), wanted.codec
+        for name, value in options.items():
+            if isinstance(value, str) and Path(value).is_file():
+                options[name] = f"{modality}-{name}{Path(value).suffix}"
+                shutil.copyfile(value, folder / options[name])
+            elif isinstance(value, str) and value and Path(value).is_dir():
+                options[name] = _left_where_it_is(value)
+        if codec not in codec_targets() and Path(codec).is_dir():
+            codec = _left_where_it_is(codec)
+        codecs[modality] = wanted.model_copy(update={"options": options, "codec": codec})
+    return config.model_copy(update=codecs)
+
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008-z
 class UnifiedTokenizer(CodecTokenizer):
     """Encode and decode texts, pictures and sounds in global ids.
@@ -359,7 +385,8 @@ class UnifiedTokenizer(CodecTokenizer):
         return self.decode_audios([ids], [meta])[0]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `uti.yaml`, `token_space.json` and its sha256 into `folder`.
+        """Write `uti.yaml`, `token_space.json` and its sha256 into `folder`, and the files that options of
+        codecs name, such as weights. Checkpoints are not copied: of those in folders it warns.
 
         Raises `TokenizerError` for codecs that were given as objects, which no config names.
         """
@@ -371,7 +398,7 @@ class UnifiedTokenizer(CodecTokenizer):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_space(self.space, folder / "token_space.json")
-        write_text(folder / "uti.yaml", dump_config(self.config))
+        write_text(folder / "uti.yaml", dump_config(_carried(self.config, folder)))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:

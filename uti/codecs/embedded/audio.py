@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, alike
-from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE
+from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE, weights_file
 from ..spec import AudioSpec
 from ...files import digest, packaged
 
@@ -47,7 +47,7 @@ class EmbeddedAudio(Codec):
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on synthesised speech, music and noise",
-            weights_sha256=digest(weights or WEIGHTS),
+            weights_sha256=digest(weights_file(weights, WEIGHTS)),
             sample_rate=SAMPLE_RATE,
             channels=1,
             hop_length=HOP,
@@ -64,12 +64,12 @@ class EmbeddedAudio(Codec):
         from uti.codecs.embedded.audio_network import AudioAutoencoder
         from uti.codecs.embedded.weights import load_network
 
+        self.weights = weights_file(weights, WEIGHTS)
         self.encoder, self.decoder = (
-            load_network(AudioAutoencoder, weights or WEIGHTS, "embedded audio") for _ in range(2)
+            load_network(AudioAutoencoder, self.weights, "embedded audio") for _ in range(2)
         )
         self.encoder.double()
         self.decoder.float()
-        self.weights = Path(weights or WEIGHTS)
         self.spec = self.spec_of(n_codebooks, weights)
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:

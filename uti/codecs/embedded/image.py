@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta
-from .layout import IMAGE_LEVELS, PATCH
+from .layout import IMAGE_LEVELS, PATCH, weights_file
 from ..spec import ImageSpec
 from ...files import digest, packaged
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'EmbeddedImage']
+__all__ = ['WEIGHTS', 'MAX_SIZE', 'EmbeddedImage']
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-02
 WEIGHTS = packaged("codecs/weights/image.safetensors")
+MAX_SIZE = 8192  # pixels along a side: beyond, one picture takes all memory
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #03-image-013
 class EmbeddedImage(Codec):
@@ -37,15 +38,15 @@ class EmbeddedImage(Codec):
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
         "What a codec made with these options promises; they are those of `__init__`."
-        if type(size) is not int or size < PATCH or size % PATCH:
-            raise CodecError(f"size must be a positive multiple of {PATCH}, got {size!r}")
+        if type(size) is not int or not PATCH <= size <= MAX_SIZE or size % PATCH:
+            raise CodecError(f"size must be a positive multiple of {PATCH} up to {MAX_SIZE}, got {size!r}")
         return ImageSpec(
             "embedded-image",
             (math.prod(IMAGE_LEVELS),),
             version="1",
             licence="Apache-2.0",
             source="in the package; trained on procedural pictures",
-            weights_sha256=digest(weights or WEIGHTS),
+            weights_sha256=digest(weights_file(weights, WEIGHTS)),
             input_size=(size, size),
             grid=(size // PATCH, size // PATCH),
             invariant=True,
@@ -59,9 +60,9 @@ class EmbeddedImage(Codec):
         from uti.codecs.embedded.image_network import ImageAutoencoder
         from uti.codecs.embedded.weights import load_network
 
-        self.network = load_network(ImageAutoencoder, weights or WEIGHTS, "embedded image")
+        self.weights = weights_file(weights, WEIGHTS)
+        self.network = load_network(ImageAutoencoder, self.weights, "embedded image")
         self.network.encoder.double()
-        self.weights = Path(weights or WEIGHTS)
         self.spec = self.spec_of(size, weights)
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 
 from ..base import Codec, CodecError, Encoded, Meta, pack_rows
+from .layout import weights_file
 from ..spec import TextSpec
 from ...files import digest, packaged
 
@@ -35,7 +36,7 @@ class EmbeddedText(Codec):
 
         Raises `CodecError` where it cannot be read.
         """
-        path = Path(weights or WEIGHTS)
+        path = weights_file(weights, WEIGHTS)
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception
