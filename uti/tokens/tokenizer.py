@@ -160,7 +160,9 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
             f"meta says {meta['n_positions']!r} positions of {spec.n_codebooks} codebooks, which are not "
             f"{len(ids)} ids"
         )
-    if "n_samples" in spec.needs and not (type(inner.get("n_samples")) is int and inner["n_samples"] > 0):
+    if "n_samples" in spec.needs and not (
+        type(inner.get("n_samples")) is int and 0 < inner["n_samples"] < 2**63
+    ):
         raise TokenizerError(f"meta must say the number of samples, got {inner.get('n_samples')!r}")
     predicted = codec.expected_positions(inner.get("n_samples"))
     if predicted is not None and meta["n_positions"] != predicted:
