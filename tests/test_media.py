@@ -309,6 +309,18 @@ def test_what_a_folder_holds_and_is_not_audited_is_said(tmp_path):
         assert reason in str(told[0].message)
 
 
+def test_names_that_become_the_same_are_refused(tmp_path):
+    for name in ("cafe\u0301.txt", "caf\u00e9.txt"):
+        (tmp_path / name).write_text("text")
+    with pytest.raises(MediaError, match="two files are called caf"):
+        load_samples(tmp_path, ["text"])
+
+
+def test_a_jpeg_of_several_pictures_is_read(tmp_path):
+    PICTURE.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[PICTURE])
+    assert load_image(tmp_path / "a.jpg").size == PICTURE.size
+
+
 def test_no_file_stays_open(tmp_path):
     frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue")]
     paths = [tmp_path / f"a.{suffix}" for suffix in ("gif", "tif", "webp", "png")]

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from uti.codecs.embedded.image import WEIGHTS
+from uti.config import load_config
 from uti.modalities.audio import read_audio
 from uti.modalities.base import MediaError
 from uti.space import (
@@ -191,6 +192,12 @@ def test_a_path_in_a_config_is_read_from_its_folder_and_the_weights_travel(tmp_p
     monkeypatch.chdir("/")
     for folder in ("moved_from_", "moved_from_project"):
         assert UnifiedTokenizer.from_pretrained(tmp_path / folder).space.image == (65_536,)
+
+
+def test_a_word_in_a_config_is_no_folder_that_has_its_name_by_chance(tmp_path):
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "uti.yaml").write_text("image: {codec: some/model, options: {subfolder: vae}}")
+    assert load_config(tmp_path / "uti.yaml").image.options == {"subfolder": "vae"}
 
 
 def test_an_empty_batch_decodes_to_nothing(tokenizer):

@@ -188,7 +188,9 @@ def _beside(folder: Path, value: Any) -> Any:
     if not isinstance(value, str) or not value or Path(value).is_absolute() or folder == Path():
         return value
     try:
-        return str(folder / value) if (folder / value).exists() else value
+        # a word may be the name of a folder by chance, as that of a checkpoint's part
+        there = (folder / value).exists() if "/" in value else (folder / value).is_file()
+        return str(folder / value) if there else value
     except (OSError, ValueError):  # too long, or with a null in it: no path
         return value
 
@@ -198,7 +200,7 @@ def _with_paths(config: Config, folder: Path) -> Config:
     codecs = {
         modality: wanted.model_copy(
             update={
-                "codec": _beside(folder, wanted.codec) if "/" in wanted.codec else wanted.codec,
+                "codec": _beside(folder, wanted.codec),
                 "options": _beside(folder, wanted.options),
             }
         )

@@ -17,13 +17,15 @@ def ratio(a: Callable[[], object], b: Callable[[], object], rounds: int) -> floa
     return statistics.median(seconds(a) / seconds(b) for _ in range(rounds))
 
 
-def report(rows: list[tuple[str, float, str, float]]) -> int:
-    """Print (what, found, `>=` or `<=`, wanted; 0 for no floor) as a table.
+def report(
+    rows: list[tuple[str, float, str, float]], how: str = "median of pairs measured in turn, one core"
+) -> int:
+    """Print `how` it was measured, and (what, found, `>=` or `<=`, wanted; 0 for no floor) as a table.
 
     Returns 1 where one is missed, else 0.
     """
     good = [found >= wanted if sign == ">=" else found <= wanted for _, found, sign, wanted in rows]
-    print(f"{'median of pairs measured in turn, one core':52}{'found':>9}{'wanted':>12}")
+    print(f"{how:52}{'found':>9}{'wanted':>12}")
     for (title, found, sign, wanted), passed in zip(rows, good, strict=True):
         print(
             f"{title:52}{found:9.3f}"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..files import packaged, printable
-from ..modalities.base import MediaWarning, Sample
+from ..modalities.base import MediaError, MediaWarning, Sample
 from ..modalities.registry import MODALITIES, find_media, left_out
 
 # %% auto #0
@@ -50,7 +51,11 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
         for path in paths
         if name in modalities
     ]
-    return [sample for sample in samples if sample.modality in modalities]
+    samples = [sample for sample in samples if sample.modality in modalities]
+    name, count = Counter(sample.name for sample in samples).most_common(1)[0] if samples else ("", 0)
+    if count > 1:
+        raise MediaError(f"{folder}: two files are called {name} once their names are printable")
+    return samples
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-006
 def source_hash(sample: Sample) -> str:

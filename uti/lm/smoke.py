@@ -258,7 +258,7 @@ def overfit(run: SmokeRun) -> tuple[Overfit, TokenTrainer]:
     model = make_model(wanted, space, seed=run.config.seed)
     if space.text:
         _text_logits(run, model)
-    old_rows = text_rows(model, space.text)
+    old_rows = text_rows(model, space.text) if wanted.only_new_rows else []
     before = target_losses(model, space, examples, run.dataset.row_length)
     folder = (run.work or run.outdir) / "training"
     trainer = train(run.dataset, folder, model=model, progress=run.progress)

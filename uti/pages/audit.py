@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..audit.record import AuditRecord, Item
+from ..audit.smoke_report import Differences
 from ..checks.base import Check
 from uti.html import (
     Markup,
@@ -387,7 +388,7 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
         f"loss {o['first_loss']:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
         "right"
     )
-    differs = ", ".join(f"{name} {value}" for name, value in r["difference"].items())
+    differs = Differences(**r["difference"]).said
     rows: list[list[Any]] = [["overfit", mark(o["final_loss"] <= limit), learned]]
     rows.append(
         [

@@ -103,10 +103,11 @@ def loss(report: SmokeReport) -> Markup:
 def endured(report: SmokeReport) -> Markup:
     "Interruptions and kills."
     r = report.resume
-    rows = [[f"interrupted after step {r.interrupted_after}", "", r.interrupted_after + 1, 0]]
-    rows += [[f"SIGKILL {k.when}", k.killed_at, k.resumed_at, k.lost] for k in report.kills]
-    rows = [[*row, "" if i else r.difference.said] for i, row in enumerate(rows)]
-    rows[-1][-1] = report.kill_difference.said if report.kills else rows[-1][-1]
+    interrupted = f"interrupted after step {r.interrupted_after}"
+    rows = [[interrupted, "", r.interrupted_after + 1, 0, r.difference.said]]
+    for k in report.kills:  # of one run, which ended once
+        ended = report.kill_difference.said if k is report.kills[-1] else ""
+        rows.append([f"SIGKILL {k.when}", k.killed_at, k.resumed_at, k.lost, ended])
     head = ["what happened", "last step reported", "first step after", "steps lost", "differs at the end by"]
     return table(head, rows)
 

@@ -300,7 +300,7 @@ def _carried(config: Config, folder: Path) -> Config:
             if isinstance(value, str) and Path(value).is_file():
                 options[name] = f"{modality}-{name}{Path(value).suffix}"
                 shutil.copyfile(value, folder / options[name])
-            elif isinstance(value, str) and value and Path(value).is_dir():
+            elif isinstance(value, str) and "/" in value and Path(value).is_dir():
                 options[name] = _left_where_it_is(value)
         if codec not in codec_targets() and Path(codec).is_dir():
             codec = _left_where_it_is(codec)
