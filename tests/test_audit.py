@@ -525,14 +525,15 @@ def test_papermill_alone_and_render(tmp_path, uti_here):
 
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     notebook = Path(__file__).parent.parent / "nbs" / "reports" / "audit.ipynb"
-    papermill.execute_notebook(
+    papermill.execute_notebook(  # papermill's command line makes the number 2024 of -p outdir 2024
         str(notebook),
         str(tmp_path / "out.ipynb"),
-        parameters={"outdir": str(tmp_path / "out"), "codecs": str(tmp_path / "uti.yaml"), "thorough": True},
+        parameters={"outdir": 2024, "codecs": "uti.yaml", "thorough": True},
         progress_bar=False,
         kernel_name="python3",
+        cwd=str(tmp_path),
     )
-    record = read_record(tmp_path / "out" / "report.json")
+    record = read_record(tmp_path / "2024" / "report.json")
     assert record.passed and len(record.speed) == 2
     assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
     assert uti_here("render", "out.ipynb").returncode == 0

@@ -5,6 +5,7 @@ promise of it.
 import errno
 import itertools
 import math
+import os
 import subprocess
 import tempfile
 from dataclasses import replace
@@ -445,12 +446,24 @@ def test_two_sample_rates_are_stated_in_one_place(tmp_path):
     assert {f.samplerate for f in files} == {12_000} and len({f.frames for f in files}) == 1
 
 
+def registered(monkeypatch, target):
+    "A tokenizer whose codec of texts is registered in this process as `here`."
+    monkeypatch.setitem(base._registered, "here", target)
+    return UnifiedTokenizer.from_config(parse_config({"text": "here"}))
+
+
+class OnlyWhereATestRuns(EmbeddedText):
+    "A codec that another process finds, and that does not load there."
+
+    def __init__(self):
+        if os.environ["ONLY_IN"] != str(os.getpid()):
+            raise FileNotFoundError("the weights lie elsewhere")
+        super().__init__()
+
+
 def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch):
-    """A codec that was registered in this process alone: another one does not know it, and says so for every
-    item.
-    """
-    monkeypatch.setitem(base._registered, "only-here", EmbeddedText)
-    tokenizer = UnifiedTokenizer.from_config(parse_config({"text": "only-here"}))
+    monkeypatch.setenv("ONLY_IN", str(os.getpid()))
+    tokenizer = registered(monkeypatch, OnlyWhereATestRuns)
     samples = [Sample(name, "text", name) for name in ("one", "two", "three")]
     started, run = [], subprocess.run
     monkeypatch.setattr(
@@ -459,8 +472,26 @@ def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch):
     fresh = FreshProcess(tokenizer, samples)
     answers = [CHECKS["fresh_process"].ask(Case.of(tokenizer, sample, fresh)) for sample in samples]
     assert len(started) == 1 and all(
-        a.failed_gate and "the fresh process failed" in a.detail and "only-here" in a.detail for a in answers
+        a.failed_gate and a.detail.startswith("the fresh process failed: FileNotFoundError: the weights lie")
+        for a in answers
     )
+
+
+def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_asked(monkeypatch, tmp_path):
+    "And a script in the working folder that is called as a module is, is not taken for it."
+    (tmp_path / "random.py").write_text("seed = 7\n")
+    monkeypatch.chdir(tmp_path)
+    for target in ("uti.codecs.embedded.text:EmbeddedText", EmbeddedText):
+        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one"))
+        assert CHECKS["fresh_process"].ask(case).passed is True
+    for target in (lambda: EmbeddedText(), type("Made", (EmbeddedText,), {})):
+        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one"))
+        answer = CHECKS["fresh_process"].ask(case)
+        assert answer.passed is None and not answer.failed_gate
+        assert (
+            answer.detail
+            == "could not be asked, because no other process can import what is registered here as 'here'"
+        )
 
 
 def test_a_full_disk_is_no_answer():

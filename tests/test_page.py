@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -213,7 +214,9 @@ def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_
     if absent == "template":
         monkeypatch.setattr("uti.pages.publish.REPORTS", tmp_path / "nowhere")
     else:
-        monkeypatch.setattr("uti.pages.publish.KERNEL", "no-such-kernel")
+        monkeypatch.setattr(
+            "uti.pages.publish.find_spec", lambda name: None if name == "ipykernel" else object()
+        )
     before = {p: p.read_bytes() for p in reports.rglob("*") if p.is_file()}
     result = uti_in(tmp_path, "report", "--name", "r", "--config", "uti.yaml")
     assert (
@@ -243,13 +246,50 @@ def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_p
 def test_a_reader_who_leaves_changes_no_exit_code(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     program = (
-        f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out"
+        f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out "
+        "--token-space-out out/token_space.json"
     )
     result = subprocess.run(
         ["bash", "-o", "pipefail", "-c", f"{program} | true"], cwd=tmp_path, capture_output=True, text=True
     )
     assert result.returncode == 0 and "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
     assert json.loads((tmp_path / "out" / "report.json").read_text())["pass"] is True
+
+
+SHADOWS = {"random.py": "seed = 7\n", "token.py": "raise SystemExit(9)\n", "uti.py": "1 / 0\n"}
+
+
+@pytest.mark.run
+def test_a_report_needs_no_terminal_and_no_kernel_of_others_nor_minds_what_lies_around(tmp_path):
+    """It runs in the Python that runs uti, with standard input, output and error closed, beside scripts that
+    are called as modules are.
+    """
+    for name, text in {**SHADOWS, "uti.yaml": "text: {codec: embedded-text}\n"}.items():
+        (tmp_path / name).write_text(text)
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    argv = ["/usr/bin/false", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "old", "language": "python"})
+    )
+    result = subprocess.run(
+        ["bash", "-c", f"{Path(sys.executable).parent}/uti report --name r --config uti.yaml >&- 2>&- <&-"],
+        cwd=tmp_path,
+        env={**os.environ, "JUPYTER_PATH": str(tmp_path / "jupyter"), "JUPYTER_PREFER_ENV_PATH": "0"},
+    )
+    report = json.loads((tmp_path / "reports" / "r" / "report.json").read_text())
+    fresh = [check["passed"] for check in report["checks"] if check["name"] == "fresh_process"]
+    assert result.returncode == 0 and report["pass"] and fresh and all(fresh)
+
+
+@pytest.mark.run
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path):
+    program = f"{sys.executable} -c 'from uti.cli.main import main; main()'"
+    said = subprocess.run(f"{program} --help > /dev/full", shell=True, capture_output=True, text=True)
+    assert said.returncode == 2 and said.stderr == "error: what is printed: No space left on device\n"
+    unsaid = subprocess.run(f"{program} codecs no-such-codec 2> /dev/full", shell=True)
+    assert unsaid.returncode == 2
 
 
 @pytest.mark.run

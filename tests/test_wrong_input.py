@@ -146,6 +146,15 @@ def test_a_token_space_that_cannot_be_written(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_token_space_in_the_place_of_a_result(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(
+        app, ["audit", "--text", "embedded-text", "--outdir", "out", "--token-space-out", "out/report.json"]
+    )
+    assert result.exit_code == 2 and not (tmp_path / "out").exists()
+    assert result.stderr.startswith("error: out/report.json: the run writes report.json there")
+
+
 def test_an_option_that_does_not_exist():
     assert CliRunner().invoke(app, ["audit", "--smoke-asset", "x"]).exit_code == 2
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +16,19 @@ from .record import AuditError
 from .samples import load_samples
 from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..checks.case import Case, FreshProcess
+from ..codecs.base import registered_here
 from ..config import Config, load_config
 from ..modalities.base import Sample, about
 from ..modalities.registry import MODALITIES
-from ..outdir import output_folder, refuse_foreign
-from ..space import diff_spaces, from_dict
+from ..outdir import MANIFEST, output_folder, refuse_foreign
+from ..space import diff_spaces, from_dict, save_space
 from ..tokens.tokenizer import UnifiedTokenizer
 
 DECODE_MODES = ("deterministic", "diffusion", "none")
 
 # %% auto #0
 __all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'decoders', 'load_smoke',
-           'artifact_names', 'generated_files', 'prepare']
+           'artifact_names', 'generated_files', 'prepare', 'save_space_apart', 'check_registered']
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
@@ -226,3 +227,28 @@ def prepare(plan: AuditPlan) -> Prepared:
     )  # fmt: skip
     refuse_foreign(outdir, artifact_names(prepared))
     return prepared
+
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-005-o
+def save_space_apart(prepared: Prepared, path: Path) -> None:
+    """Write the token space to `path`, and its hash beside it; nothing where the run itself writes it there.
+
+    Raises `AuditError` where the results have a file of that name, or of the hash's.
+    """
+    results = {(prepared.outdir / name).resolve() for name in (*artifact_names(prepared), MANIFEST)}
+    if path.resolve() == (prepared.outdir / "token_space.json").resolve():
+        return
+    for place in (path, path.with_suffix(".sha256")):
+        if place.resolve() in results:
+            raise AuditError(f"{path}: the run writes {place.name} there, and this would take its place")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_space(prepared.tokenizer.space, path)
+
+# %% ../../nbs/audit/05_plan.ipynb #audit-05-012
+def check_registered(configs: Iterable[Config]) -> None:
+    "Raise `AuditError` for a codec that another process will not know by its name."
+    named = {codec.codec for config in configs for codec in config.codecs().values()}
+    if here := sorted(named & registered_here().keys()):
+        raise AuditError(
+            f"codec {here[0]!r} is registered in this process, and a report runs in one of its own; a "
+            "package makes it known to both by an entry point of the group uti.codecs"
+        )

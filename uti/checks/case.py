@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..codecs.base import Codec, Encoded
+from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..config import Config, dump_config
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
@@ -83,19 +83,30 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
 # %% ../../nbs/checks/02_case.ipynb #checks-02-010
 # its standard input stays open as long as the process that asks lives; whatever ends that one ends this one
 # too
-_FRESH = """import os, sys, threading
+_FRESH = """import json, os, sys, threading
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-from uti.checks.case import hashes_in_this_process; hashes_in_this_process(sys.argv[1])"""
+sys.path[:], codecs = json.loads(sys.argv[2])
+from uti.checks.case import hashes_in_this_process; hashes_in_this_process(sys.argv[1], codecs)"""
 
 
-def hashes_in_this_process(folder: str) -> None:
+def hashes_in_this_process(folder: str, codecs: dict[str, str]) -> None:
     """The fresh process's side: encode what `samples.pt` in `folder` holds with its `uti.yaml`, and print a
-    JSON list of (token hash, meta hash).
+    JSON list of (token hash, meta hash). `codecs`: those to register, and where they lie.
     """
+    for name, target in codecs.items():
+        register_codec(name, target)
     tokenizer = UnifiedTokenizer.from_config(Path(folder) / "uti.yaml")
     saved = torch.load(Path(folder) / "samples.pt", weights_only=True)
     tokens = [encode(tokenizer, [Sample(name, modality, signal)])[0] for name, modality, signal in saved]
     print(json.dumps([(token_hash(t.ids), meta_hash(t)) for t in tokens]))
+
+
+def _path() -> list[str]:
+    """Where this process finds modules, for another one. The working folder comes last: a script in it that
+    is called `random.py` is nothing to a process that has the library's already.
+    """
+    here = [path for path in sys.path if os.path.abspath(path) == os.getcwd()]
+    return [path for path in sys.path if path not in here] + [os.path.abspath(path) for path in here[:1]]
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-011
 class FreshProcess:
@@ -103,6 +114,17 @@ class FreshProcess:
 
     def __init__(self, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]):
         self.tokenizer, self.samples = tokenizer, samples
+
+    @property
+    def unasked(self) -> str:
+        "Why another process cannot be asked; empty where it can."
+        config, here = self.tokenizer.config, registered_here()
+        if config is None:
+            return "the codecs were given as objects, which another process cannot make"
+        alone = [repr(c.codec) for c in config.codecs().values() if c.codec in here and not here[c.codec]]
+        if alone:
+            return f"no other process can import what is registered here as {', '.join(alone)}"
+        return ""
 
     @cached_property
     def answer(self) -> dict[tuple[str, str], list[str]] | str:
@@ -117,14 +139,7 @@ class FreshProcess:
                 [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)],
                 Path(folder) / "samples.pt",
             )
-            reading, writing = os.pipe()
-            try:
-                run = subprocess.run(
-                    [sys.executable, "-c", _FRESH, folder], stdin=reading, capture_output=True, text=True
-                )
-            finally:
-                os.close(reading)
-                os.close(writing)
+            run = self._run(folder)
         if run.returncode:
             return (run.stderr.strip().splitlines() or [f"it ended with exit code {run.returncode}"])[-1]
         return dict(
@@ -134,6 +149,17 @@ class FreshProcess:
                 strict=True,
             )
         )
+
+    def _run(self, folder: str) -> subprocess.CompletedProcess[str]:
+        "Ask the process, which imports no module of the working folder in place of a library's."
+        known = {name: target for name, target in registered_here().items() if target}
+        command = [sys.executable, "-P", "-c", _FRESH, folder, json.dumps([_path(), known])]
+        reading, writing = os.pipe()
+        try:
+            return subprocess.run(command, stdin=reading, capture_output=True, text=True)
+        finally:
+            os.close(reading)
+            os.close(writing)
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-014
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:

@@ -63,8 +63,8 @@ def determinism(case: Case) -> Found:
 
 @check("Same ids and meta in a fresh process", of="encoded item")
 def fresh_process(case: Case) -> Found:
-    if case.tokenizer.config is None:
-        return Found(None, detail="the codecs were given as objects, which another process cannot make")
+    if case.fresh.unasked:
+        return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
     there = case.fresh.answer
     if isinstance(there, str):
         return Found(False, detail=f"the fresh process failed: {there}")

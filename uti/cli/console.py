@@ -94,9 +94,12 @@ def _say_warning(
 
 
 def fail(sentence: str) -> NoReturn:
-    "Say `sentence`, and end with exit code 2."
-    err.print(Text.assemble(("error: ", "red"), " ".join(sentence.split())))
-    raise typer.Exit(2)
+    "Say `sentence`, and end with exit code 2, also where standard error takes nothing."
+    try:
+        err.print(Text.assemble(("error: ", "red"), " ".join(sentence.split())))
+    except OSError:
+        err.on_broken_pipe()
+    raise SystemExit(2)
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-016-e
 def exit_code(result: Published) -> int:
@@ -115,6 +118,22 @@ def end_with(result: Published[Any], show: Callable[[Any], None]) -> NoReturn:
     out.print(str(result.page), highlight=False)
     raise typer.Exit(exit_code(result))
 
+# %% ../../nbs/cli/01_console.ipynb #13-console-006-f
+def _open_streams() -> None:
+    """Lead nowhere what is closed of standard input, output and error; the next file that is opened would
+    take its number, and be written into. What a narrow terminal lacks, it is shown by its code.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # \\u2713 for a tick
+
 # %% ../../nbs/cli/01_console.ipynb #13-console-016
 REPORT_IT = "https://github.com/uti-project/uti/issues"
 
@@ -131,12 +150,13 @@ def as_program(app: typer.Typer) -> NoReturn:
     for name in ("SIGTERM", "SIGHUP"):  # the second is not everywhere
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _terminated)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a narrow terminal shows \\u2713 for a tick
+    _open_streams()
     try:
         app()
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            out.on_broken_pipe()
+            fail(f"what is printed: {error.strerror}")
         traceback.print_exc()
         err.print(
             Text(

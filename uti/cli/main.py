@@ -108,9 +108,8 @@ def audit(
     Writes report.json; exits 1 where a gate failed.
     """
     with sentences():
-        from uti.audit.plan import AuditPlan, prepare
+        from uti.audit.plan import AuditPlan, prepare, save_space_apart
         from uti.audit.run import run_audit
-        from uti.space import save_space
 
         plan = AuditPlan(
             wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value,
@@ -118,8 +117,7 @@ def audit(
         )  # fmt: skip
         prepared = prepare(plan)
         if token_space_out:
-            token_space_out.parent.mkdir(parents=True, exist_ok=True)
-            save_space(prepared.tokenizer.space, token_space_out)
+            save_space_apart(prepared, token_space_out)
         with progress_bar() as progress:
             record = run_audit(prepared, progress)
     print_verdict(record)

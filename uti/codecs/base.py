@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
 
 # %% auto #0
 __all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'Codec', 'register_codec', 'codec_targets',
-           'load_codec', 'codec_spec']
+           'load_codec', 'codec_spec', 'registered_here']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -268,7 +270,7 @@ def _target(name: str, options: dict[str, Any]) -> Any:
     target = targets[name]
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
-        target = getattr(import_module(module), attribute)
+        target = attrgetter(attribute)(import_module(module))
     try:
         inspect.signature(target).bind(**options)
     except TypeError as error:
@@ -295,3 +297,19 @@ def codec_spec(name: str, **options: Any) -> CodecSpec:
     target = _target(name, options)
     is_class = isinstance(target, type) and issubclass(target, Codec)
     return target.spec_of(**options) if is_class else target(**options).spec
+
+# %% ../../nbs/codecs/01_base.ipynb #01-base-029
+def _place(target: Any) -> str | None:
+    "Where another process finds the object `target`, as `module:object`; None where it cannot."
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", "")
+    there: Any = None if module == "__main__" else sys.modules.get(module or "")
+    for part in name.split("."):
+        there = getattr(there, part, None)
+    return f"{module}:{name}" if there is target else None
+
+
+def registered_here() -> dict[str, str | None]:
+    """What `register_codec` made known in this process: name → `module:object`, None for what no other
+    process can import.
+    """
+    return {name: t if isinstance(t, str) else _place(t) for name, t in _registered.items()}

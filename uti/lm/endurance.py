@@ -163,7 +163,7 @@ def kill_checks(found: Sequence[Kill], difference: Differences, exact: bool) -> 
     return [*checks, *same_end("kill", difference, exact)]
 
 # %% ../../nbs/lm/05_endurance.ipynb #10-endurance-006
-TRAIN = [sys.executable, "-c", "from uti.cli.main import main; main()", "train"]
+TRAIN = [sys.executable, "-P", "-c", "from uti.cli.main import main; main()", "train"]
 
 
 def _last_step(log: Path) -> int:

@@ -10,13 +10,15 @@ import logging
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..audit.earlier import read_record
-from ..audit.plan import AuditPlan, prepare
+from ..audit.plan import AuditPlan, check_registered, prepare
 from ..audit.record import AuditError, AuditRecord
 from ..audit.run import Progress
 from ..audit.smoke_report import SmokeReport, read_smoke
@@ -30,16 +32,16 @@ from ..tokens.tokenizer import UnifiedTokenizer
 if TYPE_CHECKING:
     # libraries for notebooks are imported where they are used: a report imports this module too, for its
     # tables, and would wait for them
+    from jupyter_client import AsyncKernelManager
     from nbconvert import HTMLExporter
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'KERNEL', 'Result', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published',
-           'write_list', 'publish_audit', 'publish_compare', 'publish_smoke']
+__all__ = ['REPORTS', 'Result', 'RESULTS', 'BROKEN', 'LIST_MARK', 'render_notebook', 'clean_notebook', 'Published', 'write_list',
+           'publish_audit', 'publish_compare', 'publish_smoke']
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-003
 REPORTS = packaged("reports")
-KERNEL = "python3"
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-010
 def _contents(notebook: NotebookNode) -> list[tuple[str, str]]:
@@ -100,6 +102,20 @@ class _ProgressLines(logging.Handler):
         for step, steps, what in re.findall(r"\[(\d+)/(\d+)\] (.+)", record.getMessage()):
             self.progress(int(step), int(steps), what.strip())
 
+# %% ../../nbs/pages/06_publish.ipynb #12-report-012-k
+def _kernel_of_this_python() -> type[AsyncKernelManager]:
+    """What starts the kernel of a report: the Python that runs now, whatever kernels Jupyter's path holds,
+    and without the working folder, where a script may be called as one of its modules is.
+    """
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
+
+    class ThisPython(AsyncKernelManager):
+        kernel_spec = KernelSpec(**get_kernel_dict(python_arguments=["-P"]))
+
+    return ThisPython
+
 # %% ../../nbs/pages/06_publish.ipynb #12-report-012-b
 def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: Progress) -> str | None:
     """Run `source` with `parameters` into `target`, which is kept in any case.
@@ -120,7 +136,8 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
             str(source),
             str(target),
             parameters=parameters,
-            kernel_name=KERNEL,
+            kernel_name="python3",  # a name that papermill wants, and no more
+            kernel_manager_class=_kernel_of_this_python(),
             progress_bar=False,
             log_output=True,
             cwd=os.getcwd(),
@@ -129,6 +146,8 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:
         return "the kernel, the process that ran the notebook, was killed or has crashed"
+    except RuntimeError as error:  # as nbclient says that no kernel answers
+        return f"the kernel, the process that runs the notebook, did not start: {error}"
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
@@ -251,24 +270,21 @@ def _check_tools() -> None:
     than after it.
     """
     from jinja2 import TemplateNotFound
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
+    absent = find_spec("ipykernel") is None
     try:
-        KernelSpecManager().get_kernel_spec(KERNEL)
         _ = _exporter().template  # reading it finds one that is missing
-    except NoSuchKernel as error:
+    except (TemplateNotFound, ValueError) as error:  # a file of a template, or the whole of it
+        what = str(error).splitlines()[0].partition(" in the following")[0]
         raise OutdirError(
-            f"no report can be made: Jupyter has no kernel {KERNEL!r}; `python -m ipykernel install "
-            "--sys-prefix` installs it"
+            f"no report can be made: nbconvert does not find its templates ({what}); install nbconvert into "
+            "the environment that runs uti"
         ) from error
-    except (
-        TemplateNotFound,
-        ValueError,
-    ) as error:  # a file of a template, or the whole of it, is not where nbconvert looks
+    if absent:
         raise OutdirError(
-            f"no report can be made: nbconvert does not find its templates ({str(error).splitlines()[0]}); "
-            "install nbconvert into the environment that runs uti"
-        ) from error
+            "no report can be made: ipykernel, in which a notebook runs, is not installed in the "
+            f"environment that runs uti; {sys.executable} -m pip install ipykernel"
+        )
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-016-d
 def _publish(
@@ -317,6 +333,7 @@ def publish_audit(
             f"{plan.smoke}: lies in the folder that this report replaces; give the report another name"
         )
     _check_tools()
+    check_registered([config])
     prepare(replace(plan, codecs=config))
     refuse_foreign(folder, ["index.html", "audit.ipynb", "uti.yaml"])
     with output_folder(folder) as out:
@@ -347,7 +364,9 @@ def publish_compare(
     check_name(name, "the report")
     folder = Path(reports) / name
     _check_tools()
-    prepare_compare(load_configs(configs), folder, assets=assets, decode_mode=decode_mode)
+    loaded = load_configs(configs)
+    check_registered(loaded.values())
+    prepare_compare(loaded, folder, assets=assets, decode_mode=decode_mode)
     refuse_foreign(folder, ["index.html", "compare.ipynb", "comparison.json"])
     with output_folder(folder) as out:
         (folder / "audits").mkdir(exist_ok=True)
@@ -384,6 +403,7 @@ def publish_smoke(
     check_name(name, "the report")
     folder = Path(reports) / name
     _check_tools()
+    check_registered([config])
     prepare_smoke(config, folder, assets=assets)
     refuse_foreign(folder, ["index.html", "smoke.ipynb", "uti.yaml", "smoke.json"])
     with output_folder(folder) as out:
