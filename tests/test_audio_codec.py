@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from uti.codecs.base import CodecError
+from uti.codecs.embedded import audio as embedded_audio
 from uti.codecs.embedded.audio import HOP, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 from uti.codecs.embedded.audio_network import MDCT
 
@@ -79,6 +80,17 @@ def test_ids_do_not_depend_on_the_batch(codec, sounds):
 def test_ids_do_not_depend_on_neighbours_of_the_same_length(codec, sounds):
     together = codec.encode(sounds).codes
     assert all(torch.equal(codec.encode(sounds[i : i + 1]).codes[0], together[i]) for i in range(len(sounds)))
+
+
+def test_a_long_sound_is_encoded_and_decoded_piece_by_piece_as_it_would_be_whole(codec, sounds, monkeypatch):
+    "Ids to the last one; samples to float32's, because a matrix product may sum in another order."
+    lengths = torch.tensor([SAMPLE_RATE, 7777])
+    whole = codec.encode(sounds[:2], lengths)
+    decoded = codec.decode(*whole)
+    for chunk in (2, 7, 64):
+        monkeypatch.setattr(embedded_audio, "CHUNK", chunk)
+        assert torch.equal(codec.encode(sounds[:2], lengths).codes, whole.codes)
+        assert (codec.decode(*whole) - decoded).abs().max() < 1e-5
 
 
 def test_lengths_are_exact_and_the_rest_is_silent(codec, sounds):

@@ -4,6 +4,7 @@ happens.
 
 import importlib
 import json
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -17,7 +18,7 @@ import torch
 from conftest import process
 from safetensors.torch import load_file, save_file
 
-from uti.audit.baseline import ThenAndNow
+from uti.audit.baseline import ThenAndNow, load_baseline
 from uti.audit.earlier import earlier_names, read_record, report_schema
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
@@ -30,6 +31,7 @@ from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.codecs.spec import ImageSpec
 from uti.config import parse_config
+from uti.errors import UTIError
 from uti.modalities.image import load_image
 from uti.pages.publish import publish_audit, render_notebook
 from uti.space import token_hash
@@ -390,6 +392,56 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
 def test_a_baseline_of_something_else_is_refused(audited, tmp_path, uti_here, change, told):
     result = uti_here("audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, change))
     assert result.returncode == 2 and told in result.stderr and not (tmp_path / "out").exists()
+
+
+def replaced(key, value):
+    "A change of a baseline's text: the mean of image_psnr, or another field, is the JSON `value`."
+    return lambda data: data.update(
+        {key: {**data[key], "image_psnr": value} if key == "metrics_v2" else value}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (replaced("metrics_v2", math.nan), "NaN is no number"),
+        (replaced("metrics_v2", math.inf), "Infinity is no number"),
+        (replaced("metrics_v2", 10**400), "metrics.image_psnr"),
+        (replaced("metrics_v2", -1e308), "image_psnr is -1e+308, which no image_psnr is"),
+        (replaced("metrics_v2", -1), "image_psnr is -1, which no image_psnr is"),
+        (replaced("metrics_v2", "30"), "metrics.image_psnr"),
+        (replaced("metrics_v2", True), "metrics.image_psnr"),
+        (replaced("codecs", {}), "another text codec cannot be compared"),
+        (replaced("codecs", {"image": []}), "codecs.image"),
+        (replaced("items", []), "a baseline of other files cannot be compared"),
+        (replaced("items", {}), "items"),
+        (replaced("checks", [[]]), "checks"),
+        (replaced("token_space", {}), "not a token space"),
+        (replaced("token_space", []), "token_space"),
+        (replaced("schema_version", 2), "schema_version"),
+    ],
+)
+def test_a_baseline_with_a_wrong_value_is_one_sentence(audited, tmp_path, loaded, change, told):
+    path = baseline(audited, tmp_path, change)
+    with pytest.raises(UTIError, match=re.escape(told)) as error:
+        load_baseline(path, loaded.tokenizer, loaded.samples)
+    assert str(error.value).count("\n") == 0 and len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("digits", "told"), [("1e400", "1e400 is no number"), ("1" * 5000, "not a report.json")]
+)
+def test_a_number_that_only_json_can_hold_is_no_mean(audited, tmp_path, loaded, digits, told):
+    text = baseline(audited, tmp_path, replaced("metrics_v2", 12345.5)).read_text()
+    (tmp_path / "baseline.json").write_text(text.replace("12345.5", digits))
+    with pytest.raises(AuditError, match=told):
+        load_baseline(tmp_path / "baseline.json", loaded.tokenizer, loaded.samples)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    "The plan of the audit of the embedded codecs, prepared."
+    return prepare(AuditPlan(None, tmp_path_factory.mktemp("loaded") / "out", decode_mode="none"))
 
 
 def test_a_baseline_of_another_token_space_is_refused(audited, tmp_path, uti_here):

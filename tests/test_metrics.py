@@ -2,17 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.signal import convolve2d
 
 from uti.compat import torchaudio
 from uti.config import ConfigError, parse_config
 from uti.metrics.audio import aligned_snr_db, log_mel, log_mel_l1, mae, si_sdr_db, snr_db
 from uti.metrics.base import Measurement, Metric, MetricError, mean_of, measured
 from uti.metrics.codebooks import codebook_use
-from uti.metrics.image import error_map, psnr, ssim
+from uti.metrics.image import error_map, psnr, ssim, ssim_gaussian
 from uti.metrics.registry import METRICS, baseline_gates, measure, register_metric, tolerances_with
 
 
@@ -37,7 +39,17 @@ def test_the_delay_is_found(delay):
 
 
 @pytest.mark.parametrize(
-    "metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000), aligned_snr_db]
+    "metric",
+    [
+        snr_db,
+        si_sdr_db,
+        mae,
+        psnr,
+        ssim,
+        ssim_gaussian,
+        lambda a, b: log_mel_l1(a, b, 24_000),
+        aligned_snr_db,
+    ],
 )
 def test_what_cannot_be_compared_is_refused(metric):
     a = torch.rand(3, 32, 32)
@@ -47,7 +59,7 @@ def test_what_cannot_be_compared_is_refused(metric):
 
 
 @pytest.mark.parametrize(
-    "metric", [snr_db, si_sdr_db, mae, psnr, ssim, lambda a, b: log_mel_l1(a, b, 24_000)]
+    "metric", [snr_db, si_sdr_db, mae, psnr, ssim, ssim_gaussian, lambda a, b: log_mel_l1(a, b, 24_000)]
 )
 def test_arrays_gradients_and_half_precision_are_measured_alike(metric):
     a, b = (noise(seed, 3, 16, 16).half().float().sigmoid().half() for seed in (0, 1))
@@ -99,6 +111,40 @@ def test_psnr_and_ssim_know_the_range():
     for b in (a * 255, a - 0.2):
         with pytest.raises(MetricError, match=r"outside \[0, 1\]"):
             psnr(a, b)
+
+
+def similarity(a, b, window, sample):
+    "SSIM of two channels by its formula (Wang et al. 2004, equation 13), where the whole window is inside."
+
+    def mean(x):
+        return convolve2d(x, window, mode="valid")
+
+    n = window.size / (window.size - 1) if sample else 1
+    va, vb, cov = (n * (mean(x * y) - mean(x) * mean(y)) for x, y in ((a, a), (b, b), (a, b)))
+    up = (2 * mean(a) * mean(b) + 0.01**2) * (2 * cov + 0.03**2)
+    return (up / ((mean(a) ** 2 + mean(b) ** 2 + 0.01**2) * (va + vb + 0.03**2))).mean()
+
+
+def test_each_ssim_looks_through_its_own_window():
+    a, b = (torch.rand(3, 24, 31, generator=torch.Generator().manual_seed(i)).double() for i in (0, 1))
+    bell = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    windows = {
+        ssim: (np.full((7, 7), 1 / 49), True),
+        ssim_gaussian: (np.outer(bell, bell) / bell.sum() ** 2, False),
+    }
+    for metric, (window, sample) in windows.items():
+        wanted = np.mean(
+            [similarity(x, y, window, sample) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+        )
+        assert metric(a, b) == pytest.approx(wanted, abs=1e-12)
+    with pytest.raises(MetricError, match="window of 11×11"):
+        ssim_gaussian(a[:, :10], b[:, :10])
+
+
+def test_why_a_ratio_is_infinite_is_said():
+    a = noise(0, 1, 100)
+    assert "equals its reference" in measured(si_sdr_db, a, a.clone()).reason
+    assert "differs from its reference in nothing that is measured" in measured(si_sdr_db, a, 2 * a).reason
 
 
 def test_the_error_map_shows_where():

@@ -10,13 +10,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from uti import outdir
+from uti import files, outdir
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found
@@ -332,3 +333,46 @@ def test_a_manifest_that_leads_elsewhere_removes_nothing(folder, tmp_path):
     with pytest.raises(OutdirError, match=r"not a manifest of UTI"):
         prepare(AuditPlan(TEXT, folder))
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def test_debris_of_killed_runs_is_swept_and_nothing_else(tmp_path, monkeypatch):
+    """Temporary names of ours, an hour old, of a process that is gone. In the folder that is written to, and
+    where temporary files go.
+    """
+    gone, here = 4_999_999, os.getpid()  # no process has such a number on Linux
+    debris = [f".uti-{gone}-abcd1234.json", f".uti-{gone}-abcd_234", f"uti-{gone}-abcdefgh"]
+    others = [f".uti-{here}-abcd1234.json", f".uti-{gone}-notes.json", "uti-mine", ".report-abcd1234.json"]
+    for name in (*debris, *others):
+        (tmp_path / name).write_text("half of it")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / debris[-1]).unlink()
+    (tmp_path / debris[-1]).mkdir()
+    (tmp_path / debris[-1] / "samples.pt").touch()
+    os.utime(tmp_path / debris[-1], (0, 0))
+    fresh = f".uti-{gone}-justmade"
+    (tmp_path / fresh).touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files.sweep.cache_clear()
+    with files.scratch() as folder:
+        assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, fresh, folder.name])
+    for name in debris[:2]:
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    files.sweep.cache_clear()
+    files.write_text(tmp_path / "report.json", "{}")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, fresh, "report.json"])
+
+
+@pytest.mark.run
+def test_a_killed_writer_leaves_a_name_that_the_next_one_sweeps(tmp_path):
+    program = (
+        "import os, signal\nfrom uti.files import atomic_path\n"
+        "with atomic_path('space.json') as path:\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path)
+    (left,) = tmp_path.iterdir()
+    assert files.TEMPORARY.fullmatch(left.name)
+    os.utime(left, (0, 0))
+    files.sweep.cache_clear()
+    files.write_text(tmp_path / "space.json", "{}")
+    assert [p.name for p in tmp_path.iterdir()] == ["space.json"]

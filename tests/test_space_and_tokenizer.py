@@ -9,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, normalizers
 
+from uti.codecs.embedded import text as embedded_text
 from uti.codecs.embedded.image import WEIGHTS
+from uti.codecs.embedded.text import EmbeddedText
 from uti.config import load_config
 from uti.modalities.audio import read_audio
 from uti.modalities.base import MediaError
@@ -202,3 +205,24 @@ def test_a_word_in_a_config_is_no_folder_that_has_its_name_by_chance(tmp_path):
 
 def test_an_empty_batch_decodes_to_nothing(tokenizer):
     assert tokenizer.decode_batch("image", [], []) == []
+
+
+CODEC = EmbeddedText()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from("ab\n\r\t '1é.\x1c\u00a0\u2003"), max_size=60), st.integers(1, 9))
+def test_a_long_text_has_the_same_ids_in_pieces(text, piece):
+    whole = CODEC.tokenizer.encode(text, add_special_tokens=False).ids
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_text, "PIECE", piece)
+        assert CODEC.encode([text]).codes[0, 0].tolist() == whole
+
+
+def test_a_tokenizer_with_rules_of_its_own_gets_a_text_whole(tmp_path):
+    "One that joins lines would give other ids for the pieces of a text."
+    tokenizer = Tokenizer.from_file(str(embedded_text.WEIGHTS))
+    tokenizer.normalizer = normalizers.Replace("\n", "")
+    tokenizer.save(str(tmp_path / "joins.json"))
+    codec, text = EmbeddedText(tmp_path / "joins.json"), "ab\n" * 50_000
+    assert codec.encode([text]).codes[0, 0].tolist() == codec.tokenizer.encode(text).ids

@@ -67,9 +67,9 @@ CASES = {
         ["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")],
         "notes.wav: cannot be read as a sound",
     ),
-    "a rate that shares no factor": lambda p: (
-        ["--smoke-assets", folder_with(p, "prime.wav", wav_bytes(p, [0.1] * 100, 44_101))],
-        "prime.wav: a sound at 44101 Hz cannot be resampled",
+    "a rate that no sound has": lambda p: (
+        ["--smoke-assets", folder_with(p, "slow.wav", wav_bytes(p, [0.1] * 100, 1))],
+        "slow.wav: wave float32 [1, 100]: a sound has 100 to 1,000,000 samples a second, not 1",
     ),
     "text that is not utf-8": lambda p: (["--smoke-assets", both(p)], "odd.txt: not UTF-8"),
     "a misspelt key": lambda p: (

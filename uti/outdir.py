@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .errors import UTIError
-from .files import digest, write_json
+from .files import TEMPORARY, digest, scratch, write_json
 
 # %% auto #0
 __all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'refuse_foreign', 'remove_if_empty',
@@ -202,7 +201,7 @@ def check_writable(path: Path) -> None:
     """
     nearest = next(p for p in (path, *path.absolute().parents) if p.exists())
     try:
-        with tempfile.TemporaryDirectory(dir=nearest, prefix=".uti-"):
+        with scratch(nearest):
             pass
     except OSError as error:
         raise OutdirError(f"{path}: cannot be written ({nearest}: {error.strerror})") from error
@@ -218,7 +217,9 @@ def _sweep(folder: Path) -> None:
     if other := [
         name
         for name in names
-        if name not in ("lock", "journal.json") and not name.startswith(("new-", "kept-", ".journal-"))
+        if name not in ("lock", "journal.json")
+        and not name.startswith(("new-", "kept-"))
+        and not TEMPORARY.fullmatch(name)
     ]:
         raise OutdirError(
             f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or "
@@ -227,7 +228,7 @@ def _sweep(folder: Path) -> None:
     for name in names:
         if name.startswith("new-"):
             shutil.rmtree(ours / name)
-        elif name.startswith(".journal-"):
+        elif TEMPORARY.fullmatch(name):
             (ours / name).unlink()
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-013-b

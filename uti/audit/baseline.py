@@ -5,6 +5,7 @@
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-002
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from ..checks.base import Found, check, promised
 from ..checks.case import Case
 from ..codecs.spec import CodecSpec
 from ..metrics.base import Measurement
-from ..metrics.registry import baseline_gates
+from ..metrics.registry import METRICS, baseline_gates
 from ..modalities.base import Sample
 from ..space import diff_spaces, from_dict, token_hash
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
@@ -67,6 +68,10 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
     Raises `AuditError` where it was made with another token space, another codec, or other files.
     """
     record = read_record(path)
+    for name, mean in record.metrics.items():
+        low, high = METRICS[name].bounds if name in METRICS else (-math.inf, math.inf)
+        if mean.value is not None and not low <= mean.value <= high:
+            raise AuditError(f"{path}: {name} is {mean.value:g}, which no {name} is")
     if differences := diff_spaces(tokenizer.space, from_dict(record.token_space)):
         raise AuditError(
             f"{path}: a baseline of another token space cannot be compared: {'; '.join(differences)}"

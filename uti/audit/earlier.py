@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -109,11 +110,17 @@ def report_schema() -> dict[str, Any]:
 def _no_number(word: str) -> NoReturn:
     raise ValueError(f"{word} is no number that JSON has")
 
+
+def _number(digits: str) -> float:
+    return value if math.isfinite(value := float(digits)) else _no_number(digits)
+
 # %% ../../nbs/audit/02_earlier.ipynb #audit-02-005-b
 def read_record(path: str | Path) -> AuditRecord:
     "The record in the report.json `path`. Raises `AuditError` for a file that is missing or is no report."
     with reading(path, "report.json", AuditError):
-        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
+        data = json.loads(
+            Path(path).read_text(encoding="utf-8"), parse_constant=_no_number, parse_float=_number
+        )
         if not isinstance(data, dict) or not isinstance(data.get("metrics_v2"), dict):
             raise ValueError("metrics_v2: missing")
         reasons, values = data.get("metrics_v2_reasons") or {}, data["metrics_v2"]

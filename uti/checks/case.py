@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..config import Config, dump_config
+from ..files import scratch
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
@@ -129,15 +129,13 @@ class FreshProcess:
     @cached_property
     def answer(self) -> dict[tuple[str, str], list[str]] | str:
         "(modality, name) → [token hash, meta hash]; where the process fails, the last line that it said."
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "uti.yaml").write_text(
-                dump_config(self.tokenizer.config or Config()), encoding="utf-8"
-            )
+        with scratch() as folder:
+            (folder / "uti.yaml").write_text(dump_config(self.tokenizer.config or Config()), encoding="utf-8")
             # what weights_only reads
             plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
             torch.save(
                 [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)],
-                Path(folder) / "samples.pt",
+                folder / "samples.pt",
             )
             run = self._run(folder)
         if run.returncode:
@@ -150,10 +148,10 @@ class FreshProcess:
             )
         )
 
-    def _run(self, folder: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, folder: Path) -> subprocess.CompletedProcess[str]:
         "Ask the process, which imports no module of the working folder in place of a library's."
         known = {name: target for name, target in registered_here().items() if target}
-        command = [sys.executable, "-P", "-c", _FRESH, folder, json.dumps([_path(), known])]
+        command = [sys.executable, "-P", "-c", _FRESH, str(folder), json.dumps([_path(), known])]
         reading, writing = os.pipe()
         try:
             return subprocess.run(command, stdin=reading, capture_output=True, text=True)

@@ -57,7 +57,7 @@ def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
 
     codes = torch.zeros(len(rows), 1, max(map(len, rows), default=0), dtype=torch.int64)
     for item, row in zip(codes, rows, strict=True):
-        item[0, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        item[0, : len(row)] = torch.as_tensor(row, dtype=torch.int64)
     return Encoded(codes, [{"n_positions": len(row)} for row in rows])
 
 

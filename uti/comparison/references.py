@@ -9,10 +9,8 @@ import io
 import math
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ..compat import torchaudio
+from ..files import scratch
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import measure
 from ..modalities.audio import normalise_audio, read_audio, write_wav
@@ -177,8 +176,8 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
 
     Float [1, samples] in [-1, 1]. Raises `subprocess.CalledProcessError` where ffmpeg fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
+    with scratch() as folder:
+        source, coded, decoded = (str(folder / name) for name in ("in.wav", "coded.opus", "out.wav"))
         write_wav(source, wave, sample_rate)
         quiet = ["ffmpeg", "-y", "-nostdin", "-loglevel", "error"]
         subprocess.run(

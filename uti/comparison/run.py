@@ -9,7 +9,6 @@ import datetime
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +38,7 @@ from uti.comparison.record import (
 )
 from .references import Reference, references_for
 from ..config import Config, load_config, with_codecs
-from ..files import reading, write_json
+from ..files import reading, scratch, write_json
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import METRICS, measure
 from ..modalities.audio import read_audio
@@ -226,8 +225,8 @@ def _answers(inputs: Prepared, report: AuditRecord) -> bool:
 def _is_in(path: Path, modality: str, decoded: Any) -> bool:
     "Would writing the picture or sound `decoded` make the file `path` again, to the pixel or sample?"
     kind = MODALITIES[modality]
-    with tempfile.TemporaryDirectory() as folder:
-        again = Path(folder) / path.name
+    with scratch() as folder:
+        again = folder / path.name
         kind.write(again, decoded)
         return kind.fingerprint(kind.read(again)) == kind.fingerprint(kind.read(path))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from uti.audit.smoke_report import (
 )
 from ..checks.base import Check
 from ..config import Config
-from ..files import write_json
+from ..files import scratch, write_json
 from uti.lm.data import (
     Dataset,
     DatasetError,
@@ -585,11 +584,11 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
     with run.timed("overfit"):
         trained, trainer = overfit(run)
     model, short = trainer.model.eval(), short_dataset(run.dataset)
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch() as folder:
         with run.timed("resume"):
-            resumed = resume(short, Path(folder) / "resume", progress)
+            resumed = resume(short, folder / "resume", progress)
         with run.timed("kill"):
-            killed = kill(short, Path(folder) / "kill", two_plans(seed), progress)
+            killed = kill(short, folder / "kill", two_plans(seed), progress)
     run.checks += same_end("resume", resumed.difference, exact) + kill_checks(*killed, exact)
     with run.timed("generation"):
         untrained = make_model(run.config.smoke, run.dataset.space, seed=seed).to(model.device).eval()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1']
+__all__ = ['DECIBELS', 'METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1']
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-004
 def snr_db(reference: Signal, estimate: Signal) -> float:
@@ -111,31 +111,33 @@ def _of_waves(function: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, 
     return lambda reference, estimate, sample_rate: function(reference, estimate)
 
 
+DECIBELS = (-1000.0, 1000.0)  # of two signals in float32
 METRICS = [
     Metric(name="audio_snr_db", modality="audio", title="SNR", unit="dB", better="higher", tolerance=1.0,
-        function=_of_waves(snr_db)),
+        function=_of_waves(snr_db), bounds=DECIBELS),
     Metric(
         name="audio_aligned_snr_db", modality="audio", title="SNR at the best delay", unit="dB",
         better="higher",
         function=_of_waves(lambda reference, estimate: aligned_snr_db(reference, estimate)[0]),
+        bounds=DECIBELS,
     ),
     Metric(name="audio_si_sdr_db", modality="audio", title="SI-SDR", unit="dB", better="higher",
-        function=_of_waves(si_sdr_db)),
+        function=_of_waves(si_sdr_db), bounds=DECIBELS),
     Metric(name="audio_mae", modality="audio", title="mean absolute error", unit="amplitude", better="lower",
-        relative=True, decimals=4, function=_of_waves(mae)),
+        relative=True, decimals=4, function=_of_waves(mae), bounds=(0, 1e9)),
     Metric(
         name="audio_log_mel_l1", modality="audio", title="log-mel L1", unit="ln power", better="lower",
         tolerance=0.05, relative=True,
-        function=log_mel_l1,
+        function=log_mel_l1, bounds=(0, 1000),
     ),
     Metric(
         name="audio_roundtrip_snr_db", modality="audio", title="round trip, SNR", unit="dB", better="higher",
         compares="round trip",
-        function=_of_waves(snr_db),
+        function=_of_waves(snr_db), bounds=DECIBELS,
     ),
     Metric(
         name="audio_roundtrip_mae", modality="audio", title="round trip, mean absolute error",
         unit="amplitude", better="lower", relative=True,
-        compares="round trip", decimals=4, function=_of_waves(mae),
+        compares="round trip", decimals=4, function=_of_waves(mae), bounds=(0, 1e9),
     ),
 ]  # fmt: skip

@@ -92,6 +92,7 @@ class Metric(MetricFacts):
     """
 
     function: Callable[..., float] = Field(exclude=True, repr=False)
+    bounds: tuple[float, float] = Field((-1e9, 1e9), exclude=True, description="no value lies beyond")
 
     @property
     def facts(self) -> MetricFacts:
@@ -101,6 +102,8 @@ class Metric(MetricFacts):
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-009
 class Measurement(BaseModel):
     "One number about one item, or the reason why there is none."
+
+    model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
     value: float | None
     reason: str = Field("", description="why `value` is null")
@@ -114,11 +117,19 @@ def measured(function: Callable[..., float], *signals: Any) -> Measurement:
         return Measurement(value=None, reason=str(error))
     if math.isfinite(value):
         return Measurement(value=value)
-    same, nothing = (
-        "the estimate equals its reference: the ratio is infinite",
-        "the estimate holds nothing of its reference: the ratio is minus infinity",
-    )
-    return Measurement(value=None, reason=same if value > 0 else nothing)
+    if value < 0:
+        why = "the estimate holds nothing of its reference: the ratio is minus infinity"
+    elif _equal(*signals[:2]):
+        why = "the estimate equals its reference: the ratio is infinite"
+    else:  # SI-SDR at another level, the SNR at the best delay
+        why = "the estimate differs from its reference in nothing that is measured: the ratio is infinite"
+    return Measurement(value=None, reason=why)
+
+
+def _equal(reference: Signal, estimate: Signal) -> bool:
+    import torch
+
+    return torch.equal(torch.as_tensor(reference), torch.as_tensor(estimate))
 
 
 def mean_of(measurements: Sequence[Measurement]) -> Measurement:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .base import Metric, MetricError, pair
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['METRICS', 'psnr', 'ssim', 'error_map']
+__all__ = ['METRICS', 'psnr', 'ssim', 'ssim_gaussian', 'error_map']
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003
 def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
@@ -49,18 +49,40 @@ def psnr(reference: Signal, estimate: Signal) -> float:
     return float(peak_signal_noise_ratio(reference.numpy(), estimate.numpy(), data_range=1.0))
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003-b
-def ssim(reference: Signal, estimate: Signal) -> float:
-    """Structural similarity (Wang et al. 2004), at most 1, higher is better; scikit-image over RGB with
-    `data_range=1`. Float [3, H, W] in [0, 1]; sides of at least 7 pixels.
-    """
+def _structural_similarity(reference: Signal, estimate: Signal, side: int, **options: Any) -> float:
+    "scikit-image's, over RGB, through a window of `side` × `side` pixels."
     from skimage.metrics import structural_similarity
 
     reference, estimate = _pictures(reference, estimate)
-    if min(reference.shape[-2:]) < 7:
+    if min(reference.shape[-2:]) < side:
         raise MetricError(
-            f"SSIM looks through a window of 7×7 pixels; the picture has {list(reference.shape[-2:])}"
+            f"SSIM looks through a window of {side}×{side} pixels; the picture has "
+            f"{list(reference.shape[-2:])}"
         )
-    return float(structural_similarity(reference.numpy(), estimate.numpy(), data_range=1.0, channel_axis=0))
+    return float(
+        structural_similarity(reference.numpy(), estimate.numpy(), data_range=1.0, channel_axis=0, **options)
+    )
+
+
+def ssim(reference: Signal, estimate: Signal) -> float:
+    """Structural similarity (Wang et al. 2004) through a uniform window of 7×7 pixels, with the variances of
+    samples: scikit-image at its defaults, with `data_range=1`. At most 1, higher is better.
+
+    Float [3, H, W] in [0, 1]; sides of at least 7 pixels. Values of the paper's own window are
+    `ssim_gaussian`'s.
+    """
+    return _structural_similarity(reference, estimate, 7)
+
+
+def ssim_gaussian(reference: Signal, estimate: Signal) -> float:
+    """Structural similarity through the window of its paper (Wang et al. 2004, doi:10.1109/TIP.2003.819861):
+    Gaussian, σ 1.5 pixels, 11×11, with the variances of a population. At most 1, higher is better.
+
+    Float [3, H, W] in [0, 1]; sides of at least 11 pixels.
+    """
+    return _structural_similarity(
+        reference, estimate, 11, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+    )
 
 
 def error_map(reference: Signal, estimate: Signal) -> Tensor:
@@ -70,31 +92,15 @@ def error_map(reference: Signal, estimate: Signal) -> Tensor:
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-009
 METRICS = [
+    Metric(name="image_psnr", modality="image", title="PSNR", unit="dB", better="higher", tolerance=0.5,
+        function=psnr, bounds=(0, 1000)),
+    Metric(name="image_ssim", modality="image", title="SSIM, 7×7", better="higher", tolerance=0.02,
+        decimals=3, function=ssim, bounds=(-1, 1)),
+    Metric(name="image_ssim_gaussian", modality="image", title="SSIM, Gaussian", better="higher", decimals=3,
+        function=ssim_gaussian, bounds=(-1, 1)),
     Metric(
-        name="image_psnr",
-        modality="image",
-        title="PSNR",
-        unit="dB",
-        better="higher",
-        tolerance=0.5,
-        function=psnr,
-    ),
-    Metric(
-        name="image_ssim",
-        modality="image",
-        title="SSIM",
-        better="higher",
-        tolerance=0.02,
-        decimals=3,
-        function=ssim,
-    ),
-    Metric(
-        name="image_roundtrip_psnr",
-        modality="image",
-        title="round trip, PSNR",
-        unit="dB",
-        better="higher",
+        name="image_roundtrip_psnr", modality="image", title="round trip, PSNR", unit="dB", better="higher",
         compares="round trip",
-        function=psnr,
+        function=psnr, bounds=(0, 1000),
     ),
-]
+]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from ..compat import torchaudio
 from ..files import atomic_path
 from .base import MediaError, MediaWarning, Modality, Sound
 from .sound_files import read_sound_file
 
 # %% auto #0
-__all__ = ['MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 'read_audio', 'load_audio', 'normalise_audio', 'write_wav']
+__all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'PIECE', 'MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 'read_audio', 'load_audio',
+           'normalise_audio', 'write_wav']
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-003
 def read_audio(path: str | Path) -> Sound:
@@ -49,6 +50,9 @@ def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
     return source
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005
+RATES = range(100, 1_000_001)  # in Hz; a second at 1 Hz would become thousands of samples from one
+
+
 def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | None) -> tuple[Tensor, float]:
     "(`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
     if isinstance(wave, np.ndarray):
@@ -60,8 +64,12 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
         raise MediaError(f"{what}: a sound must be [channels, samples] and not empty")
     if wave.shape[0] > max(8, wave.shape[1]):
         raise MediaError(f"{what}: has more channels than samples; a sound is [channels, samples]")
-    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)) or sample_rate <= 0:
-        raise MediaError(f"{what}: its sample rate must be a positive integer in Hz, got {sample_rate!r}")
+    if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
+        raise MediaError(f"{what}: its sample rate must be an integer in Hz, got {sample_rate!r}")
+    if sample_rate not in RATES:
+        raise MediaError(
+            f"{what}: a sound has {RATES[0]:,} to {RATES[-1]:,} samples a second, not {sample_rate}"
+        )
     if clip_seconds is not None and not 0 < clip_seconds < math.inf:
         raise MediaError(f"{what}: cannot be made {clip_seconds} seconds long")
     if wave.dtype == torch.int16:
@@ -73,27 +81,54 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
         raise MediaError(f"{what}: holds samples that are not finite (NaN or infinity)")
     return wave, max(-low, high)
 
-# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
-def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
-    """torchaudio's resampling at its defaults, where its table of filters stays below about 2 GB: one filter
-    a phase, as many phases as the rates have no factor in common.
-    """
-    common = math.gcd(rate, target_rate)
-    if (rate // common) * (target_rate // common) > 10**8:
-        raise MediaError(
-            f"a sound at {rate} Hz cannot be resampled to {target_rate} Hz: the rates have too little in "
-            "common; store it at a usual rate first"
-        )
-    return torchaudio.functional.resample(
-        wave.double(), rate, target_rate
-    ).float()  # float64: the last bit must not depend on the machine
-
 
 def _with_channels(wave: Tensor, channels: int) -> Tensor:
     "[any, samples] → [channels, samples]: as it is, the mean repeated, or the mean."
     if wave.shape[0] == channels:
         return wave
     return wave.mean(0, keepdim=True).expand(channels, -1)
+
+# %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
+WIDTH, ROLLOFF = 6, 0.99  # zero crossings on either side, and the share of the band that passes: torchaudio's
+PIECE = 2**18  # samples that are resampled at once
+
+
+@lru_cache(maxsize=4)
+def _low_pass(up: int, down: int) -> tuple[np.ndarray, int]:
+    """The filter between two rates whose ratio is `up` / `down` in lowest terms, at their common multiple:
+    float64, its middle at a multiple of `down`, and which one.
+
+    A sinc under a Hann window, with the formula and the defaults of `torchaudio.functional.resample`.
+    """
+    half = math.floor(WIDTH / ROLLOFF * max(up, down))
+    before = math.ceil(half / down)
+    t = np.arange(-before * down, half + 1) * (ROLLOFF / max(up, down))
+    window = np.where(abs(t) < WIDTH, np.cos(t * math.pi / WIDTH / 2) ** 2, 0)
+    return np.sinc(t) * window * (ROLLOFF * min(up, down) / down), before
+
+
+def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
+    """float32 [channels, samples] at `rate` → [channels, ⌈samples · target_rate / rate⌉], in float64 inside,
+    because the last bit must not depend on the machine.
+
+    A sample is a sum over the few taps of its phase, whatever the rates have in common; a table of all
+    phases, which torchaudio makes, has billions of zeros at odd rates. Piece by piece, the same sums.
+    """
+    from scipy.signal import upfirdn  # costs more than all that it is used for
+
+    common, n = math.gcd(rate, target_rate), wave.shape[1]
+    up, down = target_rate // common, rate // common
+    taps, before = _low_pass(up, down)
+    resampled = torch.empty(len(wave), -(-n * up // down))
+    step = max(1, PIECE // max(up, down))  # `down` samples become `up`
+    around = math.ceil(len(taps) / (up * down)) * down
+    for start in range(0, n, step * down):
+        begin = max(0, start - around)
+        piece = wave[:, begin : start + step * down + around].double().numpy()
+        first = before + (start - begin) // down * up
+        into = resampled[:, start // down * up : (start // down + step) * up]
+        into[:] = torch.from_numpy(upfirdn(taps, piece, up, down)[:, first : first + into.shape[1]])
+    return resampled
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-x
 MUCH_CLIPPED = 0.01  # of the samples
@@ -111,8 +146,8 @@ def normalise_audio(
 
     `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz;
     `clip_seconds`: trim or zero-pad the end to this length. The result may share memory with `wave`. Raises
-    `MediaError` for an empty wave, non-finite samples, a rate that is not a positive integer or has too
-    little in common with `target_rate`, a clip that is not longer than nothing, or another shape or type.
+    `MediaError` for an empty wave, non-finite samples, a rate that no sound has, a clip that is not longer
+    than nothing, or another shape or type.
     Warns (`MediaWarning`) where more than a hundredth of the samples is clipped.
     """
     wave, peak = _checked(wave, sample_rate, clip_seconds)
@@ -131,7 +166,7 @@ def normalise_audio(
         warnings.warn(message, MediaWarning, stacklevel=2)
     wave = _with_channels(wave.float().clamp(-1, 1) if clipped else wave.float(), channels)
     if sample_rate != target_rate:
-        wave = _resample(wave, int(sample_rate), target_rate).clamp(-1, 1)
+        wave = _resample(wave, int(sample_rate), target_rate).clamp_(-1, 1)
     if clip_seconds is not None:
         n = max(1, round(clip_seconds * target_rate))
         wave = torch.nn.functional.pad(wave, (0, n - wave.shape[1]))

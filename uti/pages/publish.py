@@ -24,7 +24,7 @@ from ..audit.run import Progress
 from ..audit.smoke_report import SmokeReport, read_smoke
 from ..comparison.run import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from ..config import Config, dump_config, load_config
-from ..files import packaged, write_json, write_text
+from ..files import packaged, scratch, write_json, write_text
 from ..html import link, mark, table, verdict
 from ..outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
 from ..tokens.tokenizer import UnifiedTokenizer
@@ -103,16 +103,22 @@ class _ProgressLines(logging.Handler):
             self.progress(int(step), int(steps), what.strip())
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-012-k
-def _kernel_of_this_python() -> type[AsyncKernelManager]:
+def _kernel_of_this_python(folder: Path) -> type[AsyncKernelManager]:
     """What starts the kernel of a report: the Python that runs now, whatever kernels Jupyter's path holds,
-    and without the working folder, where a script may be called as one of its modules is.
+    and without the working folder, where a script may be called as one of its modules is. What it writes
+    about its connection goes to `folder`, and stays nowhere else where it is killed.
     """
     from ipykernel.kernelspec import get_kernel_dict
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
+    from traitlets import default
 
     class ThisPython(AsyncKernelManager):
         kernel_spec = KernelSpec(**get_kernel_dict(python_arguments=["-P"]))
+
+        @default("connection_file")
+        def _in_folder(self) -> str:
+            return str(folder / "kernel.json")
 
     return ThisPython
 
@@ -132,16 +138,17 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any], progress: P
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(target),
-            parameters=parameters,
-            kernel_name="python3",  # a name that papermill wants, and no more
-            kernel_manager_class=_kernel_of_this_python(),
-            progress_bar=False,
-            log_output=True,
-            cwd=os.getcwd(),
-        )
+        with scratch() as folder:
+            papermill.execute_notebook(
+                str(source),
+                str(target),
+                parameters=parameters,
+                kernel_name="python3",  # a name that papermill wants, and no more
+                kernel_manager_class=_kernel_of_this_python(folder),
+                progress_bar=False,
+                log_output=True,
+                cwd=os.getcwd(),
+            )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
     except DeadKernelError:

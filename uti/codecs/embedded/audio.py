@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, alike
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE, weights_file
@@ -22,10 +22,32 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'EmbeddedAudio']
+__all__ = ['WEIGHTS', 'CHUNK', 'EmbeddedAudio']
 
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #embedded-08-02
 WEIGHTS = packaged("codecs/weights/audio.safetensors")
+
+# %% ../../../nbs/codecs/embedded/08_audio.ipynb #embedded-08-04
+CHUNK = 1500  # frames, 20 s
+
+
+class _Chunk(NamedTuple):
+    "Frames `start` to `stop`, made from `begin` to `end`; `inside`: where in these they are."
+
+    begin: int
+    start: int
+    stop: int
+    end: int
+
+    @property
+    def inside(self) -> slice:
+        return slice(self.start - self.begin, self.stop - self.begin)
+
+
+def _chunks(n_frames: int, around: int) -> Iterator[_Chunk]:
+    for start in range(0, n_frames, CHUNK):
+        stop = min(start + CHUNK, n_frames)
+        yield _Chunk(max(0, start - around), start, stop, min(stop + around, n_frames))
 
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #04-audio-014
 class EmbeddedAudio(Codec):
@@ -94,34 +116,40 @@ class EmbeddedAudio(Codec):
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         import torch
 
+        from uti.codecs.embedded.audio_network import reach
+
         n_samples = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
         n_frames = [self.spec.positions(n) for n in n_samples]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(n_frames), dtype=torch.int64)
-        device = self.encoder.mdct.basis.device
         for n, group in alike(n_frames).items():
-            waves = torch.zeros(len(group), n * HOP, dtype=torch.float64)
-            for wave, i in zip(waves, group, strict=True):
-                wave[: n_samples[i]] = signals[i, 0, : n_samples[i]]
-            latent = self.encoder.latent(self.encoder.mdct(waves.to(device)))
-            codes[group, :, :n] = (
-                self.encoder.quantiser.ids(latent).cpu().movedim(-1, 1)[:, : self.spec.n_codebooks]
-            )
+            for chunk in _chunks(n, reach(self.encoder.encoder)):
+                waves = torch.zeros(len(group), (chunk.end - chunk.begin) * HOP, dtype=torch.float64)
+                for wave, i in zip(waves, group, strict=True):
+                    piece = signals[i, 0, chunk.begin * HOP : min(chunk.end * HOP, n_samples[i])]
+                    wave[: len(piece)] = piece
+                ids = self._ids(waves)[..., : self.spec.n_codebooks].movedim(-1, 1)
+                codes[group, :, chunk.start : chunk.stop] = ids[..., chunk.inside]
         return Encoded(
             codes, [{"n_positions": f, "n_samples": s} for f, s in zip(n_frames, n_samples, strict=True)]
         )
 
+    def _ids(self, waves: Tensor) -> Tensor:
+        "Ids int64 [B, T, codebooks] of float64 [B, T·HOP]."
+        coefficients = self.encoder.mdct(waves.to(self.encoder.mdct.basis.device))
+        return self.encoder.quantiser.ids(self.encoder.latent(coefficients)).cpu()
+
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         import torch
+
+        from uti.codecs.embedded.audio_network import reach
 
         waves = torch.zeros(len(codes), 1, max(m["n_samples"] for m in meta))
         device = self.decoder.mdct.basis.device
         for item, m, wave in zip(codes, meta, waves, strict=True):
-            n = m["n_samples"]
-            if not n:
-                continue
-            quantised = self.decoder.quantiser.decode(
-                item[None, :, : m["n_positions"]].movedim(1, -1).to(device)
-            )
-            decoded = self.decoder.mdct.inverse(self.decoder.coefficients(quantised))
-            wave[0, :n] = decoded[0, :n].clamp(-1, 1).cpu()
+            for chunk in _chunks(m["n_positions"], reach(self.decoder.decoder)):
+                ids = item[None, :, chunk.begin : chunk.end].movedim(1, -1).to(device)
+                coefficients = self.decoder.coefficients(self.decoder.quantiser.decode(ids))
+                frames = self.decoder.mdct.inverse(coefficients).unflatten(1, (-1, HOP))[0, chunk.inside]
+                into = wave[0, chunk.start * HOP : min(chunk.stop * HOP, m["n_samples"])]
+                into[:] = frames.flatten()[: len(into)].clamp(-1, 1).cpu()
         return waves

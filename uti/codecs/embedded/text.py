@@ -5,11 +5,14 @@
 # %% ../../../nbs/codecs/embedded/04_text.ipynb #05-text-002
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from array import array
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 
 from ..base import Codec, CodecError, Encoded, Meta, pack_rows
 from .layout import weights_file
@@ -20,10 +23,30 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'EmbeddedText']
+__all__ = ['WEIGHTS', 'PIECE', 'LINE_END', 'EmbeddedText']
 
 # %% ../../../nbs/codecs/embedded/04_text.ipynb #05-text-003
 WEIGHTS = packaged("codecs/weights/text.json")
+
+# %% ../../../nbs/codecs/embedded/04_text.ipynb #05-text-005
+PIECE = 100_000  # characters
+LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    "`text` in pieces that have the same tokens alone; one with no such line end is one piece."
+    start = 0
+    while len(text) - start > PIECE and (end := LINE_END.search(text, start + PIECE)):
+        yield text[start : end.start()]
+        start = end.start()
+    yield text[start:]
+
+
+def _cuts_at_lines(tokenizer: Tokenizer) -> bool:
+    "Whether nothing but GPT-2's pattern and the merges decide about the tokens."
+    splitter = tokenizer.pre_tokenizer
+    plain = isinstance(splitter, ByteLevel) and splitter.use_regex and not splitter.add_prefix_space
+    return plain and tokenizer.normalizer is None and not tokenizer.get_added_tokens_decoder()
 
 # %% ../../../nbs/codecs/embedded/04_text.ipynb #05-text-007
 class EmbeddedText(Codec):
@@ -41,6 +64,7 @@ class EmbeddedText(Codec):
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception
             raise CodecError(f"{path}: not a tokenizer file ({error})") from error
+        self._cuts_at_lines = _cuts_at_lines(self.tokenizer)
         self.spec = TextSpec(
             "embedded-text",
             (self.tokenizer.get_vocab_size(),),
@@ -58,12 +82,16 @@ class EmbeddedText(Codec):
         return (max(self.tokenizer.get_vocab().values()) + 1,)
 
     def _encode(self, signals: Sequence[str], lengths: Tensor | None) -> Encoded:
-        return pack_rows(
-            [
-                encoding.ids
-                for encoding in self.tokenizer.encode_batch(list(signals), add_special_tokens=False)
-            ]
-        )
+        cut = _pieces if self._cuts_at_lines else lambda text: [text]
+        rows = [array("q") for _ in signals]
+        pieces = [(row, piece) for row, text in zip(rows, signals, strict=True) for piece in cut(text)]
+        for some in (pieces[i : i + 16] for i in range(0, len(pieces), 16)):
+            encodings = self.tokenizer.encode_batch_fast(
+                [piece for _, piece in some], add_special_tokens=False
+            )
+            for (row, _), encoding in zip(some, encodings, strict=True):
+                row.extend(encoding.ids)
+        return pack_rows(rows)
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> list[str]:
         rows = [item[0, : m["n_positions"]].tolist() for item, m in zip(codes, meta, strict=True)]
