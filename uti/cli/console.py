@@ -5,7 +5,6 @@
 # %% ../../nbs/cli/01_console.ipynb #13-console-003
 from __future__ import annotations
 
-import errno
 import io
 import os
 import shlex
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..errors import UTIError
-from ..files import printable
+from ..files import disk_full, printable
 from ..modalities.base import MediaWarning
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from uti.pages.publish import Published
 
 # %% auto #0
-__all__ = ['out', 'err', 'FULL', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
+__all__ = ['out', 'err', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
            'BaselineOption', 'SmokeOption', 'ThoroughOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS',
            'DecodeMode', 'sentences', 'fail', 'exit_code', 'end_with', 'as_program', 'progress_bar', 'wanted_config',
            'command_line']
@@ -59,9 +58,6 @@ class DecodeMode(StrEnum):
     none = "none"
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-006
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a full disk is the user's to mend, and has no file name
-
-
 @contextmanager
 def sentences() -> Iterator[None]:
     """Turn what the user can mend into one sentence on standard error and exit code 2.
@@ -76,9 +72,13 @@ def sentences() -> Iterator[None]:
     except UTIError as error:
         fail(str(error))
     except OSError as error:
-        if error.filename is None and error.errno not in FULL:
+        if error.filename is None and not disk_full(error):
             raise
-        fail(f"{error.filename or 'what a run writes'}: {error.strerror}")
+        fail(f"{error.filename or 'what a run writes'}: {disk_full(error) or error.strerror}")
+    except Exception as error:
+        if not disk_full(error):
+            raise
+        fail(f"what a run writes: {disk_full(error)}")
     finally:
         warnings.showwarning = show
 
@@ -154,9 +154,9 @@ def as_program(app: typer.Typer) -> NoReturn:
     try:
         app()
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if full := disk_full(error):
             out.on_broken_pipe()
-            fail(f"what is printed: {error.strerror}")
+            fail(f"what is printed: {full}")
         traceback.print_exc()
         err.print(
             Text(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import datetime
+import errno
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from ..audit.run import Progress
 from ..audit.smoke_report import SmokeReport, read_smoke
 from ..comparison.run import Comparison, check_name, load_configs, prepare_compare, read_comparison
 from ..config import Config, dump_config, load_config
-from ..files import packaged, scratch, write_json, write_text
+from ..files import disk_full, packaged, scratch, write_json, write_text
 from ..html import link, mark, table, verdict
 from ..outdir import OutdirError, OutputFolder, output_folder, refuse_foreign, remove_if_empty
 from ..tokens.tokenizer import UnifiedTokenizer
@@ -298,10 +299,12 @@ def _publish(
     notebook: str, folder: Path, out: OutputFolder, parameters: dict[str, Any], progress: Progress
 ) -> Published:
     """Run the report notebook `notebook` with `parameters` into the output folder, render it, publish all,
-    and bring the list of reports up to date.
+    and bring the list of reports up to date. Raises `OSError`, and publishes nothing, where the disk is full.
     """
     target = out.staged / notebook
     broke = _execute(REPORTS / notebook, target, {**parameters, "outdir": str(out.staged)}, progress)
+    if broke and (full := disk_full(broke)):
+        raise OSError(errno.ENOSPC, full)
     clean_notebook(target, out.staged, folder)
     if broke:
         _say_broken(target, broke, any((folder / name).exists() for name in RESULTS))
