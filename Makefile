@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup audit smoke check test test-slow lab format export bench parity fuzz readme clean
+.PHONY: help setup audit smoke check test test-slow lab format export bench parity fuzz mutants readme clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -67,6 +67,10 @@ parity: $(STAMP)  ## count where the codecs of transformers differ from the libr
 fuzz: $(STAMP)  ## read 35,000 damaged files, metas, configs and token spaces: none may escape its error
 	$(BIN)/python tests/fuzz.py
 
+mutants: $(STAMP)  ## change the code that decides about ids and numbers in 3,700 places, for hours: do tests notice?
+	$(BIN)/mutmut run $(MUTANTS)
+	$(BIN)/mutmut results
+
 clean:  ## remove what can be made again; .venv stays
-	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache reports/audit reports/smoke
+	rm -rf build dist _docs _proc *.egg-info .pytest_cache .hypothesis .ruff_cache .mypy_cache mutants reports/audit reports/smoke
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -326,6 +326,32 @@ def test_every_question_can_fail():
     assert asked - elsewhere == set().union(*(questions for _, questions in BROKEN))
 
 
+class Wanders(EmbeddedText):
+    "A codec whose ids depend on the device that it was last brought to."
+
+    device = "cpu"
+
+    def to(self, device):
+        self.device = device
+        return self
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes + (self.device != "cpu"), meta)
+
+
+@pytest.mark.parametrize(("devices", "passed"), [(False, None), (True, False)])
+def test_devices_are_compared_where_there_are_two(devices, passed, monkeypatch):
+    "The codec is where it was when all is asked."
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices)
+    tokenizer = UnifiedTokenizer({"text": Wanders()})
+    case = Case.of(tokenizer, Sample("one", "text", "one"))
+    answer = CHECKS["invariance_devices"].ask(case)
+    assert answer.passed is passed and tokenizer.codec("text").device == "cpu"
+    assert answer.expected == 0 and (answer.found is None or answer.found == len(case.tokens.ids))
+    assert ("cuda: " in answer.detail) if devices else (answer.detail == "only one device is present")
+
+
 def test_a_promise_not_made_is_not_broken():
     loose = ThreadDependent(invariant=False)
     assert all(c.name != "invariance_threads" or not c.gates for c in check_codec_answers(loose))

@@ -341,6 +341,14 @@ def test_missing_files_and_folders_are_named(tmp_path):
                 read(path)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_an_array_of_one_channel_is_grey(dtype):
+    grey = (RNG.integers(0, 256, (5, 7)) / (1 if dtype == np.uint8 else 255)).astype(dtype)
+    pictures = [np.asarray(load_image(array)) for array in (grey, grey[..., None])]
+    assert pictures[0].shape == (5, 7, 3) and (pictures[0] == pictures[1]).all()
+    assert np.allclose(pictures[0][..., 0], grey * (1 if dtype == np.uint8 else 255), atol=0.51)
+
+
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(MediaError, match=r"too many pixels"):

@@ -86,6 +86,20 @@ def test_a_few_samples_at_the_end_do_not_make_a_delay():
     assert abs(aligned_snr_db(reference, estimate, 99)[1]) <= 50
 
 
+@pytest.mark.parametrize("limit", [50, -50, 49])
+def test_a_delay_is_looked_for_up_to_the_limit_and_no_further(limit):
+    wave = noise(0, 1, 2000)
+    _, found = aligned_snr_db(wave, torch.roll(wave, 50, 1), limit)
+    assert (found == 50) == (abs(limit) == 50) and abs(found) <= abs(limit)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (1, 8, 8), (4, 8, 8), (3, 8, 8, 1), (1, 3, 8, 8)])
+def test_a_picture_has_three_channels_rows_and_columns(shape):
+    for metric in (psnr, ssim, ssim_gaussian, error_map):
+        with pytest.raises(MetricError, match=r"pictures must be \[3, H, W\]"):
+            metric(torch.zeros(shape), torch.ones(shape))
+
+
 def test_log_mel_is_the_definition():
     wave = noise(0, 2, 5000) * 0.1
     mel = torchaudio.transforms.MelSpectrogram(16_000, n_fft=1024, hop_length=256, n_mels=80)(wave)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, normalizers
 
+from uti.codecs.base import CodecError
 from uti.codecs.embedded import text as embedded_text
 from uti.codecs.embedded.image import WEIGHTS
 from uti.codecs.embedded.text import EmbeddedText
@@ -20,6 +21,8 @@ from uti.modalities.base import MediaError
 from uti.space import (
     SpaceError,
     TokenSpace,
+    canonical_json,
+    diff_spaces,
     from_dict,
     load_space,
     save_space,
@@ -207,7 +210,79 @@ def test_an_empty_batch_decodes_to_nothing(tokenizer):
     assert tokenizer.decode_batch("image", [], []) == []
 
 
+@pytest.mark.parametrize(
+    "sizes", [{}, {"text": 0}, {"text": -1}, {"image": (0,)}, {"text": 9, "audio": (4, 0)}, {"image": (2.0,)}]
+)
+def test_a_space_needs_positive_whole_sizes(sizes):
+    with pytest.raises(SpaceError, match="needs positive sizes"):
+        TokenSpace(**sizes)
+
+
+def test_what_is_hashed_and_written_is_this_to_the_byte(tmp_path):
+    "Files and hashes of others hold these; a change of one is a new version."
+    assert canonical_json({"é": [1, None], "a": 1.5}) == '{"a":1.5,"\\u00e9":[1,null]}'
+    with pytest.raises(ValueError, match="JSON"):
+        canonical_json(float("nan"))
+    wanted = hashlib.sha256((5).to_bytes(8, "little") + (300).to_bytes(8, "little")).hexdigest()
+    assert all(token_hash(torch.tensor([5, 300], dtype=d)) == wanted for d in (torch.int16, torch.int64))
+    space = TokenSpace(10, [4], [2, 2])
+    assert space == TokenSpace(10, (4,), (2, 2)) and hash(space)
+    starts = {
+        "TEXT": (0, 10),
+        "SPECIAL": (10, 64),
+        "IMAGE": (74, 4),
+        "AUDIO_CB0": (78, 2),
+        "AUDIO_CB1": (80, 2),
+    }
+    data = to_dict(space)
+    assert list(data) == ["schema_version", "vocab_size_total", "ranges", "special_tokens"]
+    assert data["schema_version"] == 1 and data["vocab_size_total"] == 82
+    assert data["ranges"] == [{"name": n, "start": a, "size": b} for n, (a, b) in starts.items()]
+    save_space(space, tmp_path / "space.json")
+    assert (tmp_path / "space.json").read_text() == json.dumps(data, indent=2) + "\n"
+    assert (tmp_path / "space.sha256").read_text() == space_hash(space) + "\n"
+    with pytest.raises(SpaceError, match="the hash of a token space has such a name"):
+        save_space(space, tmp_path / "space.sha256")
+
+
+def test_what_differs_and_what_is_outside_is_named():
+    space = TokenSpace(10, (4,), (2, 2))
+    assert diff_spaces(space, space) == []
+    assert diff_spaces(space, TokenSpace(10, (4,), (3,))) == [
+        "AUDIO_CB0: [78, 80), 2 ids here, [78, 81), 3 ids there",
+        "AUDIO_CB1: [80, 82), 2 ids here, absent there",
+    ]
+    for array in (torch.tensor, np.array):
+        ids = to_ids(space, "audio", array([[0, 1], [1, 0]]))
+        assert type(ids) is type(array([0])) and ids.tolist() == [[78, 79], [81, 80]]
+        codes = to_codes(space, "audio", ids)
+        assert type(codes) is type(ids) and codes.tolist() == [[0, 1], [1, 0]]
+        with pytest.raises(SpaceError) as outside:
+            to_ids(space, "audio", array([[0, 1], [0, 9]]))
+        assert str(outside.value).startswith(
+            "code 9 at position 1 of codebook 1 is outside codebook 1 of audio"
+        )
+        with pytest.raises(SpaceError) as outside:
+            to_codes(space, "audio", array([[78, 79], [80, 79]]))
+        assert str(outside.value).startswith(
+            "id 79 at position 1 of codebook 1 is outside AUDIO_CB1, [80, 82)"
+        )
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 3), (3, 3), (2, 3, 4)])
+def test_codes_and_ids_have_a_row_a_codebook(shape):
+    for convert in (to_ids, to_codes):
+        with pytest.raises(SpaceError, match=r"must be \[\.\.\., 2 codebooks, n_positions\]"):
+            convert(TokenSpace(10, (4,), (2, 2)), "audio", torch.zeros(shape, dtype=torch.int64))
+
+
 CODEC = EmbeddedText()
+
+
+def test_one_string_is_no_batch_of_texts():
+    for signals in ("one string", ["one", 2], [b"bytes"]):
+        with pytest.raises(CodecError, match="a list of str"):
+            CODEC.encode(signals)
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,5 +1,6 @@
 """Whatever is typed wrong: one sentence that names it, exit code 2, nothing written."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 from PIL import Image
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
+from uti.cli.console import sentences
 from uti.cli.main import app
 from uti.errors import UTIError
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -153,6 +156,26 @@ def test_a_token_space_in_the_place_of_a_result(tmp_path, monkeypatch):
     )
     assert result.exit_code == 2 and not (tmp_path / "out").exists()
     assert result.stderr.startswith("error: out/report.json: the run writes report.json there")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1068608 vs 1068496"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}"[:30],
+)
+def test_a_full_disk_is_a_sentence_in_any_librarys_words(error, capsys):
+    with pytest.raises(SystemExit) as stop, sentences():
+        raise error
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("error: what a run writes: ")
+    assert said.endswith(("No space left on device\n", "Disk quota exceeded\n", "is the disk full?\n"))
+    assert said.count("\n") == 1
 
 
 def test_an_option_that_does_not_exist():

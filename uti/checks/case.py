@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -133,10 +134,11 @@ class FreshProcess:
             (folder / "uti.yaml").write_text(dump_config(self.tokenizer.config or Config()), encoding="utf-8")
             # what weights_only reads
             plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
+            saved = io.BytesIO()  # what torch says of a full disk is not that it is full
             torch.save(
-                [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)],
-                folder / "samples.pt",
+                [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)], saved
             )
+            (folder / "samples.pt").write_bytes(saved.getbuffer())
             run = self._run(folder)
         if run.returncode:
             return (run.stderr.strip().splitlines() or [f"it ended with exit code {run.returncode}"])[-1]

@@ -125,6 +125,7 @@ def invariance_devices(case: Case) -> Found:
         return Found(None, expected=0, detail="only one device is present")
     count: int | None = 0
     details: list[str] = []
+    _ = case.tokens  # made here, before the codec is anywhere else
     try:
         for device in others:
             case.codec.to(device)
