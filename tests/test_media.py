@@ -461,7 +461,7 @@ def test_resampling_is_torchaudios(rate):
     assert torch.equal(out, theirs.float())
 
 
-@pytest.mark.parametrize(("rate", "n"), [(44_101, 500_000), (24_001, 700_000), (999_983, 2_000_000)])
+@pytest.mark.parametrize(("rate", "n"), [(44_101, 500_000), (24_001, 700_000), (96_001, 900_000)])
 def test_a_long_sound_at_an_odd_rate_is_resampled_piece_by_piece_to_the_same_bits(rate, n, monkeypatch):
     wave = torch.randn(1, n, generator=torch.Generator().manual_seed(2)).clamp_(-1, 1)
     pieces, _ = normalise_audio(wave, rate, target_rate=24_000, channels=1)

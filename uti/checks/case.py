@@ -106,8 +106,9 @@ def _path() -> list[str]:
     """Where this process finds modules, for another one. The working folder comes last: a script in it that
     is called `random.py` is nothing to a process that has the library's already.
     """
-    here = [path for path in sys.path if os.path.abspath(path) == os.getcwd()]
-    return [path for path in sys.path if path not in here] + [os.path.abspath(path) for path in here[:1]]
+    paths = [path for path in sys.path if isinstance(path, str)]  # Python passes over anything else
+    here = [path for path in paths if os.path.abspath(path) == os.getcwd()]
+    return [path for path in paths if path not in here] + [os.path.abspath(path) for path in here[:1]]
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-011
 class FreshProcess:
