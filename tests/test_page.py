@@ -244,6 +244,7 @@ def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_p
 
 @pytest.mark.run
 def test_a_reader_who_leaves_changes_no_exit_code(tmp_path):
+    "The token space is also asked for where the run itself writes it, which is no other file."
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     program = (
         f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out "

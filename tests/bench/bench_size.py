@@ -11,10 +11,8 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from timing import report  # noqa: E402
 
-GIB_CEILING, GROWTH_CEILING = (
-    2.0,
-    1.3,
-)  # of an hour of sound; seconds a minute of it, over those of ten minutes
+GIB_CEILING = 2.0  # of an hour of sound
+GROWTH_CEILING = 1.3  # its seconds over six times those of ten minutes
 RATE = 24_000
 COST = """import re, sys, time
 from uti.tokens.tokenizer import UnifiedTokenizer

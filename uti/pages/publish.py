@@ -285,7 +285,11 @@ def _check_tools() -> None:
     """
     from jinja2 import TemplateNotFound
 
-    absent = find_spec("ipykernel") is None
+    if find_spec("ipykernel") is None:
+        raise OutdirError(
+            "no report can be made: ipykernel, in which a notebook runs, is not installed in the "
+            f"environment that runs uti; {sys.executable} -m pip install ipykernel"
+        )
     try:
         _ = _exporter().template  # reading it finds one that is missing
     except (TemplateNotFound, ValueError) as error:  # a file of a template, or the whole of it
@@ -294,11 +298,6 @@ def _check_tools() -> None:
             f"no report can be made: nbconvert does not find its templates ({what}); install nbconvert into "
             "the environment that runs uti"
         ) from error
-    if absent:
-        raise OutdirError(
-            "no report can be made: ipykernel, in which a notebook runs, is not installed in the "
-            f"environment that runs uti; {sys.executable} -m pip install ipykernel"
-        )
 
 # %% ../../nbs/pages/06_publish.ipynb #12-report-016-d
 def _publish(
