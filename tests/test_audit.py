@@ -197,13 +197,23 @@ def drift(tmp_path, path) -> dict:
     }
 
 
-def test_one_items_other_ids_are_noticed_and_named(audited, tmp_path, uti_here):
-    result = uti_here(
-        "audit", "--outdir", "out", "--baseline-report", baseline(audited, tmp_path, drifted("speech.wav"))
-    )
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory, uti_in):
+    "A folder with a config of the text codec alone, and its audit in `out`."
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "uti.yaml").write_text("text: {codec: embedded-text}\n")
+    assert uti_in(folder, "audit", "--outdir", "out", "--config", "uti.yaml").returncode == 0
+    return folder
+
+
+@pytest.mark.run
+def test_one_items_other_ids_are_noticed_and_named(texts, tmp_path, uti_in):
+    then = baseline(texts / "out", tmp_path, drifted("scripts"))
+    again = ("--config", "uti.yaml", "--baseline-report", then, "--outdir", tmp_path / "out")
+    result = uti_in(texts, "audit", *again)
     assert result.returncode == 1
     assert (
-        "✗ baseline_ids, audio, speech.wav: the ids are not those of the baseline: sha256" in result.stdout
+        "✗ baseline_ids, text, scripts: the ids are not those of the baseline: sha256" in result.stdout
         and result.stdout.count("✗") == 1
     )
 
@@ -274,12 +284,11 @@ def test_where_ids_lie_beside_the_baseline_the_first_that_differs_is_named(audit
 
 @pytest.mark.run
 def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_none_has_passed(
-    tmp_path, uti_here
+    texts, tmp_path, uti_in
 ):
-    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    assert uti_here("audit", "--outdir", "first", "--config", "uti.yaml").returncode == 0
-    then = baseline(tmp_path / "first", tmp_path, lambda data: data.update({"pass": False}))
-    result = uti_here("audit", "--outdir", "second", "--config", "uti.yaml", "--baseline-report", then)
+    then = baseline(texts / "out", tmp_path, lambda data: data.update({"pass": False}))
+    again = ("--config", "uti.yaml", "--baseline-report", then, "--outdir", tmp_path / "second")
+    result = uti_in(texts, "audit", *again)
     assert result.returncode == 0 and "did not pass itself" in result.stdout
     data = json.loads((tmp_path / "second" / "report.json").read_text())
     assert data["pass"] is True and data["metrics_v2_pass"] is None and data["metrics_v2_checks"] == {}
@@ -486,8 +495,9 @@ def test_what_is_left_out_or_odd_is_said_in_the_record_and_on_the_terminal(tmp_p
     assert any("loud.wav: 100% of the samples" in told for told in run_audit(plan).warnings)
 
 
-def test_without_decoding_the_ids_are_still_audited(tmp_path):
-    report = run_audit(AuditPlan(None, tmp_path / "out", decode_mode="none"))
+def test_without_decoding_the_ids_are_still_audited(loaded, small, tmp_path):
+    tokenizer = UnifiedTokenizer(dict(loaded.tokenizer.codecs))  # objects, so that no process is started
+    report = run_audit(AuditPlan(tokenizer, tmp_path / "out", small, decode_mode="none"))
     flat = earlier_names(report)
     assert report.passed and flat["image_psnr"] is None and flat["image_token_range_ok"]
     assert not (tmp_path / "out" / "recon").exists()
@@ -555,10 +565,10 @@ def test_a_failed_gate_still_renders_in_red(reported):
 
 @pytest.mark.run
 def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
-    mine = ("report", "--name", "mine", "--smoke-assets", small)
-    assert uti_here(*mine).returncode == 0
+    assert uti_here("audit", "--outdir", "reports/mine", "--smoke-assets", small).returncode == 0
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
-    again = uti_here(*mine, "--baseline-report", "reports/mine/report.json")
+    mine = ("--name", "mine", "--smoke-assets", small)
+    again = uti_here("report", *mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_record(tmp_path / "reports" / "mine" / "report.json")
     assert (

@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -972,13 +973,20 @@ def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
     )
 
 
-@pytest.mark.run
-def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, uti, small):
+def cached(checkpoint, tmp_path) -> tuple[Path, Path]:
+    "A small DAC as the hub's cache holds it: its repository there, and the home of the cache."
     commit, home = "0" * 40, tmp_path / "cache"
     folder = home / "hub" / "models--somebody--a-codec"
     shutil.copytree(checkpoint("dac"), folder / "snapshots" / commit)
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text(commit)
+    return folder, home
+
+
+@pytest.mark.slow  # a whole audit in two processes; the next test asks in this one
+@pytest.mark.run
+def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, uti, small):
+    _, home = cached(checkpoint, tmp_path)
     run = uti(
         "audit",
         "--audio",
@@ -996,11 +1004,16 @@ def test_a_checkpoint_in_the_hub_cache_needs_no_network(checkpoint, tmp_path, ut
         json.loads((tmp_path / "out" / "report.json").read_text())["codecs"]["audio"]["source"]
         == "somebody/a-codec@000000000000"
     )
-    (folder / "refs" / "v1").write_text(commit)
+
+
+def test_a_revision_is_read_from_the_hub_cache(checkpoint, tmp_path):
+    folder, home = cached(checkpoint, tmp_path)
+    (folder / "refs" / "v1").write_text((folder / "refs" / "main").read_text())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
-        assert HFAudio("somebody/a-codec@v1").spec.source == "somebody/a-codec@000000000000"
+        for name in ("somebody/a-codec", "somebody/a-codec@v1"):
+            assert HFAudio(name).spec.source == "somebody/a-codec@000000000000"
         with pytest.raises(
             CodecError, match=r"hf download somebody/a-codec --revision v2 --local-dir a-codec"
         ):

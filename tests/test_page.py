@@ -1,5 +1,6 @@
 """A page that is safe and tells the truth: hostile names are text, a run that broke says so everywhere."""
 
+import importlib
 import json
 import os
 import shutil
@@ -9,10 +10,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import process
 
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
+from uti.codecs import base
 from uti.config import parse_config
 from uti.modalities.image import normalise_image, write_png
 from uti.pages.publish import write_list
@@ -46,9 +47,9 @@ class Hostile(Codec):
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory, assets):
-    """The page of a report in which every string that somebody else can write is markup, and the finished
-    process.
+def hostile(tmp_path_factory, assets, uti_in):
+    """The page of a report in which every string that somebody else can write is markup, and what the command
+    returned.
     """
     work = tmp_path_factory.mktemp("hostile")
     info = work / "package" / "hostile_codec-1.dist-info"
@@ -68,17 +69,14 @@ def hostile(tmp_path_factory, assets):
         write_png(folder / name, picture)
     (work / "uti.yaml").write_text("image: {codec: hostile}\n")
     name = f"<img src=x onerror={RUN}>"
-    result = process(
-        work,
-        "report",
-        "--name",
-        name,
-        "--config",
-        "uti.yaml",
-        "--smoke-assets",
-        folder,
-        PYTHONPATH=os.pathsep.join([str(work / "package"), os.environ.get("PYTHONPATH", "")]),
-    )
+    how = ("--name", name, "--config", "uti.yaml", "--smoke-assets", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(work / "package"))
+        patch.setenv("PYTHONPATH", str(work / "package"), prepend=os.pathsep)
+        base._installed.cache_clear()
+        importlib.invalidate_caches()
+        result = uti_in(work, "report", *how)
+    base._installed.cache_clear()
     return work / "reports" / name / "index.html", result
 
 

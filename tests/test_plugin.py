@@ -1,7 +1,6 @@
 """A codec of somebody else moves in without a line of ours: Codec 2, an installed package."""
 
 import importlib
-import json
 import shutil
 import subprocess
 import sys
@@ -10,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from uti.audit.earlier import read_record
 from uti.codecs import base
 from uti.codecs.base import CodecError, codec_targets, load_codec
 from uti.modalities.audio import normalise_audio, read_audio
+from uti.pages import audit as sections
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
 
@@ -75,9 +76,9 @@ def test_the_audits_page_shows_it(site, assets, uti_in, tmp_path):
     assert "codec2" in codec_targets() and "codec2-3200" not in uti_in(tmp_path, "codecs").stderr
     (tmp_path / "mine").mkdir()
     shutil.copy(assets / "speech.wav", tmp_path / "mine")
-    run = uti_in(tmp_path, "report", "--audio", "codec2", "--smoke-assets", "mine", "--name", "codec2")
+    run = uti_in(tmp_path, "audit", "--audio", "codec2", "--smoke-assets", "mine", "--outdir", "out")
     assert run.returncode == 0, run.stderr
-    record = json.loads((tmp_path / "reports" / "codec2" / "report.json").read_text())
-    page = (tmp_path / "reports" / "codec2" / "index.html").read_text()
-    assert record["pass"] and record["codecs"]["audio"]["sample_rate"] == 8000
+    record = read_record(tmp_path / "out" / "report.json")
+    assert record.passed and record.codecs["audio"]["sample_rate"] == 8000
+    page = sections.summary(record) + sections.token_space(record)
     assert all(text in page for text in ("codec2-3200", "pycodec2", "2, 2, 128, 32"))
