@@ -57,12 +57,47 @@ def test_what_is_built_is_parsed_back(seed, serialisation, tasks, padding):
         wanted = signal(target, rng, serialisation)
         pieces += [(prompt, given_ids, False)] * bool(prompt) + [(target, wanted, True)]
         ids.append(build(SPACE, task, wanted, given_ids).ids)
-    found = parse(
-        grammar(serialisation), np.concatenate([*ids, np.full(padding, SPACE.special["<|pad_mm|>"])])
-    )
+    line = np.concatenate([*ids, np.full(padding, SPACE.special["<|pad_mm|>"])])
+    found = parse(grammar(serialisation), line)
     assert [(s.modality, s.ids.tolist(), s.marked) for s in found] == [
         (m, i.tolist(), marked) for m, i, marked in pieces
     ]
+    for segment in found:
+        start, stop = segment.position, segment.position + len(segment.ids)
+        assert segment.ids.dtype == np.int64 and segment.ids.tolist() == line[start:stop].tolist()
+        assert _name(line[start - 1]) == f"<|{SHORT[segment.modality]}_start|>"
+
+
+@pytest.mark.parametrize("n_codebooks", [1, 2, 3])
+@pytest.mark.parametrize("serialisation", sorted(SORT_KEYS))
+def test_sounds_of_any_number_of_codebooks_may_have_each_of_their_lengths(serialisation, n_codebooks):
+    space = TokenSpace(text=2, audio=(5,) * n_codebooks)
+    g = Grammar(space, serialisation, {"audio": (1, 2, 4, 5)})
+    for n in range(7):
+        codes = torch.arange(n_codebooks * n).view(n_codebooks, n) % 5
+        ids = build(space, "audio", flatten(to_ids(space, "audio", codes), serialisation).numpy()).ids
+        if n in g.lengths["audio"]:
+            assert len(parse(g, ids)[0].ids) == n * n_codebooks
+        else:
+            with pytest.raises(SequenceError):
+                parse(g, ids)
+
+
+def test_what_may_stand_there_is_said():
+    g, special = grammar(), SPACE.special
+    start = special["<|text_start|>"]
+    with pytest.raises(SequenceError) as error:
+        parse(g, [start, 1, special["<|img_end|>"]])
+    assert str(error.value) == (
+        "position 2: <|img_end|> where TEXT or <|text_end|> must stand, inside the text that began at "
+        "position 0, after 1 of its ids"
+    )
+    with pytest.raises(SequenceError, match="position 0: id -1, outside the vocabulary of 192 where"):
+        parse(g, [-1])
+    reader = Reader(g)
+    for token_id in (start, special["<|text_end|>"]):
+        reader.push(token_id)
+    assert reader.need() == 0 and reader.within(1) == [g.pad]  # of all that may come, nothing else is whole
 
 
 def well_formed(ids: list[int], serialisation: str) -> bool:
@@ -186,6 +221,9 @@ def test_a_modality_that_the_grammar_does_not_have():
 def test_a_grammar_comes_back_from_json():
     for g in (grammar(), grammar("delay")):
         assert grammar_from_dict(SPACE, grammar_to_dict(g)) == g
+    some = Grammar(SPACE, "delay", {"text": range(3, 8), "audio": (1, 2, 5)})
+    data = {"serialisation": "delay", "lengths": {"text": {"from": 3, "to": 7}, "audio": [1, 2, 5]}}
+    assert grammar_to_dict(some) == data and grammar_from_dict(SPACE, data) == some
 
 
 def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):

@@ -296,7 +296,7 @@ def test_frames_before_channels_are_refused():
 
 
 def test_what_a_folder_holds_and_is_not_audited_is_said(tmp_path):
-    for name in ("A.TXT", ".hidden.txt", "._note.txt", "b.xyz", "noise.WAV"):
+    for name in ("A.TXT", ".hidden.txt", "._note.txt", "b.xyz", "noise.WAV", "README"):
         (tmp_path / name).write_text("text")
     (tmp_path / "gone.png").symlink_to("nowhere")
     (tmp_path / "inside.txt").mkdir()
@@ -306,7 +306,8 @@ def test_what_a_folder_holds_and_is_not_audited_is_said(tmp_path):
     assert "A.TXT" in [s.name for s in samples]
     for reason in (
         ".hidden.txt (hidden)", "._note.txt (hidden)", "b.xyz (.xyz is not read)", "inside.txt (a folder)",
-        "noise.WAV (there is no audio codec)", "gone.png (a link to nothing)", "pipe.txt (not a file)",
+        "noise.WAV (there is no audio codec)",
+        "README (a name without a suffix)", "gone.png (a link to nothing)", "pipe.txt (not a file)",
     ):  # fmt: skip
         assert reason in str(told[0].message)
 
@@ -547,6 +548,14 @@ def test_written_files_are_the_same_every_time_and_clipped(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert read_audio(tmp_path / "a.wav")[0].abs().max() <= 1
     assert len(list(tmp_path.iterdir())) == 4  # no temporary file stays
+
+
+def test_a_float_is_written_as_the_nearest_of_256(tmp_path):
+    levels = torch.tensor([-9, 0, 0.4, 0.6, 127.4, 127.6, 254.4, 254.6, 255, 999]) / 255
+    write_png(tmp_path / "named-as-it-may-be", levels.expand(3, 2, 10))
+    with Image.open(tmp_path / "named-as-it-may-be") as image:
+        assert image.format == "PNG" and image.mode == "RGB" and image.size == (10, 2)
+        assert np.asarray(image)[1, :, 2].tolist() == [0, 0, 0, 1, 127, 128, 254, 255, 255, 255]
 
 
 def test_sixteen_bits_come_back_as_they_were(tmp_path):

@@ -15,7 +15,15 @@ from uti.metrics.audio import aligned_snr_db, log_mel, log_mel_l1, mae, si_sdr_d
 from uti.metrics.base import Measurement, Metric, MetricError, mean_of, measured
 from uti.metrics.codebooks import codebook_use
 from uti.metrics.image import error_map, psnr, ssim, ssim_gaussian
-from uti.metrics.registry import METRICS, baseline_gates, measure, register_metric, tolerances_with
+from uti.metrics.registry import (
+    METRICS,
+    BaselineGate,
+    baseline_gates,
+    measure,
+    metrics_of,
+    register_metric,
+    tolerances_with,
+)
 
 
 def noise(seed, *shape):
@@ -72,6 +80,35 @@ def test_arrays_gradients_and_half_precision_are_measured_alike(metric):
     )
 
 
+def test_a_sound_is_measured_as_by_hand():
+    a = torch.tensor([[1.0, -2.0], [3.0, 0.0]])
+    b = torch.tensor([[1.5, -2.0], [2.0, -1.0]])
+    assert mae(a, b) == 0.625
+    assert snr_db(a, b) == pytest.approx(10 * math.log10(14 / 2.25))
+    found = measure("audio", (a, 24_000), (b, 24_000))
+    assert {name: m.value for name, m in found.items()} == {
+        "audio_snr_db": snr_db(a, b),
+        "audio_aligned_snr_db": aligned_snr_db(a, b)[0],
+        "audio_si_sdr_db": si_sdr_db(a, b),
+        "audio_mae": mae(a, b),
+        "audio_log_mel_l1": log_mel_l1(a, b, 24_000),
+    }
+    again = measure("audio", (a, 24_000), (b, 24_000), "round trip")
+    assert {name: m.value for name, m in again.items()} == {
+        "audio_roundtrip_snr_db": snr_db(a, b),
+        "audio_roundtrip_mae": mae(a, b),
+    }
+
+
+def test_silence_has_no_ratio():
+    silent, wave = torch.zeros(1, 100), noise(0, 1, 100)
+    for metric in (snr_db, si_sdr_db, aligned_snr_db):
+        with pytest.raises(MetricError, match="silent"):
+            metric(silent, wave)
+    with pytest.raises(MetricError, match="silent"):
+        si_sdr_db(wave, silent)
+
+
 def test_si_sdr_is_the_snr_of_what_is_at_right_angles():
     a = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
     off = torch.tensor([[0.1, -0.1, 0.1, -0.1]])
@@ -84,6 +121,17 @@ def test_a_few_samples_at_the_end_do_not_make_a_delay():
     reference[0, 0], estimate[0, 99] = 1.0, 1.0
     reference[0, 1:], estimate[0, :99] = noise(0, 99), noise(1, 99)
     assert abs(aligned_snr_db(reference, estimate, 99)[1]) <= 50
+
+
+def test_at_the_best_delay_the_overlap_is_compared():
+    wave, more = noise(0, 2, 200), noise(1, 2, 200)
+    late, early = (torch.roll(wave, delay, 1) + 0.1 * more for delay in (64, -64))
+    assert aligned_snr_db(wave, late) == (pytest.approx(snr_db(wave[:, :-64], late[:, 64:])), 64)
+    assert aligned_snr_db(wave, early) == (pytest.approx(snr_db(wave[:, 64:], early[:, :-64])), -64)
+    assert aligned_snr_db(wave, torch.roll(wave, 65, 1))[1] != 65  # 64 at most, where nothing is said
+    half = torch.cat([more[:, :100], wave[:, :100]], 1)
+    assert aligned_snr_db(wave, half, 199) == (math.inf, 100)
+    assert aligned_snr_db(torch.ones(1, 50), 2 * torch.ones(1, 50)) == (0, 0)  # any delay is as good
 
 
 @pytest.mark.parametrize("limit", [50, -50, 49])
@@ -102,13 +150,15 @@ def test_a_picture_has_three_channels_rows_and_columns(shape):
 
 def test_log_mel_is_the_definition():
     wave = noise(0, 2, 5000) * 0.1
-    mel = torchaudio.transforms.MelSpectrogram(16_000, n_fft=1024, hop_length=256, n_mels=80)(wave)
-    assert torch.allclose(log_mel(wave, 16_000).float(), (mel + 1e-6).log(), atol=1e-4)
-    assert log_mel_l1(wave, wave * 0, 16_000) == pytest.approx(
+    mel = torchaudio.transforms.MelSpectrogram(24_000, n_fft=1024, hop_length=256, n_mels=80)(wave)
+    assert torch.allclose(log_mel(wave, 24_000).float(), (mel + 1e-6).log(), atol=1e-4)
+    assert log_mel_l1(wave, wave * 0, 24_000) == pytest.approx(
         ((mel + 1e-6).log() - math.log(1e-6)).abs().mean().item(), rel=1e-5
     )
     with pytest.raises(MetricError, match=r"sample rate"):
         log_mel(wave, 0)
+    padded = torch.nn.functional.pad(wave[:, :1000], (0, 24))
+    assert torch.equal(log_mel(wave[:, :1000], 24_000), log_mel(padded, 24_000))
 
 
 def test_float32_would_have_lost_it():
@@ -122,7 +172,7 @@ def test_psnr_and_ssim_know_the_range():
     )  # a dark picture: a guessed range would flatter
     assert psnr(a, a + 0.01) == pytest.approx(40, abs=1e-3)
     assert ssim(a, 1 - a) < 0.1
-    for b in (a * 255, a - 0.2):
+    for b in (a * 255, a - 0.2, a * 15):
         with pytest.raises(MetricError, match=r"outside \[0, 1\]"):
             psnr(a, b)
 
@@ -151,8 +201,10 @@ def test_each_ssim_looks_through_its_own_window():
             [similarity(x, y, window, sample) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
         )
         assert metric(a, b) == pytest.approx(wanted, abs=1e-12)
-    with pytest.raises(MetricError, match="window of 11×11"):
-        ssim_gaussian(a[:, :10], b[:, :10])
+    for metric, side in ((ssim, 7), (ssim_gaussian, 11)):
+        assert metric(a[:, :side, :side], b[:, :side, :side]) < 1
+        with pytest.raises(MetricError, match=f"window of {side}×{side}"):
+            metric(a[:, : side - 1], b[:, : side - 1])
 
 
 def test_why_a_ratio_is_infinite_is_said():
@@ -178,6 +230,13 @@ def test_codes_that_fit_no_codebook_are_refused(codes, sizes):
         codebook_use(torch.tensor(codes, dtype=torch.int64), sizes)
 
 
+def test_the_use_of_codebooks_is_counted_as_by_hand():
+    assert codebook_use(torch.tensor([[0, 0, 1, 3], [2, 2, 2, 2]]), (5, 3)) == [
+        {"size": 5, "n_codes": 4, "entropy_bits": 1.5, "perplexity": 2**1.5, "used": 3, "unused": 2},
+        {"size": 3, "n_codes": 4, "entropy_bits": 0.0, "perplexity": 1.0, "used": 1, "unused": 2},
+    ]
+
+
 @given(st.integers(1, 64))
 def test_perplexity_of_an_even_use_is_its_size(n):
     use = codebook_use(torch.arange(n).repeat(3)[None], (64,))[0]
@@ -188,9 +247,20 @@ def test_a_failed_metric_is_null_with_its_reason_and_fails_its_gate():
     metric = measured(snr_db, torch.zeros(1, 10), torch.ones(1, 10))
     assert metric.value is None and "silent" in metric.reason
     assert measured(snr_db, torch.ones(1, 10), torch.ones(1, 10)).value is None  # infinite
-    assert mean_of([metric, Measurement(value=2)]).value == 2
     gate = baseline_gates({"audio_snr_db": metric}, {"audio_snr_db": 3.0}, tolerances_with({}))[0]
-    assert not gate.passed and "silent" in gate.detail
+    assert not gate.passed
+    assert gate.detail == f"audio_snr_db has no value ({metric.reason}); the baseline has 3"
+    gate = baseline_gates({}, {"audio_snr_db": 3.0}, tolerances_with({}))[0]
+    assert not gate.passed and "has no value (not measured)" in gate.detail
+
+
+def test_a_mean_is_of_what_has_a_value_and_says_how_many_have_none():
+    none, other = Measurement(value=None, reason="silent"), Measurement(value=None, reason="empty")
+    one, two = Measurement(value=1), Measurement(value=2)
+    assert mean_of([one, two]) == Measurement(value=1.5)
+    assert mean_of([none, one, two, other]) == Measurement(value=1.5, reason="2 of 4 items have none")
+    assert mean_of([none, other]) == none
+    assert mean_of([]) == Measurement(value=None, reason="there was nothing to measure")
 
 
 @pytest.mark.parametrize(
@@ -209,6 +279,49 @@ def test_tolerances(name, before, now, passed):
         baseline_gates({name: Measurement(value=now)}, {name: before}, tolerances_with({}))[0].passed
         is passed
     )
+
+
+def test_a_gate_says_all_of_itself():
+    now = {"image_psnr": Measurement(value=30), "audio_log_mel_l1": Measurement(value=2.5)}
+    before = {"image_psnr": 31, "audio_log_mel_l1": 2, "image_ssim": None}
+    assert baseline_gates(now, before, tolerances_with({"image_psnr": 0.25})) == [
+        BaselineGate(
+            metric="image_psnr",
+            value=30,
+            baseline=31,
+            limit=30.75,
+            direction=">=",
+            passed=False,
+            detail="image_psnr fell by 1, from 31 to 30; at least 30.75 passes",
+        ),
+        BaselineGate(
+            metric="audio_log_mel_l1",
+            value=2.5,
+            baseline=2,
+            limit=2.1,
+            direction="<=",
+            passed=False,
+            detail="audio_log_mel_l1 rose by 0.5, from 2 to 2.5; at most 2.1 passes",
+        ),
+    ]
+    (gate,) = baseline_gates(now, {"image_psnr": 30.4}, tolerances_with({}))
+    assert gate.passed and not gate.detail
+
+
+def test_what_gates_and_what_does_not():
+    assert tolerances_with({"audio_mae": 0.1}) == {
+        "image_psnr": 0.5,
+        "image_ssim": 0.02,
+        "audio_snr_db": 1.0,
+        "audio_log_mel_l1": 0.05,
+        "audio_mae": 0.1,
+    }
+    with pytest.raises(ValueError, match=r"no metric is named 'image_psn'; did you mean 'image_psnr'\?"):
+        tolerances_with({"image_psn": 1})
+    with pytest.raises(ValueError, match=r"no metric is named 'zzz'; there are image_psnr, image_ssim"):
+        tolerances_with({"zzz": 1})
+    assert [m.name for m in metrics_of("image")] == ["image_psnr", "image_ssim", "image_ssim_gaussian"]
+    assert [m.name for m in metrics_of("image", "round trip")] == ["image_roundtrip_psnr"]
 
 
 @pytest.fixture

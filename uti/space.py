@@ -231,10 +231,8 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise SpaceError(f"not a token space: {type(error).__name__}: {str(error)[:300]}") from error
     if found != expected:
-        at = next(
-            (i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b),
-            min(len(found), len(expected)),
-        )
+        # two whole JSON objects: neither is the beginning of the other
+        at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=False)) if a != b)
         raise SpaceError(
             "not a token space: its ranges are not contiguous, in order and complete (near "
             f"{found[max(0, at - 30) : at + 30]!r})"

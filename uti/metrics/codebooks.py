@@ -38,7 +38,7 @@ def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[st
             raise MetricError(
                 f"codebook {k} has {size} entries, and its codes range from {row.min()} to {row.max()}"
             )
-        counts = torch.bincount(row, minlength=size).double()
+        counts = torch.bincount(row).double()
         p = counts[counts > 0] / counts.sum()
         entropy = max(0.0, -(p * p.log2()).sum().item())
         used = int((counts > 0).sum())
