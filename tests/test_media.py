@@ -20,9 +20,9 @@ from uti.audit.samples import load_samples
 from uti.compat import torchaudio
 from uti.modalities import audio
 from uti.modalities.audio import normalise_audio, read_audio, write_wav
-from uti.modalities.base import MediaError, MediaWarning
+from uti.modalities.base import MediaError, MediaWarning, Sound
 from uti.modalities.image import load_image, normalise_image, read_image, write_png
-from uti.modalities.registry import find_media
+from uti.modalities.registry import MODALITIES, find_media
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(
@@ -84,9 +84,9 @@ def test_palette_with_transparency(tmp_path):
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
-    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    values = np.array([[0, 1, 2, 257, 32896, 65535]], dtype=np.uint16)
     loaded = load_image(saved(tmp_path / "a.png", Image.fromarray(values)))
-    assert np.asarray(loaded)[0, :, 0].tolist() == [0, 1, 128, 255]
+    assert np.asarray(loaded)[0, :, 0].tolist() == [0, 0, 0, 1, 128, 255]
 
 
 def test_a_dark_sixteen_bit_scan_stays_dark(tmp_path):
@@ -285,9 +285,24 @@ def test_sounds_whose_length_nobody_wrote_down_are_read_whole(tmp_path):
         assert read_audio(tmp_path / name).wave.shape[1] == len(LONG)
 
 
+def test_a_list_of_files_behind_the_name_of_a_sound_is_no_sound(tmp_path):
+    sf.write(tmp_path / "b.wav", LONG, 48_000)
+    for name, text in {
+        "concat.m4a": "ffconcat version 1.0\nfile b.wav\n",
+        "hls.m4a": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nb.wav\n#EXT-X-ENDLIST\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(MediaError, match=f"{name}: cannot be read as a sound"):
+            read_audio(tmp_path / name)
+
+
 def test_samples_on_another_scale_are_said():
     with pytest.warns(MediaWarning, match=r"\d+% of the samples lie outside \[-1, 1\] and were clipped"):
         normalise_audio(WAVE.T * 32768, 48_000, target_rate=24_000, channels=1)
+    loud = np.full((1, 100), 0.5, np.float32)
+    loud[0, :25] = -3
+    with pytest.warns(MediaWarning, match=r"^25% of the samples .* up to 3"):
+        normalise_audio(loud, 24_000, target_rate=24_000, channels=1)
 
 
 def test_frames_before_channels_are_refused():
@@ -415,6 +430,13 @@ def test_the_crop_is_in_the_middle():
     pixels[:, :, 8:16] = 1
     assert normalise_image(pixels, (8, 8))[0].eq(1).all()
     assert normalise_image(pixels.movedim(1, 2), (8, 8))[0].eq(1).all()
+
+
+def test_stretched_the_whole_picture_is_kept():
+    pixels, record = normalise_image(PICTURE, (16, 8), "stretch", "bilinear")
+    assert record == {"source_size": [48, 64], "size": [16, 8], "crop": "none", "resize": "bilinear"}
+    wanted = np.asarray(PICTURE.resize((8, 16), Image.Resampling.BILINEAR))
+    assert np.array_equal((pixels * 255).round().movedim(0, -1).numpy(), wanted)
 
 
 def test_a_size_of_nothing_is_refused():
@@ -556,6 +578,37 @@ def test_a_float_is_written_as_the_nearest_of_256(tmp_path):
     with Image.open(tmp_path / "named-as-it-may-be") as image:
         assert image.format == "PNG" and image.mode == "RGB" and image.size == (10, 2)
         assert np.asarray(image)[1, :, 2].tolist() == [0, 0, 0, 1, 127, 128, 254, 255, 255, 255]
+    read = MODALITIES["image"].read(tmp_path / "named-as-it-may-be")
+    assert torch.equal(read, MODALITIES["image"].as_read(levels.clamp(0, 1).expand(3, 2, 10)))
+
+
+def test_a_wave_is_written_as_the_nearest_of_sixteen_bits(tmp_path):
+    wave = torch.tensor([[-2, -1, -0.5, 0, 0.4 / 32768, 0.6 / 32768, 0.5, 1, 2], [0.25] * 9])
+    write_wav(tmp_path / "named-as-it-may-be", wave, 8000)
+    info = sf.info(tmp_path / "named-as-it-may-be")
+    assert (info.format, info.subtype, info.samplerate, info.channels) == ("WAV", "PCM_16", 8000, 2)
+    left, right = sf.read(tmp_path / "named-as-it-may-be", dtype="int16")[0].T
+    assert left.tolist() == [-32768, -32768, -16384, 0, 0, 1, 16384, 32767, 32767]
+    assert right.tolist() == [8192] * 9
+
+
+def test_the_neighbours_of_a_signal_are_a_part_of_it_and_another_of_its_size():
+    wave = torch.arange(20.0).view(2, 10)
+    sounds = MODALITIES["audio"].neighbours(Sound(wave, 8000))
+    assert {name: (s.wave.tolist(), s.rate) for name, s in sounds.items()} == {
+        "its beginning": (wave[:, :6].tolist(), 8000),
+        "backwards": (wave.flip(1).tolist(), 8000),
+    }
+    picture = torch.arange(12).view(3, 2, 2)
+    pictures = MODALITIES["image"].neighbours(picture)
+    assert {name: p.tolist() for name, p in pictures.items()} == {
+        "upside down": picture.flip(1).tolist(),
+        "mirrored": picture.flip(2).tolist(),
+    }
+    assert MODALITIES["text"].neighbours("abcdefghij") == {
+        "its beginning": "abcdef",
+        "backwards": "jihgfedcba",
+    }
 
 
 def test_sixteen_bits_come_back_as_they_were(tmp_path):
