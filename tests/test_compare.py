@@ -444,7 +444,7 @@ def test_names_tell_versions_apart():
     assert names_of(["my.v2/uti.yaml", "my.v3/uti.yaml"]) == ["my.v2-uti", "my.v3-uti"]
 
 
-@pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/x", "a\\b"])
+@pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/x", "a\\b", "Index.html"])
 def test_a_report_has_a_name_that_is_a_folder_in_another(name):
     with pytest.raises(CompareError, match="the name of the report becomes that of a folder"):
         check_name(name, "the report")

@@ -323,6 +323,10 @@ def test_a_list_of_somebody_else_is_left_alone(folder, tmp_path):
     (tmp_path / "index.html").write_text("<h1>my pages</h1>")
     write_list(tmp_path)
     assert (tmp_path / "index.html").read_text() == "<h1>my pages</h1>"
+    (tmp_path / "index.html").unlink()
+    (tmp_path / "index.html").mkdir()
+    write_list(tmp_path)
+    assert (tmp_path / "index.html").is_dir()
 
 
 def test_a_manifest_that_leads_elsewhere_removes_nothing(folder, tmp_path):

@@ -42,6 +42,10 @@ CASES = {
         ["--smoke-assets", (p / "empty").mkdir() or p / "empty"],
         "empty: holds no text (.txt) and no picture",
     ),
+    "a folder of nothing that is read": lambda p: (
+        ["--smoke-assets", folder_with(p, "notes.docx", b"words")],
+        "notes.docx (.docx is not read)",
+    ),
     "a file for a folder": lambda p: (
         ["--smoke-assets", folder_with(p, "a.png", b"") / "a.png"],
         "a.png: not a folder",
@@ -255,5 +259,16 @@ def test_a_link_stays_a_link_and_a_hash_keeps_its_name(tmp_path, uti_here):
     ).read_text()
     result = uti_here("space", "--out", "x.sha256")
     assert result.returncode == 2 and "let this one end in .json" in result.stderr
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    (tmp_path / "folder.json").mkdir()
+    before = sorted(tmp_path.iterdir())
+    for target, told in (
+        ("loop.json", "Too many levels of symbolic links"),
+        ("folder.json", "Is a directory"),
+        (".", "Is a directory"),
+    ):
+        result = uti_here("space", "--out", target)
+        assert (result.returncode, result.stderr) == (2, f"error: {target}: {told}\n")
+    assert sorted(tmp_path.iterdir()) == before
     assert uti_here("space", "--out", "/dev/null").returncode == 0
     assert Path("/dev/null").is_char_device() and not Path("/dev/null.sha256").exists()

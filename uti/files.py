@@ -72,9 +72,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, with the same suffix; renamed to `path` when the block ends well,
     removed when it does not. A link stays a link, to what is written; a device or a pipe is written into.
 
-    For writers that want a path of their own. Raises `OSError` where the folder cannot be written.
+    For writers that want a path of their own. Raises `OSError` where the folder cannot be written, or `path`
+    is a folder or a link that leads nowhere but to itself.
     """
-    path = Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    given, path = path, Path(os.path.realpath(path)) if Path(path).is_symlink() else Path(path)
+    for wrong, code in ((path.is_dir(), errno.EISDIR), (path.is_symlink(), errno.ELOOP)):
+        if wrong:
+            raise OSError(code, os.strerror(code), str(given))
     special = is_special(path)
     beside = Path(tempfile.gettempdir()) if special else path.parent
     sweep(beside)

@@ -86,10 +86,10 @@ def names_of(sources: Sequence[str | Path]) -> list[str]:
 
 def check_name(name: str, what: str) -> None:
     "Raise `CompareError` unless `name`, that of `what` (a noun), can be the name of a folder within another."
-    if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
+    if name.casefold() in ("", ".", "..", "index.html") or re.search(r"[/\\\0]", name):
         raise CompareError(
-            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, . or .., nor "
-            "hold / or \\"
+            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, ., .. or "
+            "index.html, which is the list of reports, nor hold / or \\"
         )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-008

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..files import printable
 from .audio import AUDIO
 from .base import MediaError, Modality
 from .image import IMAGE
@@ -33,7 +34,9 @@ def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)
     found = {name: [p for p in files if p.suffix.lower() in one.suffixes] for name, one in MODALITIES.items()}
     if not any(found.values()):
         nothing = [f"no {one.noun} ({', '.join(one.suffixes)})" for one in MODALITIES.values()]
-        raise MediaError(f"{folder}: holds {' and '.join(nothing)}")
+        there = [f"{printable(name)} ({why})" for name, why in left_out(folder, {}).items()]
+        only = f"; only {', '.join(there[:5])}{', …' if there[5:] else ''}" if there else ""
+        raise MediaError(f"{folder}: holds {' and '.join(nothing)}{only}")
     return {name: found[name] for name in modalities}
 
 

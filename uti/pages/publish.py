@@ -266,7 +266,9 @@ def write_list(reports: Path) -> None:
     A page of that name that is no such list is somebody else's, and left alone.
     """
     there = reports / "index.html"
-    if there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace"):
+    if there.is_dir() or (
+        there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace")
+    ):
         return
     rows = [_row(page) for page in sorted(reports.glob("*/index.html"))]
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
