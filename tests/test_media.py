@@ -4,6 +4,7 @@ import json
 import math
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from uti.modalities.audio import normalise_audio, read_audio, write_wav
 from uti.modalities.base import MediaError, MediaWarning, Sound
 from uti.modalities.image import load_image, normalise_image, read_image, write_png
 from uti.modalities.registry import MODALITIES, find_media
+from uti.modalities.sound_files import decode_whole
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(
@@ -223,7 +225,7 @@ def png(path, width, bits, colour, row, *more):
     return path
 
 
-@pytest.mark.parametrize(("bits", "value"), [(2, 1), (4, 7)])
+@pytest.mark.parametrize(("bits", "value"), [(2, 1), (2, 3), (4, 7), (4, 15)])
 def test_grey_of_few_bits_with_a_transparent_value(bits, value, tmp_path):
     levels = [value, (value + 1) % 2**bits]
     row = sum(v << (8 - bits * (i + 1)) for i, v in enumerate(levels))
@@ -266,6 +268,46 @@ def test_an_ogg_without_its_last_page_is_said(tmp_path):
     (tmp_path / "a.ogg").write_bytes(data[: data.rindex(b"OggS")])
     with pytest.warns(MediaWarning, match=r"a.ogg: has no end: it was recorded live, or it is cut off"):
         read_audio(tmp_path / "a.ogg")
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_lost_its_first_page_of_sound_is_said(subtype, tmp_path):
+    "libsndfile takes it for one that was recorded live, whose count of samples does not begin at 0."
+    path = tmp_path / "a.ogg"
+    sf.write(path, np.tile(LONG, 2), 48_000, format="OGG", subtype=subtype)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_audio(path).wave.shape[1] == 2 * len(LONG)  # a whole one is nothing to be said of
+    data = bytearray(path.read_bytes())
+    pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
+    sound = next(at for at in pages if int.from_bytes(data[at + 6 : at + 14], "little") > 0)
+    data[sound + 200] ^= 1  # the page does not fit its checksum any more
+    path.write_bytes(data)
+    with pytest.warns(MediaWarning, match=r"a.ogg: its last page ends at 4.0\d s, and \d\.\d+ s are"):
+        read_audio(path)
+
+
+def test_what_is_lost_in_the_middle_is_counted_and_what_follows_is_read(tmp_path):
+    path = tmp_path / "a.mp3"
+    sf.write(path, np.tile(LONG, 2), 48_000, format="MP3")
+    whole, data = decode_whole(path), bytearray(path.read_bytes())
+    assert (whole.rate, whole.n_lost, whole.seconds) == (48_000, 0, pytest.approx(4, abs=0.1))
+    for at in (len(data) // 3, len(data) // 2):
+        data[at : at + 3000] = bytes(3000)
+    path.write_bytes(data)
+    damaged = decode_whole(path)
+    assert damaged.n_lost > 1 and 0.6 < damaged.wave.shape[1] / whole.wave.shape[1] < 1
+    with pytest.raises(MediaError, match=r"a.mp3: is cut off or damaged"):
+        read_audio(path)
+
+
+def test_parts_of_different_rates_are_no_sound(tmp_path):
+    for rate in (24_000, 48_000):
+        sf.write(tmp_path / f"{rate}.mp3", LONG, rate, format="MP3")
+    joined = b"".join(path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    (tmp_path / "a.mp3").write_bytes(joined)
+    with pytest.raises(MediaError, match=r"a.mp3: its parts have different rates or numbers of channels"):
+        read_audio(tmp_path / "a.mp3")
 
 
 def test_sounds_whose_length_nobody_wrote_down_are_read_whole(tmp_path):
@@ -365,6 +407,17 @@ def test_an_array_of_one_channel_is_grey(dtype):
     assert np.allclose(pictures[0][..., 0], grey * (1 if dtype == np.uint8 else 255), atol=0.51)
 
 
+def test_a_picture_one_pixel_wide_and_a_tensor_without_channels():
+    column = RNG.integers(0, 256, (5, 1), dtype=np.uint8)
+    assert np.array_equal(np.asarray(load_image(column)), column[..., None].repeat(3, 2))
+    grey = torch.from_numpy(RNG.integers(0, 256, (5, 7), dtype=np.uint8))
+    assert np.array_equal(np.asarray(load_image(grey)), grey[..., None].expand(5, 7, 3).numpy())
+    half = (grey / 255).half()
+    assert np.abs(np.asarray(load_image(half))[..., 0].astype(int) - grey.numpy()).max() <= 1
+    with pytest.raises(MediaError, match=r"array int32 \[4, 5\]"):
+        load_image(np.zeros((4, 5), np.int32))
+
+
 def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(MediaError, match=r"too many pixels"):
@@ -437,6 +490,12 @@ def test_stretched_the_whole_picture_is_kept():
     assert record == {"source_size": [48, 64], "size": [16, 8], "crop": "none", "resize": "bilinear"}
     wanted = np.asarray(PICTURE.resize((8, 16), Image.Resampling.BILINEAR))
     assert np.array_equal((pixels * 255).round().movedim(0, -1).numpy(), wanted)
+    cropped = normalise_image(PICTURE, (12, 16), "crop", "bilinear")[0]  # of the same proportions
+    wanted = np.asarray(PICTURE.resize((16, 12), Image.Resampling.BILINEAR))
+    assert np.array_equal((cropped * 255).round().movedim(0, -1).numpy(), wanted)
+    for resize, resample in (("crop", "nearest"), ("pad", "bicubic")):
+        with pytest.raises(MediaError, match=f"got '{resize}' and '{resample}'"):
+            normalise_image(PICTURE, (8, 8), resize, resample)
 
 
 def test_a_size_of_nothing_is_refused():

@@ -94,13 +94,18 @@ def _by_libsndfile(path: Path) -> tuple[np.ndarray, int, str, int]:
         return file.read(dtype="float32", always_2d=True), file.samplerate, file.format, promised
 
 
-def _has_end(path: Path) -> bool:
-    "Whether the last page of an Ogg file says that it is the last (RFC 3533)."
+def _last_page(path: Path, rate: int) -> tuple[bool, float]:
+    """What the last page of an Ogg file says (RFC 3533): whether it is the last, and at how many seconds it
+    ends. (True, 0) where no page has a whole header.
+    """
     with path.open("rb") as file:
+        ticks = 48_000 if b"OpusHead" in file.read(64) else rate  # RFC 7845: whatever the rate of its sound
         file.seek(max(0, path.stat().st_size - 65_307))  # no page is longer
         tail = file.read()
-    last = tail.rfind(b"OggS")
-    return last < 0 or len(tail) < last + 6 or bool(tail[last + 5] & 4)
+    last = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
+    if len(last) < 14:
+        return True, 0
+    return bool(last[5] & 4), int.from_bytes(last[6:14], "little", signed=True) / ticks
 
 
 def _warn(message: str) -> None:
@@ -125,8 +130,14 @@ def _checked_length(path: Path) -> tuple[np.ndarray, int]:
                 f"{seconds:.2f} s are read{lost}"
             )
             return every.wave, every.rate
-    if kind == "OGG" and not _has_end(path):
+    ends, stated = _last_page(path, rate) if kind == "OGG" else (True, 0)
+    if not ends:
         _warn(f"{path}: has no end: it was recorded live, or it is cut off after {len(wave) / rate:.2f} s")
+    elif stated > len(wave) / rate + SLACK_SECONDS:
+        _warn(
+            f"{path}: its last page ends at {stated:.2f} s, and {len(wave) / rate:.2f} s are there: it is "
+            "damaged, or was recorded live"
+        )
     return wave.T.copy(), rate
 
 # %% ../../nbs/modalities/03_sound_files.ipynb #sounds-13
