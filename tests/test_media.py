@@ -20,11 +20,11 @@ from PIL import Image
 from uti.audit.samples import load_samples
 from uti.compat import torchaudio
 from uti.modalities import audio
-from uti.modalities.audio import normalise_audio, read_audio, write_wav
+from uti.modalities.audio import load_audio, normalise_audio, read_audio, write_wav
 from uti.modalities.base import MediaError, MediaWarning, Sound
 from uti.modalities.image import load_image, normalise_image, read_image, write_png
 from uti.modalities.registry import MODALITIES, find_media
-from uti.modalities.sound_files import decode_whole
+from uti.modalities.sound_files import decode_whole, missing_bytes
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(
@@ -582,6 +582,73 @@ def test_how_a_wave_lies_in_memory_does_not_matter(layout):
     wave = np.stack([WAVE, -0.5 * WAVE])
     expected, _ = normalise_audio(torch.from_numpy(wave), 48_000, target_rate=24_000, channels=1)
     assert torch.equal(normalise_audio(layout(wave), 48_000, target_rate=24_000, channels=1)[0], expected)
+
+
+def test_what_was_done_to_a_sound_is_recorded_and_a_few_samples_too_loud_are_cut():
+    wave = torch.full((2, 300), 0.25)
+    wave[0, :3], wave[1, 9] = torch.tensor([3.0, -3.0, 1.0]), -1.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 2 of 600 are a click
+        out, record = normalise_audio(wave, 8000, target_rate=8000, channels=2)
+    assert out[0, :4].tolist() == [1, -1, 1, 0.25] and out.shape == (2, 300)
+    assert record == {
+        "source_rate": 8000,
+        "source_channels": 2,
+        "source_samples": 300,
+        "rate": 8000,
+        "channels": 2,
+        "samples": 300,
+        "clipped_samples": 2,
+    }
+    quiet, record = normalise_audio(wave.clamp(-1, 1), 8000, target_rate=8000, channels=2)
+    assert torch.equal(quiet, wave.clamp(-1, 1)) and record["clipped_samples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("wave", "told"),
+    [
+        (torch.zeros(2, 3, 4), r"wave float32 \[2, 3, 4\]: a sound must be \[channels, samples\]"),
+        (torch.zeros(1, 0), r"wave float32 \[1, 0\]: a sound must be"),
+        (torch.zeros(9, 8), r"wave float32 \[9, 8\]: has more channels than samples"),
+        (np.zeros((1, 4), np.int32), r"wave int32 \[1, 4\]: samples must be floating point"),
+        (torch.tensor([[0.1, math.inf]]), "not finite"),
+        (torch.tensor([[0.1, -math.inf]]), "not finite"),
+        (torch.tensor([[0.1, math.nan]]), "not finite"),
+    ],
+)
+def test_a_wave_that_is_no_sound_is_refused_by_what_it_is(wave, told):
+    with pytest.raises(MediaError, match=told):
+        normalise_audio(wave, 8000, target_rate=8000, channels=1)
+
+
+def test_as_many_channels_as_samples_may_be_a_sound():
+    for shape in ((9, 9), (8, 1)):
+        assert normalise_audio(torch.zeros(shape), 8000, target_rate=8000, channels=1)[0].shape[1] == shape[1]
+
+
+@pytest.mark.parametrize("source", [torch.zeros(1, 8), (torch.zeros(1, 8),), [torch.zeros(1, 8), 8000], 8000])
+def test_what_has_no_rate_beside_it_is_refused(source):
+    with pytest.raises(MediaError, match="a wave means nothing without its sample rate in Hz"):
+        load_audio(source)
+
+
+def chunk(name: bytes, size: int, body: bytes, order: str) -> bytes:
+    return name + size.to_bytes(4, order) + body
+
+
+@pytest.mark.parametrize(("kind", "order", "name"), [(b"RIFF", "little", b"data"), (b"FORM", "big", b"SSND")])
+@pytest.mark.parametrize(
+    ("promised", "missing"), [(100, 60), (40, 0), (39, 0), (41, 1), (1, 0), (0, 0), (2**31 - 2**16, 0)]
+)
+def test_the_bytes_that_a_header_promises_are_counted(kind, order, name, promised, missing, tmp_path):
+    path = tmp_path / "a"
+    note = chunk(b"note", 3, b"abc\0", order)  # of an odd length, so that it is padded
+    path.write_bytes(kind + bytes(4) + b"XXXX" + note + chunk(name, promised, bytes(40), order))
+    assert missing_bytes(path) == missing
+    path.write_bytes(b"OTHR" + path.read_bytes()[4:])
+    assert missing_bytes(path) == 0
+    path.write_bytes(kind + bytes(4) + b"XXXX" + note)
+    assert missing_bytes(path) == 0
 
 
 def test_channels_are_mixed_by_mean_and_up_by_repeat():
