@@ -1,0 +1,156 @@
+"""What the checks ask: each corruption is one corruption, and each fault of a token space is found."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from uti.checks.case import Case, CodecCase, SpaceCase
+from uti.checks.length import length_of
+from uti.checks.registry import ask
+from uti.checks.rejection import _IN_EVERY_META, _altered_metas, _corrupted, _wrong, _wrong_codes
+from uti.codecs.embedded.audio import EmbeddedAudio
+from uti.codecs.embedded.text import EmbeddedText
+from uti.modalities.base import Sample
+from uti.space import TokenSpace
+from uti.tokens.tokenizer import UnifiedTokenizer
+
+
+@pytest.fixture(scope="module")
+def cases() -> dict[str, Case]:
+    "A short sound in three codebooks, and a text."
+    tokenizer = UnifiedTokenizer({"text": EmbeddedText(), "audio": EmbeddedAudio(n_codebooks=3)})
+    noise = 0.1 * torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
+    samples = Sample("noise", "audio", (noise, 24_000)), Sample("words", "text", "A few words.")
+    return {s.modality: Case.of(tokenizer, s) for s in samples}
+
+
+def test_the_first_id_alone_is_wrong_or_the_last_is_missing(cases):
+    case = cases["audio"]
+    space, ids, meta = case.tokenizer.space, case.tokens.ids, case.tokens.meta
+    found = {what: tokens for what, tokens in _corrupted(case.tokenizer, case.tokens)}
+    assert {what: int(tokens.ids[0]) for what, tokens in found.items() if len(tokens.ids) == len(ids)} == {
+        "an id beyond the space": space.vocab_size_total,
+        "a negative id": -1,
+        "a special token's id": space.ranges["SPECIAL"].start,
+        "an id of text": 0,
+        "an id of another codebook": int(ids[-1]),
+    }
+    assert all(tokens.meta == meta for tokens in found.values())
+    short = found.pop("one id too few")
+    assert torch.equal(short.ids, ids[:-1])
+    assert all(torch.equal(tokens.ids[1:], ids[1:]) for tokens in found.values())
+    text = cases["text"]
+    found = {what: tokens for what, tokens in _corrupted(text.tokenizer, text.tokens)}
+    assert list(found) == [
+        "an id beyond the space",
+        "a negative id",
+        "a special token's id",
+        "an id of audio",
+    ]  # a text may end anywhere
+    assert int(found["an id of audio"].ids[0]) == space.modality_ranges("audio")[0].start
+
+
+def test_one_entry_of_a_meta_is_altered_or_missing(cases):
+    case = cases["audio"]
+    ids, meta = case.tokens.ids, case.tokens.meta
+    found = dict(_altered_metas(case.tokenizer, case.tokens))
+    assert all(torch.equal(tokens.ids, ids) for tokens in found.values())
+    assert set(_IN_EVERY_META) | {"codec_meta"} <= set(meta)
+    for key in (*_IN_EVERY_META, "codec_meta"):
+        assert found.pop(f"meta without {key}").meta == {k: v for k, v in meta.items() if k != key}
+    for key in _IN_EVERY_META:
+        altered = found.pop(f"meta with {key} altered").meta
+        wanted = f"{meta[key]}-altered" if isinstance(meta[key], str) else meta[key] + 1
+        assert altered == {**meta, key: wanted}
+    longer = found.pop("meta with another number of samples").meta
+    n_samples = meta["codec_meta"]["n_samples"] + case.spec.samples_of(1)
+    assert longer == {**meta, "codec_meta": {**meta["codec_meta"], "n_samples": n_samples}}
+    assert not found
+    text = cases["text"]
+    assert not list(_altered_metas(text.tokenizer, text.tokens))  # its ids are enough
+
+
+def test_one_code_is_beyond_its_codebook_or_negative(cases):
+    for case in cases.values():
+        codes = case.encoded.codes
+        found = dict(_wrong_codes(case))
+        assert {what: int(wrong[0, 0, 0]) for what, wrong in found.items()} == {
+            "a code beyond its codebook": case.spec.codebook_sizes[0],
+            "a negative code": -1,
+        }
+        assert all(int((wrong != codes).sum()) == 1 for wrong in found.values())
+
+
+def test_each_wrong_decode_is_one_that_is_refused(cases):
+    for case in cases.values():
+        wrong = dict(_wrong(case))
+        assert len(wrong) == (6 + 7 * 2 + 2 + 2 if case.modality == "audio" else 4 + 2)
+        for what, decode in wrong.items():
+            with pytest.raises(ValueError) as error:
+                decode()
+            assert str(error.value), what
+    (answer,) = (a for a in ask("decoded item", cases["audio"]) if a.name == "rejection")
+    assert (answer.passed, answer.found, answer.expected, answer.detail) == (True, 24, 24, "")
+
+
+class Doubtful(EmbeddedAudio):
+    "Asks of itself what the list does not, and misjudges how many positions a sound has."
+
+    def own_checks(self, signals, encoded):
+        return [("loud enough", True, float(signals.abs().max()), "any"), ("short enough", False, 2, 1)]
+
+    def expected_positions(self, n):
+        return super().expected_positions(n) + 1
+
+
+def test_what_a_codec_asks_of_itself_is_asked_of_an_encoded_item(cases):
+    case = Case.of(UnifiedTokenizer({"audio": Doubtful(1)}), cases["audio"].source)
+    own = [(a.name, a.passed, a.found, a.expected) for a in ask("encoded item", case)][-2:]
+    assert own[0][:2] == ("loud enough", True) and own[1] == ("short enough", False, 2, 1)
+    assert not any(a.name == "loud enough" for a in ask("decoded item", case))
+
+
+def test_a_length_is_what_the_codec_predicts_and_what_comes_back():
+    sound, doubtful = (
+        CodecCase(UnifiedTokenizer({"audio": codec(1)}), "audio") for codec in (EmbeddedAudio, Doubtful)
+    )
+    n_samples = 24_001
+    n = sound.codec.expected_positions(n_samples)
+    assert length_of(sound, n_samples) == ""
+    assert length_of(doubtful, n_samples) == f"{n} positions, {n} of codes, predicted {n + 1}"
+
+
+@dataclass(frozen=True)
+class Shifted(TokenSpace):
+    "A space whose picture ids begin one id later than they should."
+
+    @property
+    def ranges(self):
+        ranges = super().ranges
+        shift = ranges["IMAGE"]
+        return {**ranges, "IMAGE": range(shift.start + 1, shift.stop + 1)}
+
+
+@dataclass(frozen=True)
+class Special(TokenSpace):
+    "A space with a special token among the ids of text."
+
+    @property
+    def special(self):
+        return {**super().special, "<|text_end|>": 3}
+
+
+def test_faults_of_a_space_are_found_and_said():
+    sound = {a.name: a for a in ask("token space", SpaceCase(TokenSpace(10, (4,), (3, 5))))}
+    assert len(sound) == 5
+    for answer in sound.values():
+        assert (answer.passed, answer.found, answer.expected, answer.detail) == (True, True, True, "")
+        assert answer.gates and answer.modality is None and answer.item is None
+    shifted = {a.name: a for a in ask("token space", SpaceCase(Shifted(10, (4,), ()))) if not a.passed}
+    assert set(shifted) >= {"token_space_contiguous", "token_space_vocab_size_total"}
+    gap = shifted["token_space_contiguous"]
+    assert (gap.passed, gap.found, gap.expected) == (False, False, True)
+    assert gap.detail == "not so: each range starts where the one before ends"
+    special = {a.name: a for a in ask("token space", SpaceCase(Special(10, (4,), ())))}
+    assert special["token_space_specials"].detail == "not so: inside SPECIAL, a range of 64"
