@@ -10,6 +10,7 @@ from uti.checks.length import length_of
 from uti.checks.registry import ask
 from uti.checks.rejection import _IN_EVERY_META, _altered_metas, _corrupted, _wrong, _wrong_codes
 from uti.codecs.embedded.audio import EmbeddedAudio
+from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.modalities.base import Sample
 from uti.space import TokenSpace
@@ -119,6 +120,48 @@ def test_a_length_is_what_the_codec_predicts_and_what_comes_back():
     n = sound.codec.expected_positions(n_samples)
     assert length_of(sound, n_samples) == ""
     assert length_of(doubtful, n_samples) == f"{n} positions, {n} of codes, predicted {n + 1}"
+
+
+def test_what_is_found_stands_beside_what_was_expected(cases):
+    answers = {a.name: (a.passed, a.found, a.expected) for a in ask("decoded item", cases["audio"])}
+    assert answers["sample_rate"] == (True, 24_000, 24_000)
+    assert answers["channels"] == (True, 1, 1)
+    assert answers["length"] == (True, 2000, 2000)
+    assert answers["finite"] == (True, True, True)
+    picture = Sample("grey", "image", torch.full((3, 20, 30), 128, dtype=torch.uint8))
+    case = Case.of(UnifiedTokenizer({"image": EmbeddedImage(size=64)}), picture)
+    answers = {a.name: (a.passed, a.found, a.expected) for a in ask("decoded item", case)}
+    assert answers["size"] == (True, [3, 64, 64], [3, 64, 64]) and answers["finite"] == (True, True, True)
+
+
+class Picky(EmbeddedAudio):
+    "Decodes `most` sounds at once, and no code beyond `highest`; counts what it is given."
+
+    most, highest = 3, 1023
+
+    def _decode(self, codes, meta):
+        self.batches = [*getattr(self, "batches", []), len(codes)]
+        if len(codes) > self.most or codes.max() > self.highest:
+            raise IndexError("beyond me")
+        return super()._decode(codes, meta)
+
+
+def test_codes_are_decoded_at_once_and_one_by_one_only_where_that_fails():
+    codec = Picky(1)
+    case = CodecCase(UnifiedTokenizer({"audio": codec}), "audio")
+
+    def asked():
+        codec.batches = []
+        return next(a for a in ask("decoder", case) if a.name == "any_codes_decode")
+
+    answer = asked()
+    assert answer.passed and (answer.found, answer.expected, codec.batches) == (3, 3, [3])
+    codec.most = 1
+    assert asked() == answer and codec.batches == [3, 1, 1, 1]
+    codec.highest = 1022
+    answer = asked()
+    assert (answer.passed, answer.found, codec.batches) == (False, 2, [3, 1, 1, 1])
+    assert answer.detail == "highest codes: IndexError: beyond me"
 
 
 @dataclass(frozen=True)
