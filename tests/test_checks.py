@@ -5,16 +5,19 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from uti.checks.case import Case, CodecCase, SpaceCase
+from uti.checks.case import Case, CodecCase, SpaceCase, difference
+from uti.checks.encoding import batch_of
+from uti.checks.encoding import codes as codes_check
 from uti.checks.length import length_of
 from uti.checks.registry import ask
 from uti.checks.rejection import _IN_EVERY_META, _altered_metas, _corrupted, _wrong, _wrong_codes
+from uti.codecs.base import Encoded
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.modalities.base import Sample
 from uti.space import TokenSpace
-from uti.tokens.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +98,119 @@ def test_each_wrong_decode_is_one_that_is_refused(cases):
     assert (answer.passed, answer.found, answer.expected, answer.detail) == (True, 24, 24, "")
 
 
+def test_where_two_encodings_differ_is_said_in_the_order_of_time(cases):
+    case = cases["audio"]
+    tokenizer, tokens = case.tokenizer, case.tokens
+
+    def changed(*cells, **meta):
+        ids = tokens.ids.clone()
+        for k, t in cells:  # frames of three codebooks
+            start = tokenizer.space.modality_ranges("audio")[k].start
+            ids[3 * t + k] = start if ids[3 * t + k] != start else start + 1
+        return Tokens(ids, {**tokens.meta, **meta})
+
+    n = len(tokens.ids)
+    for cells, first in (([(0, 4), (2, 1)], (2, 1)), ([(2, 3), (1, 3)], (1, 3)), ([(1, 0)], (1, 0))):
+        said = f"{len(cells)} of {n} ids differ, first in codebook {first[0]} at position {first[1]}"
+        assert difference(tokenizer, tokens, changed(*cells)) == (len(cells), said)
+    assert difference(tokenizer, tokens, tokens) == (0, "")
+    assert difference(tokenizer, tokens, changed(codec="other", more=1)) == (
+        0,
+        "the metas differ in codec, more",
+    )
+    assert difference(tokenizer, tokens, Tokens(tokens.ids[3:], tokens.meta)) == (
+        None,
+        f"{n} ids against {n - 3}",
+    )
+
+
+class Altered(EmbeddedAudio):
+    "Answers what `alter` makes of its answer."
+
+    def __init__(self, alter):
+        super().__init__(2)
+        self.alter = alter
+
+    def _encode(self, signals, lengths):
+        return self.alter(super()._encode(signals, lengths))
+
+
+META = "meta is not one JSON-serialisable dict an item"
+ODD = "codes are torch.{}, promised int64 [1, 2, n_positions]"
+
+
+@pytest.mark.parametrize(
+    ("alter", "told"),
+    [
+        (lambda e: e.codes, "encode returned Tensor, not Encoded(codes, meta)"),
+        (lambda e: Encoded(e.codes.int(), e.meta), ODD.format("int32 [1, 2, 7]")),
+        (lambda e: Encoded(e.codes[:, :1], e.meta), ODD.format("int64 [1, 1, 7]")),
+        (lambda e: Encoded(e.codes[0], e.meta), ODD.format("int64 [2, 7]")),
+        (lambda e: Encoded(e.codes[..., None], e.meta), ODD.format("int64 [1, 2, 7, 1]")),
+        (
+            lambda e: Encoded(e.codes, []),
+            f"{META}: list index out of range",
+        ),
+        (
+            lambda e: Encoded(e.codes, [{"a": {1}}]),
+            f"{META}: Object of type set",
+        ),
+        (lambda e: Encoded(e.codes, [{"n_samples": 2000}]), "meta does not say n_positions"),
+        (
+            lambda e: Encoded(e.codes + 1, [{**m, "n_positions": 3} for m in e.meta]),
+            "codes beyond n_positions are not zero",
+        ),
+        (lambda e: e, ""),
+    ],
+)
+def test_the_form_of_what_is_encoded(cases, alter, told):
+    case = Case.of(UnifiedTokenizer({"audio": Altered(alter)}), cases["audio"].source)
+    answer = codes_check(case)
+    assert (answer.passed, answer.detail.startswith(told)) == (not told, True)
+
+
+def test_an_item_stands_in_a_batch_between_others_that_are_named(cases):
+    before, itself, after = batch_of(cases["text"].sample)
+    assert (before.name, itself.name, after.name) == ("words, its beginning", "words", "words, backwards")
+    assert before.signal == "A few w" and after.signal == ".sdrow wef A" and itself is cases["text"].sample
+
+
+def test_ids_that_differ_are_counted_beside_none(cases):
+    class Restless(EmbeddedAudio):
+        def _encode(self, signals, lengths):
+            codes, meta = super()._encode(signals, lengths)
+            self.calls = getattr(self, "calls", 0) + 1
+            return Encoded((codes + self.calls) % 1024, meta)
+
+    case = Case.of(UnifiedTokenizer({"audio": Restless(1)}), cases["audio"].source)
+    answers = {a.name: a for a in ask("encoded item", case)}
+    twice = answers["determinism"]
+    assert (twice.passed, twice.found, twice.expected) == (False, 7, 0)
+    assert twice.detail == "7 of 7 ids differ, first in codebook 0 at position 0"
+    whole = next(a for a in ask("encoded item", cases["audio"]) if a.name == "determinism")
+    assert (whole.passed, whole.found, whole.expected, whole.detail) == (True, 0, 0, "")
+
+
+def test_what_a_check_raises_is_a_wrong_answer(cases):
+    class Broken(EmbeddedAudio):
+        def _encode(self, signals, lengths):
+            raise ArithmeticError("no sound today")
+
+    case = Case.of(UnifiedTokenizer({"audio": Broken(1)}), cases["audio"].source)
+    answers = [a for a in ask("encoded item", case) if a.name == "determinism"]
+    assert [(a.passed, a.gates, a.detail) for a in answers] == [
+        (False, True, "raised ArithmeticError: no sound today")
+    ]
+
+
 class Doubtful(EmbeddedAudio):
     "Asks of itself what the list does not, and misjudges how many positions a sound has."
 
     def own_checks(self, signals, encoded):
-        return [("loud enough", True, float(signals.abs().max()), "any"), ("short enough", False, 2, 1)]
+        return [
+            ("loud_enough", encoded.codes.numel() == 7, float(signals.abs().max()), "any"),
+            ("short_enough", False, 2, 1),
+        ]
 
     def expected_positions(self, n):
         return super().expected_positions(n) + 1
@@ -107,9 +218,11 @@ class Doubtful(EmbeddedAudio):
 
 def test_what_a_codec_asks_of_itself_is_asked_of_an_encoded_item(cases):
     case = Case.of(UnifiedTokenizer({"audio": Doubtful(1)}), cases["audio"].source)
-    own = [(a.name, a.passed, a.found, a.expected) for a in ask("encoded item", case)][-2:]
-    assert own[0][:2] == ("loud enough", True) and own[1] == ("short enough", False, 2, 1)
-    assert not any(a.name == "loud enough" for a in ask("decoded item", case))
+    loud, short = ask("encoded item", case)[-2:]
+    assert (loud.name, loud.passed, loud.question) == ("loud_enough", True, "Of its own: loud enough")
+    assert (short.name, short.passed, short.found, short.expected) == ("short_enough", False, 2, 1)
+    assert all((a.modality, a.item, a.gates) == ("audio", "noise", True) for a in (loud, short))
+    assert not any(a.name == "loud_enough" for a in ask("decoded item", case))
 
 
 def test_a_length_is_what_the_codec_predicts_and_what_comes_back():
