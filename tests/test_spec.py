@@ -1,0 +1,182 @@
+"""What a spec promises is what it does: forms, sizes, lengths, and the words of what it refuses."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from uti.codecs.spec import SPECS, AudioSpec, CodecError, ImageSpec, TextSpec, shape_of
+from uti.modalities.audio import normalise_audio
+from uti.modalities.base import Sound
+from uti.modalities.image import normalise_image
+
+ABOUT = {"version": "1", "licence": "MIT", "source": "none"}
+PICTURE = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+NOISE = 0.1 * torch.randn(2, 4800, generator=torch.Generator().manual_seed(0))
+
+
+def text(**more):
+    return TextSpec("words", (100,), **ABOUT, **more)
+
+
+def image(**more):
+    return ImageSpec("tiles", (16, 8), **ABOUT, **{"input_size": (16, 32), "grid": (2, 4), **more})
+
+
+def audio(**more):
+    form = {"sample_rate": 16_000, "channels": 1, "hop_length": 200, **more}
+    return AudioSpec("hops", (16, 16), **ABOUT, **form)
+
+
+def test_a_spec_as_data_is_its_modality_and_its_fields():
+    common = {"version": "1", "licence": "MIT", "source": "none", "weights_sha256": "", "invariant": False}
+    common |= {"idempotent": False, "decode_modes": ["deterministic"], "dtype": "float32", "notes": ["a"]}
+    assert text(notes=("a",)).to_dict() == {
+        **common, "modality": "text", "name": "words", "codebook_sizes": [100], "lossless": False
+    }  # fmt: skip
+    assert image(notes=("a",)).to_dict() == {
+        **common, "modality": "image", "name": "tiles", "codebook_sizes": [16, 8], "input_size": [16, 32],
+        "output_size": [16, 32], "grid": [2, 4], "n_positions": 8, "resize": "crop", "resample": "bicubic",
+    }  # fmt: skip
+    assert audio(notes=("a",)).to_dict() == {
+        **common, "modality": "audio", "name": "hops", "codebook_sizes": [16, 16], "sample_rate": 16_000,
+        "output_rate": 16_000, "channels": 1, "hop_length": 200,
+    }  # fmt: skip
+    assert {name: spec.modality for name, spec in SPECS.items()} == {m: m for m in ("text", "image", "audio")}
+    assert [spec.n_codebooks for spec in (text(), image(), audio())] == [1, 2, 2]
+
+
+def test_a_spec_says_its_form_in_a_line():
+    assert (text().form, text(lossless=True).form) == ("lossy", "lossless")
+    assert image().form == "16×32 → 2×4"
+    assert image(output_size=(32, 64), grid=None, n_positions=3).form == "16×32 as 32×64 → 3"
+    assert audio().form == "16 kHz, 80 positions/s"
+    assert audio(output_rate=44_100).form == "16 kHz as 44.1 kHz, 220.5 positions/s"
+
+
+def test_positions_samples_and_shapes():
+    assert [image().positions(), image(grid=None, n_positions=3).positions()] == [8, 3]
+    assert [audio().positions(n) for n in (None, 0, 1, 200, 201)] == [0, 0, 1, 1, 2]
+    assert text().positions() is None
+    assert [spec.samples_of(3) for spec in (text(), image(), audio())] == [None, None, 600]
+    assert text().decoded_shape() is None
+    assert image(output_size=(4, 6)).decoded_shape() == (3, 4, 6)
+    assert (audio(channels=2).decoded_shape(9), audio().decoded_shape()) == ((2, 9), (1, 0))
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        (lambda: TextSpec("words", (), **ABOUT), "codec 'words': codebook_sizes must be positive, got ()"),
+        (lambda: TextSpec("words", (3, 0), **ABOUT), "codebook_sizes must be positive, got (3, 0)"),
+        (lambda: image(grid=(3, 3), n_positions=8), "a grid of (3, 3) has not the 8 positions"),
+        (lambda: image(grid=None), "codec 'tiles': a codec for image must state n_positions"),
+        (lambda: image(input_size=(0, 8)), "a codec for image must state input_size and output_size"),
+        (lambda: image(output_size=(8, 8.0)), "a codec for image must state output_size"),
+        (lambda: image(resize="pad"), "got 'pad' and 'bicubic'"),
+        (lambda: image(resample="nearest"), "got 'crop' and 'nearest'"),
+        (lambda: audio(hop_length=0), "codec 'hops': a codec for audio must state hop_length"),
+        (lambda: audio(channels=True), "a codec for audio must state channels"),
+        (lambda: audio(sample_rate=-1), "a codec for audio must state sample_rate and output_rate"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(spec, told):
+    with pytest.raises(CodecError, match=re.escape(told)):
+        spec()
+
+
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), "int64 [2, 3]"),
+        (np.zeros((4, 1), np.float32), "float32 [4, 1]"),
+        ("words", "str []"),
+        (None, "NoneType []"),
+    ],
+)
+def test_a_message_describes_what_it_was_given(tensor, said):
+    assert shape_of(tensor) == said
+
+
+NEAR = torch.tensor([0.0, 1.0]).repeat(3 * 16 * 16).view(1, 3, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "signals", "told"),
+    [
+        (text(), "bare", "codec 'words' encodes a list of str, got str"),
+        (text(), ["a", 1], "codec 'words' encodes a list of str, got list"),
+        (text(), ["a", "\udc80b"], "the text '\\udc80b' holds half a surrogate pair"),
+        (image(), NEAR[0], "encodes float32 [batch, 3, 16, 32], got float32 [3, 16, 32]"),
+        (image(), NEAR.double(), "encodes float32 [batch, 3, 16, 32], got float64 [1, 3, 16, 32]"),
+        (image(), NEAR[..., :31], "got float32 [1, 3, 16, 31]"),
+        (image(), NEAR[:0], "codec 'tiles': nothing to encode in float32 [0, 3, 16, 32]"),
+        (image(), NEAR * 1.01, "codec 'tiles' encodes finite values in [0, 1], got values outside"),
+        (image(), NEAR - 0.01, "finite values in [0, 1], got values outside"),
+        (image(), NEAR * math.nan, "finite values in [0, 1], got values outside"),
+        (audio(), torch.zeros(1, 2, 9), "encodes float32 [batch, 1, samples], got float32 [1, 2, 9]"),
+        (audio(), torch.zeros(1, 1, 0), "nothing to encode in float32 [1, 1, 0]"),
+        (audio(), torch.full((1, 1, 9), -1.01), "finite values in [-1, 1], got values outside"),
+        (audio(), None, "encodes float32 [batch, 1, samples], got NoneType []"),
+    ],
+)
+def test_signals_that_a_codec_does_not_take(spec, signals, told):
+    with pytest.raises(CodecError, match=re.escape(told)):
+        spec.check_signals(signals)
+
+
+def test_signals_at_the_limits_are_taken():
+    text().check_signals([])
+    text().check_signals(("a", ""))
+    image().check_signals(NEAR)
+    audio().check_signals(torch.tensor([[[-1.0, 1.0]]]), torch.tensor([1]))
+    audio().check_signals(torch.zeros(2, 1, 9), torch.tensor([9, 1]))
+
+
+@pytest.mark.parametrize("lengths", [[9], [0, 9], [10, 9], [-1, 9], [9, 9, 9]])
+def test_lengths_that_the_signals_do_not_have(lengths):
+    told = f"lengths must give 1 to 9 samples for each of 2 items, got {lengths}"
+    with pytest.raises(CodecError, match=re.escape(told)):
+        audio().check_signals(torch.zeros(2, 1, 9), torch.tensor(lengths))
+
+
+def test_a_picture_becomes_what_its_spec_says_and_is_measured_at_the_size_that_comes_back():
+    spec = image(output_size=(8, 12), resize="stretch", resample="bilinear")
+    normal, record = spec.normalise(PICTURE)
+    wanted, done = normalise_image(PICTURE, (16, 32), "stretch", "bilinear")
+    assert torch.equal(normal, wanted) and record == done
+    at_output = normalise_image(PICTURE, (8, 12), "stretch", "bilinear")[0]
+    assert torch.equal(spec.reference(PICTURE, normal), at_output)
+    assert image().reference(PICTURE, normal) is normal
+    batch, lengths = spec.batch([normal, normal.flip(1)])
+    assert batch.shape == (2, 3, 16, 32) and lengths is None
+    assert torch.equal(batch[1], normal.flip(1))
+    assert [one.shape for one in spec.items(batch, [{}, {}])] == [(3, 16, 32)] * 2
+
+
+def test_a_sound_becomes_what_its_spec_says_and_is_measured_at_the_rate_that_comes_back():
+    spec, source = audio(output_rate=8_000), (NOISE, 48_000)
+    normal, record = spec.normalise(source, 0.05)
+    wanted, done = normalise_audio(NOISE, 48_000, target_rate=16_000, channels=1, clip_seconds=0.05)
+    assert isinstance(normal, Sound) and normal.rate == 16_000
+    assert torch.equal(normal.wave, wanted) and record == done and wanted.shape == (1, 800)
+    reference = spec.reference(source, normal, 0.05)
+    at_output = normalise_audio(NOISE, 48_000, target_rate=8_000, channels=1, clip_seconds=0.05)[0]
+    assert reference.rate == 8_000 and torch.equal(reference.wave, at_output)
+    assert spec.reference(source, normal).wave.shape == (1, 800)  # of the 0.1 s of the whole
+    assert audio().reference(source, normal) is normal
+    batch, lengths = spec.batch([normal, Sound(normal.wave[:, :300], 16_000)])
+    assert batch.shape == (2, 1, 800) and lengths.tolist() == [800, 300]
+    assert torch.equal(batch[1, :, :300], normal.wave[:, :300]) and not batch[1, :, 300:].any()
+    items = spec.items(batch, [{"n_samples": 700}, {"n_samples": 300}])
+    assert [(one.wave.shape, one.rate) for one in items] == [((1, 700), 8_000), ((1, 300), 8_000)]
+    with pytest.raises(ValueError, match=r"zip\(\)"):
+        spec.items(batch, [{"n_samples": 1}])
+
+
+def test_a_text_stays_what_it_is():
+    assert text().normalise("a\r\n") == ("a\r\n", {})
+    assert text().batch(("a", "b")) == (["a", "b"], None)
+    assert text().items(("a", "b"), [{}, {}]) == ["a", "b"] and text().reference("a", "a") is None
