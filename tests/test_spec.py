@@ -1,4 +1,6 @@
-"""What a spec promises is what it does: forms, sizes, lengths, and the words of what it refuses."""
+"""What a spec promises and the contract of a codec checks: forms, sizes, lengths, and the words of what they
+refuse.
+"""
 
 import math
 import re
@@ -7,6 +9,17 @@ import numpy as np
 import pytest
 import torch
 
+from uti.codecs import base
+from uti.codecs.base import (
+    Codec,
+    alike,
+    codec_spec,
+    codec_targets,
+    load_codec,
+    pack_rows,
+    register_codec,
+    registered_here,
+)
 from uti.codecs.spec import SPECS, AudioSpec, CodecError, ImageSpec, TextSpec, shape_of
 from uti.modalities.audio import normalise_audio
 from uti.modalities.base import Sound
@@ -180,3 +193,117 @@ def test_a_text_stays_what_it_is():
     assert text().normalise("a\r\n") == ("a\r\n", {})
     assert text().batch(("a", "b")) == (["a", "b"], None)
     assert text().items(("a", "b"), [{}, {}]) == ["a", "b"] and text().reference("a", "a") is None
+
+
+# The contract: what `Codec` does for whoever writes a codec.
+
+
+class Plain(Codec):
+    "A codec of what its spec says, which is never asked to encode."
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def runtime_codebook_sizes(self):
+        return self.spec.codebook_sizes
+
+    def _encode(self, signals, lengths):
+        raise NotImplementedError
+
+    def _decode(self, codes, meta):
+        return codes, torch.is_inference_mode_enabled()
+
+
+class Skips(Plain):
+    "A codec of sounds of which no three hops make three positions."
+
+    def expected_positions(self, n_samples=None):
+        n = self.spec.positions(n_samples)
+        return n + (n >= 3)
+
+
+def test_rows_of_any_length_are_packed():
+    codes, meta = pack_rows([[3, 1], [], [7, 8, 9]])
+    assert codes.dtype == torch.int64 and codes.tolist() == [[[3, 1, 0]], [[0, 0, 0]], [[7, 8, 9]]]
+    assert meta == [{"n_positions": 2}, {"n_positions": 0}, {"n_positions": 3}]
+    assert pack_rows([]).codes.shape == (0, 1, 0) and pack_rows([]).meta == []
+    assert list(alike("abac").items()) == [("a", [0, 2]), ("b", [1]), ("c", [3])]
+
+
+CODES = torch.tensor([[[0, 15], [15, 0]]])
+SOUND = {"n_positions": 2, "n_samples": 400}
+
+
+@pytest.mark.parametrize(
+    ("codes", "meta", "told"),
+    [
+        (CODES.int(), [SOUND], "codec 'hops' decodes int64 [batch, 2, n_positions], got int32 [1, 2, 2]"),
+        (CODES[0], [SOUND], "got int64 [2, 2]"),
+        (CODES[:, :1], [SOUND], "got int64 [1, 1, 2]"),
+        (None, [SOUND], "got NoneType []"),
+        (CODES, [], "codec 'hops': 1 items of codes came with 0 of meta"),
+        (CODES + torch.tensor([[[0], [1]]]), [SOUND], "code 16 is outside codebook 1, which has 16 entries"),
+        (CODES - torch.tensor([[[1], [0]]]), [SOUND], "code -1 is outside codebook 0, which has 16 entries"),
+        (CODES, [{"n_samples": 400}], "meta must have n_positions, a count, got None"),
+        (CODES, [{**SOUND, "n_samples": "400"}], "meta must have n_samples, a count, got '400'"),
+        (CODES, [{**SOUND, "n_positions": -1}], "meta must have n_positions, a count, got -1"),
+        (CODES, [{**SOUND, "n_positions": 3}], "meta says 3 positions, the codes have 2"),
+        (CODES, [{**SOUND, "n_samples": 401}], "401 samples make 3 positions, got 2"),
+        (CODES, [{**SOUND, "n_samples": 200}], "200 samples make 1 positions, got 2"),
+    ],
+)
+def test_codes_and_metas_that_a_codec_does_not_decode(codes, meta, told):
+    with pytest.raises(CodecError, match=re.escape(told)):
+        Plain(audio()).decode(codes, meta)
+
+
+def test_codes_at_the_limits_are_decoded_without_gradients():
+    codec = Plain(audio())
+    assert codec.decode(CODES, [SOUND])[1] is True
+    assert codec.decode(CODES, [{"n_positions": 1, "n_samples": 1}])[0] is CODES
+    assert codec.decode(CODES[:, :, :0], [{"n_positions": 0, "n_samples": 0}])[0].shape == (1, 2, 0)
+    tiles = Plain(image())
+    whole = torch.zeros(1, 2, 8, dtype=torch.int64)
+    assert tiles.decode(whole, [{"n_positions": 8}])[1] is True
+    for codes, n in ((whole, 7), (whole[..., :7], 7), (torch.zeros(1, 2, 9, dtype=torch.int64), 8)):
+        with pytest.raises(CodecError, match=r"codec 'tiles': a picture has 8 positions, got [79]"):
+            tiles.decode(codes, [{"n_positions": n}])
+    with pytest.raises(CodecError, match="codec 'hops' can encode but not decode"):
+        Plain(audio(decode_modes=())).decode(CODES, [SOUND])
+
+
+def test_the_meta_of_what_no_signal_gave():
+    sound, picture, words = Plain(audio()), Plain(image()), Plain(text())
+    assert sound.neutral_meta(401) == {"n_positions": 3, "n_samples": 401}
+    assert picture.neutral_meta() == {"n_positions": 8} and words.neutral_meta() == {"n_positions": 1}
+    assert sound.meta_for(3) == {"n_positions": 3, "n_samples": 600} and sound.meta_for(0) is None
+    assert picture.meta_for(8) == {"n_positions": 8} and picture.meta_for(7) is None
+    assert words.meta_for(7) == {"n_positions": 7}
+    assert sound.sound_lengths(3) == {1: 200, 2: 400, 3: 600} and sound.sound_lengths(0) == {}
+    assert Skips(audio()).sound_lengths(4) == {1: 200, 2: 400, 4: 600}
+    assert Skips(audio()).meta_for(3) is None and picture.sound_lengths(9) == {}
+    assert sound.own_checks(None, None) == [] and sound.to("cpu") is sound
+    assert sound.loaded_weights() is None and sound.first_codebooks(1) is None
+
+
+def test_a_codec_is_known_by_its_name_and_made_with_its_options(monkeypatch):
+    monkeypatch.setattr(base, "_registered", {})
+    register_codec("plain", Plain)
+    register_codec("made", lambda size=16: Plain(image(input_size=(size, size))))
+    register_codec("elsewhere", f"{__name__}:Plain")
+    assert {"plain", "made", "elsewhere", "embedded-text"} <= set(codec_targets())
+    assert list(codec_targets()) == sorted(codec_targets())
+    spec = audio()
+    assert load_codec("plain", spec=spec).spec is codec_spec("elsewhere", spec=spec) is spec
+    assert codec_spec("made", size=8).input_size == load_codec("made", size=8).spec.input_size == (8, 8)
+    assert registered_here() == {"plain": f"{__name__}:Plain", "made": None, "elsewhere": f"{__name__}:Plain"}
+    with pytest.raises(CodecError, match="a codec named 'plain' is registered already"):
+        register_codec("plain", Plain)
+    with pytest.raises(CodecError, match="no codec is named 'embedded-imag'; the nearest names are em"):
+        load_codec("embedded-imag")
+    with pytest.raises(CodecError, match=r"no codec is named '§'; the nearest names are .*embedded-audio, "):
+        load_codec("§")
+    with pytest.raises(CodecError, match="codec 'made' does not take these options: side, size"):
+        load_codec("made", side=1, size=2)
+    with pytest.raises(CodecError, match="codec 'plain' does not take these options: none given"):
+        load_codec("plain")
