@@ -1,6 +1,6 @@
 """What the checks ask: each corruption is one corruption, and each fault of a token space is found."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from uti.codecs.base import Encoded
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
+from uti.config import parse_config
 from uti.modalities.base import Sample
 from uti.space import TokenSpace
 from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
@@ -96,6 +97,22 @@ def test_each_wrong_decode_is_one_that_is_refused(cases):
             assert str(error.value), what
     (answer,) = (a for a in ask("decoded item", cases["audio"]) if a.name == "rejection")
     assert (answer.passed, answer.found, answer.expected, answer.detail) == (True, 24, 24, "")
+
+
+def test_a_case_is_of_a_sample_and_of_a_process_that_may_be_shared(cases):
+    codec = EmbeddedAudio(1)
+    codec.spec = replace(codec.spec, output_rate=12_000)
+    tokenizer = UnifiedTokenizer(
+        {"audio": codec}, parse_config({"audio": "embedded-audio", "clip_seconds": 0.05})
+    )
+    source = cases["audio"].source
+    case = Case.of(tokenizer, source)
+    assert (case.source, case.fresh.tokenizer, case.fresh.samples) == (source, tokenizer, [source])
+    assert Case.of(tokenizer, source, case.fresh).fresh is case.fresh
+    assert case.sample.signal.wave.shape == (1, 1200) and case.sample.record["samples"] == 1200
+    assert case.reference.rate == 12_000 and case.reference.wave.shape == (1, 600)  # as long as the clip
+    assert (case.modality, case.item) == ("audio", "noise")
+    assert Case.of(tokenizer, case.sample).sample is case.sample  # in its normal form already
 
 
 def test_where_two_encodings_differ_is_said_in_the_order_of_time(cases):
