@@ -13,6 +13,7 @@ from uti.codecs.base import CodecError
 from uti.codecs.embedded import audio as embedded_audio
 from uti.codecs.embedded.audio import HOP, SAMPLE_RATE, WEIGHTS, EmbeddedAudio
 from uti.codecs.embedded.audio_network import MDCT
+from uti.files import digest
 
 LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)
 
@@ -20,6 +21,30 @@ LENGTHS = (1, 319, 320, 321, 7777, SAMPLE_RATE)
 @pytest.fixture(scope="module")
 def codec():
     return EmbeddedAudio()
+
+
+def test_it_says_what_it_promises_and_what_it_computes_with():
+    codec = EmbeddedAudio(2)
+    assert EmbeddedAudio.spec_of(2) == codec.spec and codec.spec.to_dict() == {
+        "modality": "audio",
+        "name": "embedded-audio",
+        "codebook_sizes": [1024, 1024],
+        "version": "1",
+        "licence": "Apache-2.0",
+        "source": "in the package; trained on synthesised speech, music and noise",
+        "weights_sha256": digest(WEIGHTS),
+        "invariant": True,
+        "idempotent": False,
+        "decode_modes": ["deterministic"],
+        "dtype": "float64",
+        "notes": [],
+        "sample_rate": 24_000,
+        "output_rate": 24_000,
+        "channels": 1,
+        "hop_length": 320,
+    }
+    tensors, files = codec.loaded_weights()
+    assert {name.split(".")[0] for name in tensors} == {"encoder", "decoder"} and files == [WEIGHTS]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from uti.codecs.base import CodecError, load_codec
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import WEIGHTS, EmbeddedImage
+from uti.files import digest
 
 META = {"n_positions": 1024}
 
@@ -22,6 +23,30 @@ META = {"n_positions": 1024}
 @pytest.fixture(scope="module")
 def codec() -> EmbeddedImage:
     return EmbeddedImage()
+
+
+def test_it_says_what_it_promises():
+    assert EmbeddedImage.spec_of(64) == EmbeddedImage(64).spec
+    assert EmbeddedImage(64).spec.to_dict() == {
+        "modality": "image",
+        "name": "embedded-image",
+        "codebook_sizes": [65_536],
+        "version": "1",
+        "licence": "Apache-2.0",
+        "source": "in the package; trained on procedural pictures",
+        "weights_sha256": digest(WEIGHTS),
+        "invariant": True,
+        "idempotent": False,
+        "decode_modes": ["deterministic"],
+        "dtype": "float64",
+        "notes": [],
+        "input_size": [64, 64],
+        "output_size": [64, 64],
+        "grid": [8, 8],
+        "n_positions": 64,
+        "resize": "crop",
+        "resample": "bicubic",
+    }
 
 
 @pytest.fixture(scope="module")

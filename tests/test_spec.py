@@ -122,6 +122,8 @@ NEAR = torch.tensor([0.0, 1.0]).repeat(3 * 16 * 16).view(1, 3, 16, 32)
         (text(), "bare", "codec 'words' encodes a list of str, got str"),
         (text(), ["a", 1], "codec 'words' encodes a list of str, got list"),
         (text(), ["a", "\udc80b"], "the text '\\udc80b' holds half a surrogate pair"),
+        (text(), ["\ud800"], "holds half a surrogate pair"),
+        (text(), ["\udfff"], "holds half a surrogate pair"),
         (image(), NEAR[0], "encodes float32 [batch, 3, 16, 32], got float32 [3, 16, 32]"),
         (image(), NEAR.double(), "encodes float32 [batch, 3, 16, 32], got float64 [1, 3, 16, 32]"),
         (image(), NEAR[..., :31], "got float32 [1, 3, 16, 31]"),
@@ -142,7 +144,7 @@ def test_signals_that_a_codec_does_not_take(spec, signals, told):
 
 def test_signals_at_the_limits_are_taken():
     text().check_signals([])
-    text().check_signals(("a", ""))
+    text().check_signals(("a", "", "\ud7ff\ue000\U0001f600"))
     image().check_signals(NEAR)
     audio().check_signals(torch.tensor([[[-1.0, 1.0]]]), torch.tensor([1]))
     audio().check_signals(torch.zeros(2, 1, 9), torch.tensor([9, 1]))
