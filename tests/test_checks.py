@@ -242,6 +242,17 @@ def test_what_a_codec_asks_of_itself_is_asked_of_an_encoded_item(cases):
     assert not any(a.name == "loud_enough" for a in ask("decoded item", case))
 
 
+def test_a_question_of_its_own_that_a_codec_cannot_answer_is_a_wrong_answer(cases):
+    class Speechless(EmbeddedAudio):
+        def own_checks(self, signals, encoded):
+            raise KeyError("words")
+
+    case = Case.of(UnifiedTokenizer({"audio": Speechless(1)}), cases["audio"].source)
+    answer = ask("encoded item", case)[-1]
+    assert (answer.name, answer.passed, answer.gates) == ("own", False, True)
+    assert answer.detail == "raised KeyError: 'words'"
+
+
 def test_a_length_is_what_the_codec_predicts_and_what_comes_back():
     sound, doubtful = (
         CodecCase(UnifiedTokenizer({"audio": codec(1)}), "audio") for codec in (EmbeddedAudio, Doubtful)

@@ -218,6 +218,12 @@ def test_a_modality_that_the_grammar_does_not_have():
         )
 
 
+@pytest.mark.parametrize("lengths", [(), (2, 1), (1, 1), (-1, 3)])
+def test_lengths_are_ascending_numbers_of_positions(lengths):
+    with pytest.raises(SequenceError, match="the lengths of text must be ascending numbers of positions"):
+        Grammar(SPACE, "delay", {"text": lengths})
+
+
 def test_a_grammar_comes_back_from_json():
     for g in (grammar(), grammar("delay")):
         assert grammar_from_dict(SPACE, grammar_to_dict(g)) == g

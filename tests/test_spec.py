@@ -295,6 +295,9 @@ def test_a_codec_is_known_by_its_name_and_made_with_its_options(monkeypatch):
     register_codec("elsewhere", f"{__name__}:Plain")
     assert {"plain", "made", "elsewhere", "embedded-text"} <= set(codec_targets())
     assert list(codec_targets()) == sorted(codec_targets())
+    with monkeypatch.context() as patch:
+        patch.setattr(Plain, "spec_of", classmethod(lambda cls, spec: "said without being made"))
+        assert codec_spec("plain", spec=None) == "said without being made"
     spec = audio()
     assert load_codec("plain", spec=spec).spec is codec_spec("elsewhere", spec=spec) is spec
     assert codec_spec("made", size=8).input_size == load_codec("made", size=8).spec.input_size == (8, 8)

@@ -5,6 +5,7 @@ import json
 import pytest
 from tokenizers import AddedToken, Tokenizer, normalizers
 from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 
 from uti.codecs.base import CodecError
 from uti.codecs.embedded import text
@@ -61,6 +62,10 @@ def with_a_token_across_lines(tokenizer):
     tokenizer.add_tokens([AddedToken("text\nline", normalized=False)])
 
 
+def with_a_token_before_each_text(tokenizer):
+    tokenizer.post_processor = TemplateProcessing(single="! $A", special_tokens=[("!", 0)])
+
+
 def as_it_is(tokenizer):
     pass
 
@@ -69,6 +74,7 @@ def as_it_is(tokenizer):
     ("change", "cut"),
     [
         (as_it_is, True),
+        (with_a_token_before_each_text, True),
         (with_prefix_space, False),
         (with_a_normaliser, False),
         (with_a_token_across_lines, False),
