@@ -42,7 +42,7 @@ test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, then pyte
 	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(PYTEST)
 
-test-slow: $(STAMP)  ## the tests that take minutes and that test leaves out
+test-slow: $(STAMP)  ## the tests that take long and that test leaves out
 	$(BIN)/nbdev_test --n_workers 2 --do_print --flags slow
 	$(BIN)/python -m pytest -q -s tests --slow -m slow
 

@@ -29,7 +29,7 @@ SHARED = ("audited", "hostile", "published", "mixed", "smoked")
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "slow: takes minutes, and a fast test covers the same promise; runs with --slow only"
+        "markers", "slow: takes long, and a fast test covers the same promise; runs with --slow only"
     )
     config.addinivalue_line("markers", "run: is a whole run, or looks at one; `make check` leaves it out")
 

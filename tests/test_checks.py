@@ -33,7 +33,7 @@ def cases() -> dict[str, Case]:
 def test_the_first_id_alone_is_wrong_or_the_last_is_missing(cases):
     case = cases["audio"]
     space, ids, meta = case.tokenizer.space, case.tokens.ids, case.tokens.meta
-    found = {what: tokens for what, tokens in _corrupted(case.tokenizer, case.tokens)}
+    found = dict(_corrupted(case.tokenizer, case.tokens))
     assert {what: int(tokens.ids[0]) for what, tokens in found.items() if len(tokens.ids) == len(ids)} == {
         "an id beyond the space": space.vocab_size_total,
         "a negative id": -1,
@@ -46,7 +46,7 @@ def test_the_first_id_alone_is_wrong_or_the_last_is_missing(cases):
     assert torch.equal(short.ids, ids[:-1])
     assert all(torch.equal(tokens.ids[1:], ids[1:]) for tokens in found.values())
     text = cases["text"]
-    found = {what: tokens for what, tokens in _corrupted(text.tokenizer, text.tokens)}
+    found = dict(_corrupted(text.tokenizer, text.tokens))
     assert list(found) == [
         "an id beyond the space",
         "a negative id",
@@ -164,14 +164,8 @@ ODD = "codes are torch.{}, promised int64 [1, 2, n_positions]"
         (lambda e: Encoded(e.codes[:, :1], e.meta), ODD.format("int64 [1, 1, 7]")),
         (lambda e: Encoded(e.codes[0], e.meta), ODD.format("int64 [2, 7]")),
         (lambda e: Encoded(e.codes[..., None], e.meta), ODD.format("int64 [1, 2, 7, 1]")),
-        (
-            lambda e: Encoded(e.codes, []),
-            f"{META}: list index out of range",
-        ),
-        (
-            lambda e: Encoded(e.codes, [{"a": {1}}]),
-            f"{META}: Object of type set",
-        ),
+        (lambda e: Encoded(e.codes, []), f"{META}: list index out of range"),
+        (lambda e: Encoded(e.codes, [{"a": {1}}]), f"{META}: Object of type set"),
         (lambda e: Encoded(e.codes, [{"n_samples": 2000}]), "meta does not say n_positions"),
         (
             lambda e: Encoded(e.codes + 1, [{**m, "n_positions": 3} for m in e.meta]),

@@ -126,18 +126,9 @@ class NoNotes(UTIError):
     [
         (lambda p: None, "notes.json: cannot be read (No such file or directory)"),
         (lambda p: p.mkdir(), "notes.json: cannot be read (Is a directory)"),
-        (
-            lambda p: p.write_text('{"a"'),
-            f"{NOT}Expecting ':' delimiter",
-        ),
-        (
-            lambda p: p.write_text("[" * 100_000),
-            f"{NOT}maximum recursion",
-        ),
-        (
-            lambda p: p.write_bytes(b'"\xff"'),
-            f"{NOT}'utf-8' codec can't",
-        ),
+        (lambda p: p.write_text('{"a"'), f"{NOT}Expecting ':' delimiter"),
+        (lambda p: p.write_text("[" * 100_000), f"{NOT}maximum recursion"),
+        (lambda p: p.write_bytes(b'"\xff"'), f"{NOT}'utf-8' codec can't"),
         (lambda p: p.write_text("[]"), f"{NOT}'list' object has no"),
     ],
 )
@@ -154,10 +145,7 @@ def test_what_cannot_be_read_is_one_sentence(make, told, tmp_path):
         (OSError(errno.ENOSPC, "whatever"), os.strerror(errno.ENOSPC)),
         (OSError(errno.EDQUOT, "whatever"), os.strerror(errno.EDQUOT)),
         (OSError(errno.EACCES, "Permission denied"), ""),
-        (
-            RuntimeError("[enforce fail] . unexpected pos 64 vs 0"),
-            "is the disk full?",
-        ),
+        (RuntimeError("[enforce fail] . unexpected pos 64 vs 0"), "is the disk full?"),
         (RuntimeError("PytorchStreamWriter failed writing file data/0"), "is the disk full?"),
         ("SafetensorError: I/O error: No space left on device (os error 28)", os.strerror(errno.ENOSPC)),
         ("ValueError: nothing of that kind", ""),

@@ -28,7 +28,7 @@ __all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'PIECE', 'MUCH_CLIPPED', 'SUFFIXES', 'AU
 def read_audio(path: str | Path) -> Sound:
     """All of the sound, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
 
-    Raises `MediaError`, and warns of a file that goes on after its end.
+    Raises `MediaError`, and warns of a file that is longer or shorter than it says.
     """
     wave, rate = read_sound_file(path)
     if not wave.size:

@@ -102,7 +102,7 @@ def _last_page(path: Path, rate: int) -> tuple[bool, float]:
         ticks = 48_000 if b"OpusHead" in file.read(64) else rate  # RFC 7845: whatever the rate of its sound
         file.seek(max(0, path.stat().st_size - 65_307))  # no page is longer
         tail = file.read()
-    last = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
+    last = tail[tail.rfind(b"OggS") :]  # a byte, where there is none
     if len(last) < 14:
         return True, 0
     return bool(last[5] & 4), int.from_bytes(last[6:14], "little", signed=True) / ticks
@@ -145,8 +145,8 @@ def read_sound_file(path: str | Path) -> tuple[np.ndarray, int]:
     """(float32 [channels, samples], sample rate in Hz) of all of the sound in a WAV, AIFF, FLAC, Ogg (Vorbis,
     Opus), MP3 or M4A file.
 
-    Warns (`MediaWarning`) of a file that goes on after its end, or has none. Raises `MediaError` for one that
-    cannot be read, is cut off, or is of another format.
+    Warns (`MediaWarning`) of a file that goes on after its end, has none, or ends later than what is there.
+    Raises `MediaError` for one that cannot be read, is cut off, or is of another format.
     """
     path = Path(path)
     if not path.is_file():
