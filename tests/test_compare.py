@@ -379,7 +379,7 @@ def test_a_codec_that_answers_otherwise_is_audited_again(work, tmp_path, monkeyp
     assert keeps(config, tmp_path, work / "small")
 
 
-@pytest.mark.run
+@pytest.mark.slow  # draws by diffusion five times
 def test_pixels_drawn_by_other_weights_are_audited_again(work, tmp_path, keeps):
     parts = torch.load(Path(__file__).parent / "data" / "seed2_parity.pt", weights_only=True)
     seed2, diffusion = tmp_path / "seed2", tmp_path / "unclip"

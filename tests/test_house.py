@@ -123,58 +123,6 @@ def test_notebooks_are_clean(path):
     assert not [c for c in code for o in c.outputs if o.output_type == "error"]
 
 
-def parsed(source: str) -> ast.Module:
-    return ast.parse("\n".join("" if line.startswith(("%", "!")) else line for line in source.splitlines()))
-
-
-def defined(module: ast.Module) -> set[str]:
-    targets = [t for b in module.body if isinstance(b, ast.Assign) for t in b.targets]
-    targets += [b.target for b in module.body if isinstance(b, ast.AnnAssign)]
-    made = {b.name for b in module.body if isinstance(b, ast.FunctionDef | ast.ClassDef)}
-    return made | {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
-
-
-def mentioned(module: ast.Module) -> set[str]:
-    found = {n.id for n in ast.walk(module) if isinstance(n, ast.Name)}
-    found |= {n.attr for n in ast.walk(module) if isinstance(n, ast.Attribute)}
-    return found | {
-        n.value for n in ast.walk(module) if isinstance(n, ast.Constant) and isinstance(n.value, str)
-    }
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_what_is_exported_is_used_at_once(path):
-    "In one of the next two cells, unless it is an error or a constant, or the last that is exported."
-    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    cells = [c for c in cells if not c.source.startswith(("#| default_exp", "#| hide"))]
-    exported = [i for i, c in enumerate(cells) if c.source.startswith("#| export")]
-    for i in exported[:-1]:
-        here = parsed(cells[i].source)
-        named = [b for b in here.body if isinstance(b, ast.FunctionDef | ast.ClassDef)]
-        errors = [b for b in named if isinstance(b, ast.ClassDef) and b.name.endswith("Error")]
-        used = set().union(*(mentioned(parsed(c.source)) for c in cells[i + 1 : i + 3]))
-        assert len(named) == len(errors) or defined(here) & used, cells[i].id
-
-
-def lengths(node: ast.AST) -> int:
-    return node.end_lineno - node.lineno + 1
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_exported_cells_are_short(path):
-    """An exported cell has at most 40 lines, and no function more. A class is read as one, and may be three
-    times as long.
-    """
-    for cell in nbformat.read(path, as_version=4).cells:
-        if not cell.source.startswith("#| export"):
-            continue
-        body = [b for b in ast.parse(cell.source).body if not isinstance(b, ast.ImportFrom | ast.Import)]
-        functions = [n for b in body for n in ast.walk(b) if isinstance(n, ast.FunctionDef)]
-        assert all(lengths(f) <= 40 for f in functions), cell.id
-        is_class = any(isinstance(b, ast.ClassDef) and lengths(b) > 30 for b in body)
-        assert sum(map(lengths, body)) <= (125 if is_class else 40), cell.id
-
-
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "reports").glob("*.ipynb")), ids=lambda p: p.name)
 def test_report_notebooks_show_data_as_text(path):
     "What they display goes through `uti.html.show`, which escapes all that is not made by `uti.html`."

@@ -221,7 +221,7 @@ def test_the_logs_are_tensorboards(tmp_path):
     assert [e.value for e in found.Scalars("train/loss")] == pytest.approx(losses(trainer))
 
 
-@pytest.mark.run
+@pytest.mark.slow  # torch.distributed, which is of others
 def test_two_processes_have_the_losses_of_one(tmp_path):
     data = language(rows_per_step=2, steps=5)
     save_dataset(data, tmp_path / "data")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -196,8 +197,15 @@ def test_interrupted_everything_of_ours_ends(folder, tmp_path, command, how):
         "--config",
         "uti.yaml",
     ]
+    # a shell without job control starts what runs in its background with SIGINT ignored, and so its children
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
-        program, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        program,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=default,
     ) as process:
         while "[1/7]" not in process.stderr.readline():
             assert process.poll() is None
@@ -281,7 +289,7 @@ def test_results_are_never_inputs(source, out, told, uti_here, tmp_path, small):
         assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a file system is mounted
 def test_the_folder_may_be_a_mount(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     (tmp_path / "vol").mkdir()

@@ -100,6 +100,7 @@ CHROMIUM = next(
 )
 
 
+@pytest.mark.slow  # a browser
 @pytest.mark.skipif(
     not CHROMIUM, reason="no Chromium is installed, in which it would be seen whether a script runs"
 )
@@ -291,7 +292,7 @@ def test_a_full_disk_behind_standard_output_is_a_sentence(tmp_path):
     assert unsaid.returncode == 2
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a file system is mounted
 def test_a_full_disk_is_a_sentence(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     (tmp_path / "vol").mkdir()

@@ -28,7 +28,7 @@ def run(name, tmp_path, **parameters):
     return "".join(o.get("text", "") for c in notebook.cells if c.cell_type == "code" for o in c.outputs)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # the whole training notebook
 def test_text(tmp_path):
     run("train_text.ipynb", tmp_path, out=str(tmp_path), vocab_size=400)
     codec = EmbeddedText(tmp_path / "text.json")
@@ -36,7 +36,7 @@ def test_text(tmp_path):
     assert codec.decode(*codec.encode(["naïve 漢字"])) == ["naïve 漢字"]
 
 
-@pytest.mark.run
+@pytest.mark.slow  # the whole training notebook
 def test_image_trains_and_resumes(tmp_path):
     settings = dict(out=str(tmp_path / "out"), pictures=2, batch=2, crop=64, photos=1)
     run("train_image.ipynb", tmp_path, steps=2, **settings)
@@ -48,7 +48,7 @@ def test_image_trains_and_resumes(tmp_path):
     assert codec.encode(torch.rand(1, 3, 256, 256)).codes.shape == (1, 1, 1024)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # the whole training notebook
 @pytest.mark.skipif(
     not shutil.which("espeak-ng"), reason="espeak-ng, which synthesises the speech, is not installed"
 )
@@ -61,7 +61,7 @@ def test_audio_trains_and_resumes(tmp_path):
     assert codec.encode(torch.rand(1, 1, 960) - 0.5).codes.shape == (1, 8, 3)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a kernel of its own
 def test_audio_is_not_trained_without_espeak(tmp_path, monkeypatch):
     folders = [p for p in __import__("os").environ["PATH"].split(":") if not (Path(p) / "espeak-ng").exists()]
     monkeypatch.setenv("PATH", ":".join(folders))

@@ -234,6 +234,7 @@ def test_an_odd_config_is_one_short_sentence(name, tmp_path):
     assert len(str(told.value)) < 500
 
 
+@pytest.mark.slow  # the encoding of a terminal
 def test_a_narrow_terminal_is_printed_to(uti):
     result = uti("codecs", PYTHONIOENCODING="ascii")
     assert result.returncode == 0 and "\\xd7 1024" in result.stdout.replace(",", ""), result.stdout
