@@ -21,8 +21,8 @@ from .base import MediaError, MediaWarning, Modality, Sound
 from .sound_files import read_sound_file
 
 # %% auto #0
-__all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'PIECE', 'MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 'read_audio', 'load_audio',
-           'normalise_audio', 'write_wav']
+__all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 'read_audio', 'load_audio', 'normalise_audio',
+           'write_wav']
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-003
 def read_audio(path: str | Path) -> Sound:
@@ -90,21 +90,19 @@ def _with_channels(wave: Tensor, channels: int) -> Tensor:
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-b
 WIDTH, ROLLOFF = 6, 0.99  # zero crossings on either side, and the share of the band that passes: torchaudio's
-PIECE = 2**18  # samples that are resampled at once
 
 
 @lru_cache(maxsize=4)
-def _low_pass(up: int, down: int) -> tuple[np.ndarray, int]:
-    """The filter between two rates whose ratio is `up` / `down` in lowest terms, at their common multiple:
-    float64, its middle at a multiple of `down`, and which one.
+def _low_pass(up: int, down: int) -> np.ndarray:
+    """Return the filter between two rates whose ratio is `up` / `down` in lowest terms, at their common
+    multiple: float64, as long on either side of its middle.
 
     A sinc under a Hann window, with the formula and the defaults of `torchaudio.functional.resample`.
     """
     half = math.floor(WIDTH / ROLLOFF * max(up, down))
-    before = math.ceil(half / down)
-    t = np.arange(-before * down, half + 1) * (ROLLOFF / max(up, down))
+    t = np.arange(-half, half + 1) * (ROLLOFF / max(up, down))
     window = np.where(abs(t) < WIDTH, np.cos(t * math.pi / WIDTH / 2) ** 2, 0)
-    return np.sinc(t) * window * (ROLLOFF * min(up, down) / down), before
+    return np.sinc(t) * window * (ROLLOFF * min(up, down) / down) / up  # scipy multiplies by `up`
 
 
 def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
@@ -112,23 +110,14 @@ def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
     because the last bit must not depend on the machine.
 
     A sample is a sum over the few taps of its phase, whatever the rates have in common; a table of all
-    phases, which torchaudio makes, has billions of zeros at odd rates. Piece by piece, the same sums.
+    phases, which torchaudio makes, has billions of zeros at odd rates.
     """
-    from scipy.signal import upfirdn  # costs more than all that it is used for
+    from scipy.signal import resample_poly  # costs more than all that it is used for
 
-    common, n = math.gcd(rate, target_rate), wave.shape[1]
+    common = math.gcd(rate, target_rate)
     up, down = target_rate // common, rate // common
-    taps, before = _low_pass(up, down)
-    resampled = torch.empty(len(wave), -(-n * up // down))
-    step = max(1, PIECE // max(up, down))  # `down` samples become `up`
-    around = math.ceil(len(taps) / (up * down)) * down
-    for start in range(0, n, step * down):
-        begin = max(0, start - around)
-        piece = wave[:, begin : start + step * down + around].double().numpy()
-        first = before + (start - begin) // down * up
-        into = resampled[:, start // down * up : (start // down + step) * up]
-        into[:] = torch.from_numpy(upfirdn(taps, piece, up, down)[:, first : first + into.shape[1]])
-    return resampled
+    resampled = resample_poly(wave.double().numpy(), up, down, axis=1, window=_low_pass(up, down))
+    return torch.from_numpy(resampled).float()
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005-x
 MUCH_CLIPPED = 0.01  # of the samples

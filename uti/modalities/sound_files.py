@@ -5,9 +5,10 @@
 # %% ../../nbs/modalities/03_sound_files.ipynb #sounds-02
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile as sf
@@ -15,8 +16,8 @@ import soundfile as sf
 from .base import MediaError, MediaWarning
 
 # %% auto #0
-__all__ = ['UNKNOWN_SIZE', 'CONTAINERS', 'FORMATS', 'SLACK_SECONDS', 'MP3_FRAME', 'missing_bytes', 'Decoded', 'decode_whole',
-           'read_sound_file']
+__all__ = ['UNKNOWN_SIZE', 'CONTAINERS', 'FORMATS', 'SLACK_SECONDS', 'MP3_FRAME', 'missing_bytes', 'Decoded', 'packet_seconds',
+           'decode_whole', 'read_sound_file']
 
 # %% ../../nbs/modalities/03_sound_files.ipynb #sounds-04
 UNKNOWN_SIZE = 2**31 - 2**16  # what is not smaller is no size, but a way to say that it was not known
@@ -51,14 +52,34 @@ class Decoded(NamedTuple):
     n_lost: int
 
 
+def _open(path: Path) -> Any:
+    import av  # costs more than the rest; WAV does without it
+
+    return av.open(str(path), options={"protocol_whitelist": "file", "format_whitelist": CONTAINERS})
+
+
+def packet_seconds(path: Path) -> float:
+    """Return how long the packets of a file's sound last, in seconds, without decoding one; infinity where
+    one does not say. Raises what PyAV raises.
+
+    About as long as what can be decoded: encoders fill up the first and the last packet.
+    """
+    with _open(path) as container:
+        stream = container.streams.audio[0]
+        lengths = [packet.duration for packet in container.demux(stream) if packet.size]
+        if not all(lengths):
+            return math.inf
+        # the last of an Ogg file may have a length below 0, which is read as one near 2^32
+        return float(sum(length for length in lengths if length < 2**31) * stream.time_base)
+
+
 def decode_whole(path: Path) -> Decoded:
     """All that ffmpeg decodes in a file. Raises `MediaError` for parts of different rates or channels, and
     what PyAV raises.
     """
-    import av  # costs more than the rest; WAV does without it
+    import av
 
-    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
-    with av.open(str(path), options=options) as container:
+    with _open(path) as container:
         if not container.streams.audio:
             raise MediaError(f"{path}: holds no sound")
         stream, pieces, shapes, n_lost = container.streams.audio[0], [], set(), 0
@@ -120,8 +141,8 @@ def _checked_length(path: Path) -> tuple[np.ndarray, int]:
         raise MediaError(
             f"{path}: is cut off: it promises {promised / rate:.2f} s, and {len(wave) / rate:.2f} s are there"
         )
-    if kind in ("FLAC", "OGG", "MP3"):
-        every = decode_whole(path)
+    if kind in ("FLAC", "OGG", "MP3") and packet_seconds(path) > len(wave) / rate + SLACK_SECONDS:
+        every = decode_whole(path)  # which tells a file that goes on from packets that were filled up
         seconds = every.wave.shape[1] / every.rate
         if seconds > len(wave) / rate + SLACK_SECONDS:
             lost = f", but for {every.n_lost} places that cannot be decoded" if every.n_lost else ""
