@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import forked, run_command
+from forked import forked, fresh_fork, run_command
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a
@@ -25,8 +25,8 @@ def pytest_addoption(parser):
 
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
 # so no other makes it again.
-NOTEBOOKS = "test_notebooks.py"
 SHARED = ("audited", "hostile", "published", "mixed", "smoked")
+NOTEBOOKS = "test_notebooks.py"
 
 
 def pytest_configure(config):
@@ -58,6 +58,23 @@ def pytest_xdist_make_scheduler(config, log):
             return nodeid if NOTEBOOKS in nodeid else super()._split_scope(nodeid)
 
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def warm():
+    "The fresh process of an audit is a fork of one that has torch, which saves the seconds of importing it."
+    from uti.checks import case
+
+    with pytest.MonkeyPatch.context() as patch:
+        spawn = case._spawn
+        patch.setattr(case, "_spawn", fresh_fork)
+        yield spawn
+
+
+@pytest.fixture
+def cold(warm, monkeypatch):
+    "For a test that looks at the fresh process itself: it is started as everywhere else."
+    monkeypatch.setattr("uti.checks.case._spawn", warm)
 
 
 @pytest.fixture(scope="session")

@@ -43,28 +43,61 @@ def _child(
     function(*arguments)
 
 
-def forked(
-    function: Callable[..., Any],
-    *arguments: Any,
-    folder: str | Path = ".",
-    environment: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Call `function(*arguments)`, both of which can be pickled, in a fork, in the working folder `folder`
-    and with `environment` (default: this process's). Returns exit code, standard output and standard error.
+class Fork:
+    """`function(*arguments)`, both of which can be pickled, running in a fork, in the working folder `folder`
+    and with `environment` (default: this process's); what it says goes to two files. Used as a
+    `subprocess.Popen` is.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        streams = [Path(scratch) / name for name in ("out", "err")]
+
+    def __init__(self, function, *arguments, streams, folder=".", environment=None):
         for path in streams:
             path.touch()
-        given = (function, arguments, str(folder), dict(environment or os.environ), [str(p) for p in streams])
-        process = CONTEXT.Process(target=_child, args=given)
-        process.start()
+        folder, environment = str(Path(folder).resolve()), dict(environment or os.environ)
+        given = (function, arguments, folder, environment, [str(path) for path in streams])
+        self.process = CONTEXT.Process(target=_child, args=given)
+        self.process.start()
+
+    def wait(self) -> int:
+        self.process.join()
+        return self.process.exitcode
+
+    def kill(self) -> None:
+        self.process.kill()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.wait()
+
+
+def forked(function: Callable[..., Any], *arguments: Any, **how: Any) -> subprocess.CompletedProcess[str]:
+    "Run a `Fork` to its end: its exit code, standard output and standard error."
+    with tempfile.TemporaryDirectory() as scratch:
+        streams = [Path(scratch) / name for name in ("out", "err")]
+        fork = Fork(function, *arguments, streams=streams, **how)
         try:
-            process.join()
+            code = fork.wait()
         finally:
-            process.kill()
+            fork.kill()
         said = [path.read_text(encoding="utf-8", errors="replace") for path in streams]
-        return subprocess.CompletedProcess(function.__name__, process.exitcode, *said)
+        return subprocess.CompletedProcess(function.__name__, code, *said)
+
+
+def fresh_fork(folder: Path) -> Fork:
+    "As `uti.checks.case._spawn`: the fresh process of an audit."
+    from uti.checks.case import _path
+    from uti.codecs.base import registered_here
+
+    known = {name: target for name, target in registered_here().items() if target}
+    return Fork(run_fresh, str(folder), _path(), known, streams=[folder / "out", folder / "err"])
+
+
+def run_fresh(folder: str, path: list[str], codecs: dict[str, str]) -> None:
+    from uti.checks.case import hashes_in_this_process
+
+    sys.path[:] = path
+    hashes_in_this_process(folder, codecs)
 
 
 def run_command(*arguments: str) -> None:

@@ -25,7 +25,7 @@ from uti.audit.record import AuditError
 from uti.audit.run import run_audit
 from uti.checks.registry import ask
 from uti.codecs import base
-from uti.codecs.base import Codec, Encoded
+from uti.codecs.base import Codec, CodecError, Encoded
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
@@ -33,7 +33,7 @@ from uti.codecs.spec import ImageSpec
 from uti.config import parse_config
 from uti.errors import UTIError
 from uti.modalities.image import load_image
-from uti.pages.publish import publish_audit, render_notebook
+from uti.publish import report
 from uti.space import token_hash
 from uti.tokens.tokenizer import UnifiedTokenizer
 
@@ -45,6 +45,9 @@ HASHES = {
     "image_tokens": "dd4b77e27d9097ea3e4a37f50bc918d37a27a4aef75ad3b1cd2bb3725a67edf6",
     "audio_tokens": "5f99ac6d3b098cfb62fe822ccac97a53f1a9864ef89ad1a40db97421f9e392dd",
 }
+
+
+EXAMPLE = Path(__file__).parent.parent / "reports" / "embedded"
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +99,7 @@ def test_everything_that_is_promised_is_left_behind(audited):
     names = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
     flat = {
         "report.json",
+        "uti.yaml",
         "token_space.json",
         "recon.png",
         "recon.wav",
@@ -110,6 +114,19 @@ def test_everything_that_is_promised_is_left_behind(audited):
     }
     assert names == flat | pairs
     assert not [p for p in audited.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_the_committed_example_has_the_keys_and_hashes_of_a_run(audited):
+    example = json.loads((EXAMPLE / "report.json").read_text())
+    found = json.loads((audited / "report.json").read_text())
+    assert list(found) == list(example)
+    assert found["seconds"].keys() == example["seconds"].keys()
+    for name in ("token_space", "token_space_sha256", "token_hashes", "codecs"):
+        assert found[name] == example[name]
+    keys = ("name", "source_sha256", "token_sha256", "meta", "original", "recon")
+    assert [[item[key] for key in keys] for item in found["items"]] == [
+        [item[key] for key in keys] for item in example["items"]
+    ]
 
 
 def test_the_report_fits_its_schema_and_has_the_earlier_names(audited):
@@ -192,7 +209,7 @@ def drift(tmp_path, path) -> dict:
     "The answers to whether the ids of the shipped assets are those of the baseline in `path`, by item."
     prepared = prepare(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=path))
     return {
-        case.item: ask("item with a baseline", ThenAndNow(case, prepared.baseline))[0]
+        case.item: ask("item with a baseline", ThenAndNow(case.encode(), prepared.baseline))[0]
         for case in prepared.cases
     }
 
@@ -319,10 +336,8 @@ class TwoWays(Codec):
             [{"n_positions": 1} for _ in signals],
         )
 
-    def _decode(self, codes, meta):
-        return torch.full(
-            (len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[self.decode_mode]
-        )
+    def _decode(self, codes, meta, mode):
+        return torch.full((len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[mode])
 
 
 def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_audited_too(tmp_path, small):
@@ -330,7 +345,7 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
     prepared = {
         mode: prepare(AuditPlan(tokenizer, tmp_path / mode, small, decode_mode=mode))
         for mode in ("deterministic", "diffusion", "none")
-    }  # all on the same codecs, before any of them runs
+    }  # all on the same codecs
     for mode, plan in prepared.items():
         record = run_audit(plan)
         assert record.decoders == {
@@ -342,7 +357,11 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
             assert load_image(tmp_path / mode / "recon.png").getextrema() == (
                 ((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3
             )
-    assert tokenizer.codec("image").decode_mode == "deterministic"
+    tokens = tokenizer.encode_image(small / "coffee.png")
+    assert tokenizer.decode_image(*tokens).max() == 0.25  # the first that it has
+    assert tokenizer.decode_image(*tokens, mode="diffusion").min() == 0.75
+    with pytest.raises(CodecError, match="'two-ways' has no fast decoder; it has deterministic, diffusion"):
+        tokenizer.decode_image(*tokens, mode="fast")
     with pytest.raises(AuditError, match="'embedded-text' has no diffusion decoder"):
         prepare(
             AuditPlan(
@@ -527,23 +546,16 @@ def load_stripes(third_party, monkeypatch):
 
 
 @pytest.mark.run
-def test_a_run_that_breaks_leaves_a_page_that_says_where(third_party, tmp_path, monkeypatch):
-    load_stripes(third_party, monkeypatch)
-    (tmp_path / "uti.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
-    result = publish_audit(AuditPlan(tmp_path / "uti.yaml", tmp_path / "broken"))
-    assert result.report is None and "the decoder fell over" in result.broke
-    page = result.page.read_text()
-    assert "the decoder fell over" in page and "RuntimeError" in page
-    assert not (tmp_path / "broken" / "report.json").exists()
-    assert "the run broke" in (tmp_path / "index.html").read_text()
-    base._installed.cache_clear()
-
-
-def test_codecs_that_were_made_here_are_audited_but_not_published(tmp_path):
-    plan = AuditPlan(UnifiedTokenizer({"text": EmbeddedText()}), tmp_path / "mine")
-    with pytest.raises(AuditError, match="give a config, and not codecs that were made here"):
-        publish_audit(plan)
-    assert not (tmp_path / "mine").exists()
+def test_a_run_that_breaks_leaves_the_report_that_was_there(tmp_path, small, monkeypatch):
+    codec, folder = TwoWays(), tmp_path / "reports" / "mine"
+    record = report(codec, folder, assets=small)
+    before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
+    monkeypatch.setattr(TwoWays, "_decode", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        report(codec, folder, assets=small)
+    assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
+    page = (folder / "index.html").read_text()
+    assert record.passed and "two-ways" in page and "the codecs were given as objects" in page
 
 
 def test_a_failed_gate_still_renders_in_red(reported):
@@ -564,11 +576,11 @@ def test_a_failed_gate_still_renders_in_red(reported):
 
 
 @pytest.mark.run
-def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
+def test_a_run_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
     assert uti_here("audit", "--outdir", "reports/mine", "--smoke-assets", small).returncode == 0
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
-    mine = ("--name", "mine", "--smoke-assets", small)
-    again = uti_here("report", *mine, "--baseline-report", "reports/mine/report.json")
+    mine = ("--outdir", "reports/mine", "--smoke-assets", small)
+    again = uti_here("audit", *mine, "--baseline-report", "reports/mine/report.json")
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_record(tmp_path / "reports" / "mine" / "report.json")
     assert (
@@ -579,24 +591,3 @@ def test_a_report_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_her
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(
         first
     )
-
-
-@pytest.mark.run
-def test_papermill_alone_and_render(tmp_path, uti_here):
-    import papermill
-
-    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    notebook = Path(__file__).parent.parent / "nbs" / "reports" / "audit.ipynb"
-    papermill.execute_notebook(  # papermill's command line makes the number 2024 of -p outdir 2024
-        str(notebook),
-        str(tmp_path / "out.ipynb"),
-        parameters={"outdir": 2024, "codecs": "uti.yaml", "thorough": True},
-        progress_bar=False,
-        kernel_name="python3",
-        cwd=str(tmp_path),
-    )
-    record = read_record(tmp_path / "2024" / "report.json")
-    assert record.passed and len(record.speed) == 2
-    assert render_notebook(tmp_path / "out.ipynb") == tmp_path / "index.html"
-    assert uti_here("render", "out.ipynb").returncode == 0
-    assert uti_here("render", "absent.ipynb").returncode == 2

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from uti.checks.case import Case, CodecCase, SpaceCase, difference
+from uti.checks.case import Case, CodecCase, DecodedCase, SpaceCase, difference
 from uti.checks.encoding import batch_of
 from uti.checks.encoding import codes as codes_check
 from uti.checks.length import length_of
@@ -22,12 +22,12 @@ from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
 
 
 @pytest.fixture(scope="module")
-def cases() -> dict[str, Case]:
+def cases() -> dict[str, DecodedCase]:
     "A short sound in three codebooks, and a text."
     tokenizer = UnifiedTokenizer({"text": EmbeddedText(), "audio": EmbeddedAudio(n_codebooks=3)})
     noise = 0.1 * torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
     samples = Sample("noise", "audio", (noise, 24_000)), Sample("words", "text", "A few words.")
-    return {s.modality: Case.of(tokenizer, s) for s in samples}
+    return {s.modality: Case.of(tokenizer, s).encode().decode() for s in samples}
 
 
 def test_the_first_id_alone_is_wrong_or_the_last_is_missing(cases):
@@ -107,8 +107,9 @@ def test_a_case_is_of_a_sample_and_of_a_process_that_may_be_shared(cases):
     )
     source = cases["audio"].source
     case = Case.of(tokenizer, source)
-    assert (case.source, case.fresh.tokenizer, case.fresh.samples) == (source, tokenizer, [source])
-    assert Case.of(tokenizer, source, case.fresh).fresh is case.fresh
+    fresh = case.encode().fresh
+    assert (case.source, fresh.tokenizer, fresh.samples) == (source, tokenizer, [source])
+    assert case.encode(fresh).fresh is fresh
     assert case.sample.signal.wave.shape == (1, 1200) and case.sample.record["samples"] == 1200
     assert case.reference.rate == 12_000 and case.reference.wave.shape == (1, 600)  # as long as the clip
     assert (case.modality, case.item) == ("audio", "noise")
@@ -175,7 +176,7 @@ ODD = "codes are torch.{}, promised int64 [1, 2, n_positions]"
     ],
 )
 def test_the_form_of_what_is_encoded(cases, alter, told):
-    case = Case.of(UnifiedTokenizer({"audio": Altered(alter)}), cases["audio"].source)
+    case = Case.of(UnifiedTokenizer({"audio": Altered(alter)}), cases["audio"].source).encode()
     answer = codes_check(case)
     assert (answer.passed, answer.detail.startswith(told)) == (not told, True)
 
@@ -193,7 +194,7 @@ def test_ids_that_differ_are_counted_beside_none(cases):
             self.calls = getattr(self, "calls", 0) + 1
             return Encoded((codes + self.calls) % 1024, meta)
 
-    case = Case.of(UnifiedTokenizer({"audio": Restless(1)}), cases["audio"].source)
+    case = Case.of(UnifiedTokenizer({"audio": Restless(1)}), cases["audio"].source).encode()
     answers = {a.name: a for a in ask("encoded item", case)}
     twice = answers["determinism"]
     assert (twice.passed, twice.found, twice.expected) == (False, 7, 0)
@@ -208,7 +209,7 @@ def test_what_a_check_raises_is_a_wrong_answer(cases):
             raise ArithmeticError("no sound today")
 
     case = Case.of(UnifiedTokenizer({"audio": Broken(1)}), cases["audio"].source)
-    answers = [a for a in ask("encoded item", case) if a.name == "determinism"]
+    answers = [a for a in ask("encoded item", case, Case.encode) if a.name == "determinism"]
     assert [(a.passed, a.gates, a.detail) for a in answers] == [
         (False, True, "raised ArithmeticError: no sound today")
     ]
@@ -228,7 +229,7 @@ class Doubtful(EmbeddedAudio):
 
 
 def test_what_a_codec_asks_of_itself_is_asked_of_an_encoded_item(cases):
-    case = Case.of(UnifiedTokenizer({"audio": Doubtful(1)}), cases["audio"].source)
+    case = Case.of(UnifiedTokenizer({"audio": Doubtful(1)}), cases["audio"].source).encode()
     loud, short = ask("encoded item", case)[-2:]
     assert (loud.name, loud.passed, loud.question) == ("loud_enough", True, "Of its own: loud enough")
     assert (short.name, short.passed, short.found, short.expected) == ("short_enough", False, 2, 1)
@@ -241,7 +242,7 @@ def test_a_question_of_its_own_that_a_codec_cannot_answer_is_a_wrong_answer(case
         def own_checks(self, signals, encoded):
             raise KeyError("words")
 
-    case = Case.of(UnifiedTokenizer({"audio": Speechless(1)}), cases["audio"].source)
+    case = Case.of(UnifiedTokenizer({"audio": Speechless(1)}), cases["audio"].source).encode()
     answer = ask("encoded item", case)[-1]
     assert (answer.name, answer.passed, answer.gates) == ("own", False, True)
     assert answer.detail == "raised KeyError: 'words'"
@@ -264,7 +265,7 @@ def test_what_is_found_stands_beside_what_was_expected(cases):
     assert answers["length"] == (True, 2000, 2000)
     assert answers["finite"] == (True, True, True)
     picture = Sample("grey", "image", torch.full((3, 20, 30), 128, dtype=torch.uint8))
-    case = Case.of(UnifiedTokenizer({"image": EmbeddedImage(size=64)}), picture)
+    case = Case.of(UnifiedTokenizer({"image": EmbeddedImage(size=64)}), picture).encode().decode()
     answers = {a.name: (a.passed, a.found, a.expected) for a in ask("decoded item", case)}
     assert answers["size"] == (True, [3, 64, 64], [3, 64, 64]) and answers["finite"] == (True, True, True)
 

@@ -345,7 +345,7 @@ def test_devices_are_compared_where_there_are_two(devices, passed, monkeypatch):
     "The codec is where it was when all is asked."
     monkeypatch.setattr(torch.cuda, "is_available", lambda: devices)
     tokenizer = UnifiedTokenizer({"text": Wanders()})
-    case = Case.of(tokenizer, Sample("one", "text", "one"))
+    case = Case.of(tokenizer, Sample("one", "text", "one")).encode()
     answer = CHECKS["invariance_devices"].ask(case)
     assert answer.passed is passed and tokenizer.codec("text").device == "cpu"
     assert answer.expected == 0 and (answer.found is None or answer.found == len(case.tokens.ids))
@@ -487,31 +487,34 @@ class OnlyWhereATestRuns(EmbeddedText):
         super().__init__()
 
 
-def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch):
+def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch, cold):
     monkeypatch.setenv("ONLY_IN", str(os.getpid()))
     tokenizer = registered(monkeypatch, OnlyWhereATestRuns)
     samples = [Sample(name, "text", name) for name in ("one", "two", "three")]
-    started, run = [], subprocess.run
+    started, popen = [], subprocess.Popen
     monkeypatch.setattr(
-        subprocess, "run", lambda *given, **more: started.append(given) or run(*given, **more)
+        subprocess, "Popen", lambda *given, **more: started.append(given) or popen(*given, **more)
     )
     fresh = FreshProcess(tokenizer, samples)
-    answers = [CHECKS["fresh_process"].ask(Case.of(tokenizer, sample, fresh)) for sample in samples]
+    cases = [Case.of(tokenizer, sample).encode(fresh) for sample in samples]
+    answers = [CHECKS["fresh_process"].ask(case) for case in cases]
     assert len(started) == 1 and all(
         a.failed_gate and a.detail.startswith("the fresh process failed: FileNotFoundError: the weights lie")
         for a in answers
     )
 
 
-def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_asked(monkeypatch, tmp_path):
+def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_asked(
+    monkeypatch, tmp_path, cold
+):
     "And a script in the working folder that is called as a module is, is not taken for it."
     (tmp_path / "random.py").write_text("seed = 7\n")
     monkeypatch.chdir(tmp_path)
     for target in ("uti.codecs.embedded.text:EmbeddedText", EmbeddedText):
-        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one"))
+        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one")).encode()
         assert CHECKS["fresh_process"].ask(case).passed is True
     for target in (lambda: EmbeddedText(), type("Made", (EmbeddedText,), {})):
-        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one"))
+        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one")).encode()
         answer = CHECKS["fresh_process"].ask(case)
         assert answer.passed is None and not answer.failed_gate
         assert (

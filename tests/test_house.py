@@ -27,9 +27,10 @@ ROOMS = {
     "comparison": 6,
     "lm": 6,
     "pages": 7,
-    "cli": 8,
+    "publish": 8,
     "testing": 8,
-    "__main__": 9,
+    "cli": 9,
+    "__main__": 10,
 }
 
 
@@ -168,7 +169,7 @@ def test_the_front_door_has_what_it_says():
 def test_the_library_does_not_need_nbdev():
     code = (
         "import sys; sys.modules.update(nbdev=None, fastcore=None, execnb=None); import uti.cli.main, "
-        "uti.pages.publish, uti.testing, uti.codecs.embedded.text, uti.codecs.embedded.image, "
+        "uti.publish, uti.testing, uti.codecs.embedded.text, uti.codecs.embedded.image, "
         "uti.codecs.embedded.audio, uti.codecs.hf.text, uti.codecs.hf.image, uti.codecs.hf.audio, "
         "uti.codecs.seed2.codec, uti.comparison.run, uti.tokens.export"
     )

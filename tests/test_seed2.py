@@ -472,15 +472,14 @@ def test_loaded_again_it_draws_the_same_and_with_another_seed_it_does_not(
     assert not torch.equal(again.decode(codes, [META]), drawing.decode(codes, [META]))
 
 
-def test_a_seed_draws_the_same_picture_in_either_mode_and_the_meta_has_it(drawing, reference, monkeypatch):
+def test_a_seed_draws_the_same_picture_in_either_mode_and_the_meta_has_it(drawing, reference):
     codes = reference["ids"][:2, None]
     meta = [drawing.neutral_meta() for _ in codes]
     facts = {"scheduler": "DDIMScheduler", "steps": 2, "guidance_scale": 10.0, "dtype": "float32"}
     assert meta[0] == META | {"diffusion": facts | {"seed": 0}}
     first = drawing.decode(codes, meta)
     assert first.shape == (2, 3, *drawing.unclip.size)
-    monkeypatch.setattr(drawing, "decode_mode", "diffusion")
-    assert torch.equal(drawing.decode(codes, meta), first)
+    assert torch.equal(drawing.decode(codes, meta, "diffusion"), first)
     other = META | {"diffusion": facts | {"seed": 7}}
     mixed = drawing.decode(codes, [other, meta[1]])
     assert not torch.equal(mixed[0], first[0]) and torch.equal(mixed[1], first[1])
@@ -604,7 +603,9 @@ def test_it_moves_between_devices_after_drawing(drawing, reference):
 
 
 @pytest.mark.run
-def test_the_shipped_config_works_with_its_paths_filled_in(tmp_path, uti_here, unclip_folder, reference):
+def test_the_shipped_config_works_with_its_paths_filled_in(
+    tmp_path, uti_here, unclip_folder, reference, cold
+):
     """Small classes with codebooks of the published sizes: text, 64 specials, 8,192, 4 × 1,024, as the
     earlier system laid its ids out.
     """

@@ -9,6 +9,7 @@ from .errors import UTIError as UTIError
 from .modalities.audio import read_audio as read_audio
 from .modalities.base import Sound as Sound
 from .modalities.image import load_image as load_image
+from .publish import report as report
 from .space import TokenSpace as TokenSpace
 from .testing import check_codec as check_codec
 from .tokens.tokenizer import Tokens as Tokens
@@ -30,5 +31,6 @@ __all__ = [
     "read_audio",
     "read_record",
     "register_codec",
+    "report",
     "run_audit",
 ]

@@ -20,8 +20,8 @@ from .errors import UTIError
 from .files import TEMPORARY, digest, scratch, write_json
 
 # %% auto #0
-__all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'refuse_foreign', 'remove_if_empty',
-           'OutputFolder', 'check_writable', 'output_folder']
+__all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'known_files', 'refuse_foreign',
+           'remove_if_empty', 'OutputFolder', 'check_writable', 'output_folder']
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
 OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
@@ -79,11 +79,16 @@ def is_foreign(folder: Path, name: str, known: Mapping[str, Iterable[str | None]
     return path.is_symlink() or not path.is_file() or digest(path) not in known.get(name, ())
 
 
+def known_files(folder: Path) -> dict[str, tuple[str]]:
+    "Path → the sha256 that it has, of each file that the run before left in `folder`, as in `is_foreign`."
+    return {name: (sha,) for name, sha in read_manifest(folder)["files"].items()}
+
+
 def refuse_foreign(folder: Path, names: Iterable[str]) -> None:
     """Raise `OutdirError` where a run would have to replace a file in `folder` that no run wrote, or that was
     changed since.
     """
-    known = {name: (sha,) for name, sha in read_manifest(folder)["files"].items()}
+    known = known_files(folder)
     for name in names:
         if is_foreign(folder, name, known):
             raise OutdirError(

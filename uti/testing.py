@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-from .checks.base import CHECKS, Check, Question
+from .checks.base import CHECKS, Check, Of, Question
 from .checks.case import Case, CodecCase, FreshProcess
 from .checks.registry import encoding
 from .codecs.base import Codec
@@ -71,23 +72,30 @@ def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, An
     """
     tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
     fresh = FreshProcess(tokenizer, samples)
-    items: list[Any] = [Case.of(tokenizer, sample, fresh) for sample in samples]
-    alone: list[Any] = [CodecCase(tokenizer, codec.spec.modality, thorough=thorough)]
-    asked = {"codec": alone, "encoded item": items}
-    asked |= (
-        {"decoder": alone, "decoded item": items}
-        if codec.spec.decode_modes
-        else {"codec without a decoder": alone}
-    )
+    items = [Case.of(tokenizer, sample) for sample in samples]
+    alone = [CodecCase(tokenizer, codec.spec.modality, thorough=thorough)]
+    encoded = cache(lambda case: case.encode(fresh))  # once for all questions, when the first is asked
+    decoded = cache(lambda case: encoded(case).decode())
+    # of what is asked → the cases, and what is made of each
+    asked: dict[Of, tuple[Sequence[Any], Callable[[Any], Any]]] = {
+        "codec": (alone, lambda case: case),
+        "encoded item": (items, encoded),
+        "item in a fresh process": (items, encoded),
+    }
+    if codec.spec.decode_modes:
+        asked |= {"decoder": (alone, lambda case: case), "decoded item": (items, decoded)}
+    else:
+        asked |= {"codec without a decoder": (alone, lambda case: case)}
     for question in CHECKS.values():
-        cases = [case for case in asked.get(question.of, ()) if question.is_for(question.of, case)]
-        if cases:
-            yield question.name, _answers(question, cases)
-    yield "own", lambda: [answer for case in items for answer in encoding.own(case)]
+        if question.of in asked:
+            cases, form = asked[question.of]
+            if wanted := [case for case in cases if question.is_for(question.of, case)]:
+                yield question.name, partial(_answers, question, wanted, form)
+    yield "own", lambda: [answer for case in items for answer in encoding.own(case, encoded)]
 
 
-def _answers(question: Question, cases: list[Any]) -> Answers:
-    return lambda: [question.ask(case) for case in cases]
+def _answers(question: Question, cases: Sequence[Any], form: Callable[[Any], Any]) -> list[Check]:
+    return [question.ask(case, form) for case in cases]
 
 # %% ../nbs/08_testing.ipynb #10-testing-010
 def check_codec(codec: Codec, thorough: bool = False) -> list[Check]:

@@ -16,16 +16,20 @@ from .baseline import TOKENS
 from .earlier import to_report
 from .plan import Prepared, generated_files
 from .record import Item
-from ..checks.case import Case
+from ..checks.case import DecodedCase, EncodedCase
+from ..config import dump_config
 from ..files import write_json, write_text
 from ..modalities.registry import MODALITIES
+from ..outdir import is_foreign, known_files
 from ..space import save_space, token_hash
 
+CONFIG_FILE = "uti.yaml"  # repeats the run; a user's own of that name stays, and none is written then
+
 # %% auto #0
-__all__ = ['token_hashes', 'write_artifacts']
+__all__ = ['CONFIG_FILE', 'token_hashes', 'write_artifacts']
 
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003-b
-def _write_pair(case: Case, item: Item, folder: Path) -> None:
+def _write_pair(case: DecodedCase, item: Item, folder: Path) -> None:
     "A picture or sound, normalised and decoded."
     modality = MODALITIES[item.modality]
     item.original, item.recon = (
@@ -39,7 +43,7 @@ def _write_pair(case: Case, item: Item, folder: Path) -> None:
         shutil.copyfile(folder / item.recon, first)
 
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003
-def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
+def token_hashes(cases: Sequence[EncodedCase]) -> dict[str, str]:
     "Modality → sha256 over the ids of all its items, one after another."
     modalities = dict.fromkeys(case.modality for case in cases)
     return {
@@ -48,10 +52,20 @@ def token_hashes(cases: Sequence[Case]) -> dict[str, str]:
     }
 
 
-def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[Item], folder: Path) -> None:
-    """Token space, hashes, ids, normalised inputs and reconstructions into `folder`; the first picture and
-    sound also as recon.png and recon.wav. Notes in `items` which file is whose.
+def write_artifacts(
+    prepared: Prepared,
+    encoded: Sequence[EncodedCase],
+    decoded: Sequence[DecodedCase],
+    items: Sequence[Item],
+    folder: Path,
+) -> None:
+    """Write token space, hashes, ids, normalised inputs and reconstructions into `folder`; the first picture
+    and sound also as recon.png and recon.wav, and the config where there is one. Notes in `items`, which are
+    those of `encoded`, which file is whose.
     """
+    config = prepared.tokenizer.config
+    if config and not is_foreign(prepared.outdir, CONFIG_FILE, known_files(prepared.outdir)):
+        write_text(folder / CONFIG_FILE, dump_config(config))
     save_space(prepared.tokenizer.space, folder / "token_space.json")
     if prepared.baseline:
         write_json(folder / "baseline_report.json", to_report(prepared.baseline.record))
@@ -60,15 +74,16 @@ def write_artifacts(prepared: Prepared, cases: Sequence[Case], items: Sequence[I
         for path in generated_files(prepared):
             (folder / "generated").mkdir(exist_ok=True)
             shutil.copyfile(path, folder / "generated" / path.name)
-    for modality, digest in token_hashes(cases).items():
+    for modality, digest in token_hashes(encoded).items():
         write_text(folder / f"{modality}_tokens.sha256", digest + "\n")
     save_file(
         {
             f"{i.modality}/{i.name}": case.tokens.ids.contiguous().clone()
-            for i, case in zip(items, cases, strict=True)
+            for i, case in zip(items, encoded, strict=True)
         },
         folder / TOKENS,
     )
-    for item, case in zip(items, cases, strict=True):
-        if case.reference is not None and prepared.decoder(case.modality):
-            _write_pair(case, item, folder)
+    by_name = {item.name: item for item in items}
+    for case in decoded:
+        if case.reference is not None:
+            _write_pair(case, by_name[case.item], folder)

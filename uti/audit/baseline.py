@@ -18,7 +18,7 @@ from .earlier import read_record
 from .record import AuditError, AuditRecord, HeldAgainst
 from .samples import source_hash
 from ..checks.base import Found, check, promised
-from ..checks.case import Case
+from ..checks.case import EncodedCase
 from ..codecs.spec import CodecSpec
 from ..metrics.base import Measurement
 from ..metrics.registry import METRICS, baseline_gates
@@ -100,7 +100,7 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
 class ThenAndNow:
     "A case, and the baseline that it is held against."
 
-    case: Case
+    case: EncodedCase
     baseline: Baseline
 
     @property

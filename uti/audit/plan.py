@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from .baseline import TOKENS, Baseline, load_baseline
 from .record import AuditError
 from .samples import load_samples
 from .smoke_report import SmokeError, SmokeReport, read_smoke
-from ..checks.case import Case, FreshProcess
-from ..codecs.base import registered_here
-from ..config import Config, load_config
+from ..checks.case import Case, decoder_of
+from ..codecs.base import Codec
+from ..config import Config
 from ..modalities.base import Sample, about
 from ..modalities.registry import MODALITIES
 from ..outdir import MANIFEST, output_folder, refuse_foreign
@@ -27,14 +26,14 @@ from ..tokens.tokenizer import UnifiedTokenizer
 DECODE_MODES = ("deterministic", "diffusion", "none")
 
 # %% auto #0
-__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'decoders', 'load_smoke',
-           'artifact_names', 'generated_files', 'prepare', 'save_space_apart', 'check_registered']
+__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'load_smoke', 'artifact_names',
+           'generated_files', 'tokenizer_of', 'prepare', 'save_space_apart']
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
 class AuditPlan:
-    """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), or a tokenizer made of codec
-    objects. `outdir`: the folder for report.json and the artifacts.
+    """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), a codec, or a tokenizer made
+    of codec objects. `outdir`: the folder for report.json and the artifacts.
 
     `assets`: a folder with pictures and sounds (None: the shipped ones). `baseline`: the report.json of an
     earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
@@ -42,7 +41,7 @@ class AuditPlan:
     long, sounds of up to 90 s and the speed by batch size.
     """
 
-    codecs: Config | UnifiedTokenizer | str | Path | None
+    codecs: Config | UnifiedTokenizer | Codec | str | Path | None
     outdir: str | Path
     assets: str | Path | None = None
     decode_mode: str = "deterministic"
@@ -120,28 +119,10 @@ class Prepared:
         return self.tokenizer.config or Config()
 
     def decoder(self, modality: str) -> str | None:
-        """The decoder that runs for `modality`: the one that the plan names, the only one of a codec that
-        draws no pictures, or None.
-        """
-        modes = self.tokenizer.codec(modality).spec.decode_modes
-        if self.decode_mode == "none" or not modes:
-            return None
-        return self.decode_mode if self.decode_mode in modes else modes[0]
+        "The decoder that runs for `modality`, as `decoder_of` says it; None where none does."
+        return decoder_of(self.tokenizer.codec(modality).spec, self.decode_mode)
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b
-@contextmanager
-def decoders(prepared: Prepared) -> Iterator[None]:
-    "Run a block with the decoders of the plan, whatever other plans did to the same codecs."
-    before = {modality: codec.decode_mode for modality, codec in prepared.tokenizer.codecs.items()}
-    try:
-        for modality, codec in prepared.tokenizer.codecs.items():
-            codec.decode_mode = prepared.decoder(modality) or codec.decode_mode
-        yield
-    finally:
-        for modality, codec in prepared.tokenizer.codecs.items():
-            codec.decode_mode = before[modality]
-
-
 def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
     "The smoke tests in `path`. Raises `AuditError` where they were made on another token space."
     try:
@@ -182,10 +163,13 @@ def generated_files(prepared: Prepared) -> list[Path]:
     return sorted(path for path in there if path.is_file())
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004-b
-def _case(tokenizer: UnifiedTokenizer, sample: Sample, fresh: FreshProcess) -> Case:
-    "The case of a sample. Raises `MediaError` naming the sample."
-    with about(sample.name):
-        return Case.of(tokenizer, sample, fresh)
+def tokenizer_of(codecs: Config | UnifiedTokenizer | Codec | str | Path | None) -> UnifiedTokenizer:
+    "Make the tokenizer of `codecs`, as in `AuditPlan`. Raises `ConfigError` or `CodecError`."
+    if isinstance(codecs, UnifiedTokenizer):
+        return codecs
+    if isinstance(codecs, Codec):
+        return UnifiedTokenizer({codecs.spec.modality: codecs})
+    return UnifiedTokenizer.from_config(codecs)
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-004
 def prepare(plan: AuditPlan) -> Prepared:
@@ -200,19 +184,17 @@ def prepare(plan: AuditPlan) -> Prepared:
     check_apart(outdir, assets)
     with output_folder(outdir):  # what a run will do is tried, and nothing of it stays
         pass
-    tokenizer = (
-        plan.codecs
-        if isinstance(plan.codecs, UnifiedTokenizer)
-        else UnifiedTokenizer.from_config(
-            plan.codecs if isinstance(plan.codecs, Config) else load_config(plan.codecs)
-        )
-    )
+    if plan.smoke and Path(plan.smoke).resolve().parent == outdir.resolve():
+        raise AuditError(f"{plan.smoke}: lies in the folder that this run replaces; give another folder")
+    tokenizer = tokenizer_of(plan.codecs)
     check_decoders(tokenizer, plan.decode_mode)
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("default")
         samples = load_samples(assets, list(tokenizer.codecs))
-        fresh = FreshProcess(tokenizer, samples)
-        cases = [_case(tokenizer, sample, fresh) for sample in samples]
+        cases = []
+        for sample in samples:
+            with about(sample.name):
+                cases.append(Case.of(tokenizer, sample, plan.decode_mode))
     if not samples:
         raise AuditError(
             f"{plan.assets}: holds nothing for the configured codecs, which are for "
@@ -242,13 +224,3 @@ def save_space_apart(prepared: Prepared, path: Path) -> None:
             raise AuditError(f"{path}: the run writes {place.name} there, and this would take its place")
     path.parent.mkdir(parents=True, exist_ok=True)
     save_space(prepared.tokenizer.space, path)
-
-# %% ../../nbs/audit/05_plan.ipynb #audit-05-012
-def check_registered(configs: Iterable[Config]) -> None:
-    "Raise `AuditError` for a codec that another process will not know by its name."
-    named = {codec.codec for config in configs for codec in config.codecs().values()}
-    if here := sorted(named & registered_here().keys()):
-        raise AuditError(
-            f"codec {here[0]!r} is registered in this process, and a report runs in one of its own; a "
-            "package makes it known to both by an entry point of the group uti.codecs"
-        )

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 
@@ -18,7 +17,7 @@ from .artifacts import token_hashes, write_artifacts
 from .baseline import hold_against
 from .earlier import to_report
 from .environment import environment_of
-from .plan import AuditPlan, Prepared, decoders, prepare
+from .plan import AuditPlan, Prepared, prepare
 from .record import AuditRecord, Item, Speed
 from .samples import source_hash
 from uti.audit.steps import (
@@ -26,13 +25,13 @@ from uti.audit.steps import (
     check_decoding,
     check_encoding,
     check_structure,
-    decoded_of,
     measure_case,
     measure_speed,
     use_by_modality,
 )
 from ..checks.base import Check
-from ..checks.case import Case
+from ..checks.case import EncodedCase, FreshProcess
+from ..checks.registry import ask
 from ..files import write_json
 from ..metrics.base import mean_of
 from ..metrics.registry import METRICS
@@ -70,8 +69,8 @@ class Clock:
         self.seconds[step.replace(" ", "_")] = time.perf_counter() - start
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-004
-def _item(case: Case, numbers: Measured | None) -> Item:
-    "The record of one sample; without numbers where it was not decoded."
+def _item(case: EncodedCase, numbers: Measured | None) -> Item:
+    "Make the record of one sample; without numbers where it was not decoded."
     ids, meta = case.tokens
     found = vars(numbers) if numbers else {}
     return Item(
@@ -87,7 +86,7 @@ def _item(case: Case, numbers: Measured | None) -> Item:
 # %% ../../nbs/audit/08_run.ipynb #audit-08-004-b
 def _record(
     prepared: Prepared,
-    cases: Sequence[Case],
+    cases: Sequence[EncodedCase],
     items: list[Item],
     checks: list[Check],
     speed: list[Speed],
@@ -134,32 +133,33 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    cases = [replace(case) for case in prepared.cases]  # nothing encoded yet, also where a plan runs twice
-    clock, decoded, checks = Clock(progress), decoded_of(prepared, cases), []
+    clock = Clock(progress)
     torch.manual_seed(prepared.config.seed)
     with (
         output_folder(prepared.outdir) as out,
-        decoders(prepared),
+        FreshProcess(prepared.tokenizer, prepared.samples) as fresh,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("default")
+        fresh.start()  # it encodes while this process does, and is waited for when it is asked
         with clock("encoding"):
-            _ = [case.tokens for case in cases]
+            encoded = [case.encode(fresh) for case in prepared.cases]
         with clock("checking the encoders"):
-            checks += check_encoding(prepared, cases)
+            checks = check_encoding(prepared, encoded)
         with clock("checking the token space"):
             checks += check_structure(prepared)
         with clock("decoding"):
-            _ = [case.decoded for case in decoded]
+            decoded = [case.decode() for case in encoded if case.mode]
         with clock("checking the decoders"):
             checks += check_decoding(prepared, decoded)
+            checks += [answer for case in encoded for answer in ask("item in a fresh process", case)]
         with clock("measuring"):
-            measured = {(case.modality, case.item): measure_case(case) for case in decoded}
-            speed = measure_speed(prepared, cases)
+            measured = {case.item: measure_case(case) for case in decoded}
+            speed = measure_speed(prepared, encoded)
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
-        items = [_item(case, measured.get((case.modality, case.item))) for case in cases]
-        write_artifacts(prepared, cases, items, out.staged)
-        record = _record(prepared, cases, items, checks, speed, clock.seconds, [*prepared.warned, *caught])
+        items = [_item(case, measured.get(case.item)) for case in encoded]
+        write_artifacts(prepared, encoded, decoded, items, out.staged)
+        record = _record(prepared, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught])
         write_json(out.staged / "report.json", to_report(record))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")

@@ -16,7 +16,7 @@ from .baseline import ThenAndNow
 from .plan import Prepared
 from .record import Speed
 from ..checks.base import Check
-from ..checks.case import Case, CodecCase, SpaceCase, codes_of
+from ..checks.case import CodecCase, DecodedCase, EncodedCase, SpaceCase, codes_of
 from ..checks.registry import ask
 from ..codecs.base import alike
 from ..codecs.spec import AudioSpec
@@ -26,11 +26,11 @@ from ..metrics.registry import measure, metrics_of
 from ..modalities.base import Sound
 
 # %% auto #0
-__all__ = ['BATCHES', 'LONGEST', 'check_encoding', 'codec_cases', 'check_structure', 'decoded_of', 'check_decoding', 'Measured',
-           'measure_case', 'use_of', 'use_by_modality', 'speed_of', 'measure_speed']
+__all__ = ['BATCHES', 'LONGEST', 'check_encoding', 'codec_cases', 'check_structure', 'check_decoding', 'Measured', 'measure_case',
+           'use_of', 'use_by_modality', 'speed_of', 'measure_speed']
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-003
-def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
+def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Check]:
     "What is asked of each encoded item, and whether its ids are those of the baseline."
     answers: list[Check] = []
     for case in cases:
@@ -42,7 +42,7 @@ def check_encoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
 
 def codec_cases(prepared: Prepared) -> list[CodecCase]:
     return [
-        CodecCase(prepared.tokenizer, modality, prepared.config.seed, prepared.thorough)
+        CodecCase(prepared.tokenizer, modality, prepared.config.seed, prepared.thorough, prepared.decode_mode)
         for modality in prepared.tokenizer.codecs
     ]
 
@@ -56,12 +56,7 @@ def check_structure(prepared: Prepared) -> list[Check]:
     return answers + [answer for case in codec_cases(prepared) for answer in ask("codec", case)]
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-004
-def decoded_of(prepared: Prepared, cases: Sequence[Case]) -> list[Case]:
-    "The cases for whose codec a decoder runs."
-    return [case for case in cases if prepared.decoder(case.modality)]
-
-
-def check_decoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
+def check_decoding(prepared: Prepared, cases: Sequence[DecodedCase]) -> list[Check]:
     """What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode.
 
     `cases`: those that are decoded.
@@ -70,7 +65,7 @@ def check_decoding(prepared: Prepared, cases: Sequence[Case]) -> list[Check]:
     for case in codec_cases(prepared):
         if not case.spec.decode_modes:
             answers += ask("codec without a decoder", case)
-        elif prepared.decoder(case.modality):
+        elif case.mode:
             answers += ask("decoder", case)
     return answers
 
@@ -84,21 +79,22 @@ class Measured:
     idempotence: float
 
 
-def measure_case(case: Case) -> Measured:
-    "The decoded signal against the input as the codec got it, and against itself after a round trip."
+def measure_case(case: DecodedCase) -> Measured:
+    "Measure the decoded signal against the input as the codec got it, and against itself after a round trip."
     metrics = measure(case.modality, case.reference, case.decoded)
     if not metrics_of(case.modality, "round trip"):
         return Measured(metrics, {}, case.idempotence)
-    return Measured(metrics, measure(case.modality, case.decoded, case.twice, "round trip"), case.idempotence)
+    redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
+    return Measured(metrics, measure(case.modality, case.decoded, redecoded, "round trip"), case.idempotence)
 
 
-def use_of(cases: Sequence[Case]) -> list[dict[str, Any]]:
+def use_of(cases: Sequence[EncodedCase]) -> list[dict[str, Any]]:
     "How the entries of each codebook are used by all items of one modality together."
     codes = [codes_of(case.tokenizer, case.tokens) for case in cases]
     return codebook_use(torch.cat(codes, -1), cases[0].spec.codebook_sizes)
 
 
-def use_by_modality(cases: Sequence[Case]) -> dict[str, list[dict[str, Any]]]:
+def use_by_modality(cases: Sequence[EncodedCase]) -> dict[str, list[dict[str, Any]]]:
     "Modality → how its codebooks are used."
     groups = alike(case.modality for case in cases)
     return {modality: use_of([cases[i] for i in places]) for modality, places in groups.items()}
@@ -113,8 +109,8 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return work(), time.perf_counter() - start
 
 
-def speed_of(case: Case, batch: int, decodes: bool) -> Speed:
-    "How fast the codec of `case` encodes and decodes `batch` times the same item."
+def speed_of(case: EncodedCase, batch: int) -> Speed:
+    "Measure how fast the codec of `case` encodes and decodes `batch` times the same item."
     signal, codec, seconds = case.sample.signal, case.codec, None
     if isinstance(case.spec, AudioSpec):
         signal = Sound(signal.wave[..., : round(LONGEST * signal.rate)], signal.rate)
@@ -122,7 +118,7 @@ def speed_of(case: Case, batch: int, decodes: bool) -> Speed:
     signals = case.spec.batch([signal] * batch)
     encoded, encoding = _timed(lambda: codec.encode(*signals))
     n_ids = sum(m["n_positions"] for m in encoded.meta) * case.spec.n_codebooks
-    decoding = _timed(lambda: codec.decode(*encoded))[1] if decodes else None
+    decoding = _timed(lambda: codec.decode(encoded.codes, encoded.meta, case.mode))[1] if case.mode else None
     return Speed(
         modality=case.modality,
         item=case.item,
@@ -135,13 +131,9 @@ def speed_of(case: Case, batch: int, decodes: bool) -> Speed:
     )
 
 
-def measure_speed(prepared: Prepared, cases: Sequence[Case]) -> list[Speed]:
+def measure_speed(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Speed]:
     "Of each modality the item with the most ids, by batch size; nothing unless the run is thorough."
     if not prepared.thorough:
         return []
     longest = {case.modality: case for case in sorted(cases, key=lambda case: len(case.tokens.ids))}
-    return [
-        speed_of(case, batch, bool(prepared.decoder(case.modality)))
-        for case in longest.values()
-        for batch in BATCHES
-    ]
+    return [speed_of(case, batch) for case in longest.values() for batch in BATCHES]

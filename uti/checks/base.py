@@ -55,7 +55,7 @@ class Check(BaseModel):
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006
 Of = Literal[
     "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec",
-    "token space", "baseline"
+    "item in a fresh process", "token space", "baseline"
 ]  # fmt: skip
 
 
@@ -87,13 +87,14 @@ class Question:
     def is_for(self, of: Of, case: Any) -> bool:
         return self.of == of and (not self.modalities or case.modality in self.modalities)
 
-    def ask(self, case: Any) -> Check:
-        """The answer for `case`, anything with a `modality` and an `item`.
+    def ask(self, case: Any, form: Callable[[Any], Any] = lambda case: case) -> Check:
+        """The answer for `case`, anything with a `modality` and an `item`. `form`: case → what the function
+        is asked about, such as the case encoded.
 
-        What the function raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault.
+        What either raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault.
         """
         try:
-            found = self.function(case)
+            found = self.function(form(case))
         except OSError:
             raise
         except Exception as error:  # whatever it is, it is what was asked for

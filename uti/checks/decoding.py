@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Found, check, promised
-from .case import Case, CodecCase
+from .case import CodecCase, DecodedCase
 from ..codecs.base import Codec, CodecError
 from ..metrics.audio import log_mel_l1
 from ..modalities.base import Sound
@@ -28,27 +28,27 @@ def _is(found: Any, expected: Any) -> Found:
 
 
 @check("Text comes back as it was", of="decoded item", modalities=("text",), gates=promised("lossless"))
-def lossless(case: Case) -> Found:
+def lossless(case: DecodedCase) -> Found:
     return _is(case.decoded == case.sample.signal, True)
 
 
 @check("Picture size and channels", of="decoded item", modalities=("image",))
-def size(case: Case) -> Found:
+def size(case: DecodedCase) -> Found:
     return _is(list(case.decoded.shape), list(case.spec.decoded_shape() or ()))
 
 
 @check("Sample rate", of="decoded item", modalities=("audio",))
-def sample_rate(case: Case) -> Found:
+def sample_rate(case: DecodedCase) -> Found:
     return _is(case.decoded[1], case.spec.output_rate)
 
 
 @check("Channels", of="decoded item", modalities=("audio",))
-def channels(case: Case) -> Found:
+def channels(case: DecodedCase) -> Found:
     return _is(case.decoded[0].shape[0], case.spec.channels)
 
 
 @check("Exact length restored", of="decoded item", modalities=("audio",))
-def length(case: Case) -> Found:
+def length(case: DecodedCase) -> Found:
     done = case.tokens.meta["preprocessing"]
     return _is(case.decoded[0].shape[-1], done["samples"] * case.spec.output_rate // done["rate"])
 
@@ -59,18 +59,18 @@ def values_of(signal: Any) -> Tensor:
 
 
 @check("Finite values in range", of="decoded item", modalities=("image", "audio"))
-def finite(case: Case) -> Found:
+def finite(case: DecodedCase) -> Found:
     values, (low, high) = values_of(case.decoded), case.spec.value_range or (-math.inf, math.inf)
     return _is(bool(torch.isfinite(values).all() and values.min() >= low and values.max() <= high), True)
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-008
-def _deterministic(case: Case) -> bool:
-    return case.codec.decode_mode == "deterministic"
+def _deterministic(case: DecodedCase) -> bool:
+    return case.mode == "deterministic"
 
 
 @check("The same signal decoded twice", of="decoded item", gates=_deterministic)
-def decode_determinism(case: Case) -> Found:
-    first, again = case.decoded, case.tokenizer.decode(case.modality, case.tokens)
+def decode_determinism(case: DecodedCase) -> Found:
+    first, again = case.decoded, case.tokenizer.decode(case.modality, case.tokens, case.mode)
     if isinstance(first, str):
         return Found(
             first == again, detail="" if first == again else "the second decode differs from the first"
@@ -84,7 +84,7 @@ def decode_determinism(case: Case) -> Found:
 
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))
-def idempotence(case: Case) -> Found:
+def idempotence(case: DecodedCase) -> Found:
     "As the fraction of the ids that encode(decode(ids)) keeps."
     kept = case.idempotence
     return Found(
@@ -92,13 +92,13 @@ def idempotence(case: Case) -> Found:
     )
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-more-code
-def _distance(case: Case, decoded: Sound) -> float:
+def _distance(case: DecodedCase, decoded: Sound) -> float:
     return log_mel_l1(case.reference.wave, decoded.wave, decoded.rate)
 
 
 @check("Fewer codebooks are the first of all, and more are no worse", of="decoded item", gates=False,
     modalities=("audio",))  # fmt: skip
-def more_codebooks(case: Case) -> Found:
+def more_codebooks(case: DecodedCase) -> Found:
     "Log-mel L1 with one codebook, with half, and with all; a hundredth more is no worse."
     n = case.spec.n_codebooks
     some = {k: case.codec.first_codebooks(k) for k in sorted({1, n // 2} - {0, n})}
@@ -118,20 +118,19 @@ def more_codebooks(case: Case) -> Found:
     return Found(not details, [round(d, 4) for d in distances], "none higher than before", "; ".join(details))
 
 # %% ../../nbs/checks/04_decoding.ipynb #checks-04-011
-def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict) -> dict[str, Any]:
+def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict, mode: str | None) -> dict[str, Any]:
     """The signal, or the exception, of each.
 
     They are decoded in one batch, and one by one only where that fails.
     """
     try:
-        return dict(
-            zip(codes, codec.decode(torch.stack(list(codes.values())), [meta] * len(codes)), strict=True)
-        )
+        signals = codec.decode(torch.stack(list(codes.values())), [meta] * len(codes), mode)
+        return dict(zip(codes, signals, strict=True))
     except Exception:
         found: dict[str, Any] = {}
         for name, wanted in codes.items():
             try:
-                found[name] = codec.decode(wanted[None].contiguous(), [meta])[0]
+                found[name] = codec.decode(wanted[None].contiguous(), [meta], mode)[0]
             except Exception as error:  # whatever it is, it is what the check looks for
                 found[name] = error
         return found
@@ -148,7 +147,7 @@ def any_codes_decode(case: CodecCase) -> Found:
     codes = {"random": random.long(), "lowest": torch.zeros_like(highest), "highest": highest}
     shape = spec.decoded_shape(n_samples)
     details = []
-    for name, signal in _decoded_each(codec, codes, meta).items():
+    for name, signal in _decoded_each(codec, codes, meta, case.mode).items():
         if isinstance(signal, Exception):
             details.append(f"{name} codes: {type(signal).__name__}: {signal}")
         elif shape and (tuple(signal.shape) != shape or not torch.isfinite(signal).all()):

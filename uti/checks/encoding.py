@@ -5,14 +5,15 @@
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-002
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from .base import Check, Found, check, promised
-from .case import Case, CodecCase, codes_of, difference, encode, meta_hash
+from .case import Case, CodecCase, EncodedCase, codes_of, difference, encode, meta_hash
 from ..codecs.base import Encoded
 from ..codecs.weights import listed, not_in_files
 from ..modalities.base import Sample
@@ -26,7 +27,7 @@ __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threa
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-005
 @check("Codes and meta of the promised form", of="encoded item")
-def codes(case: Case) -> Found:
+def codes(case: EncodedCase) -> Found:
     """Did `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a
     JSON-serialisable meta an item?
     """
@@ -50,19 +51,19 @@ def _form(encoded: Encoded, n_codebooks: int) -> str:
     return "codes beyond n_positions are not zero" if codes[0, :, meta[0]["n_positions"] :].any() else ""
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-008
-def _same(case: Case, tokens: Tokens) -> Found:
+def _same(case: EncodedCase, tokens: Tokens) -> Found:
     "Are `tokens` those of the case?"
     count, detail = case.difference(tokens)
     return Found(not detail, count, 0, detail)
 
 
 @check("Same ids and meta twice in a process", of="encoded item")
-def determinism(case: Case) -> Found:
+def determinism(case: EncodedCase) -> Found:
     return _same(case, encode(case.tokenizer, [case.sample])[0])
 
 
-@check("Same ids and meta in a fresh process", of="encoded item")
-def fresh_process(case: Case) -> Found:
+@check("Same ids and meta in a fresh process", of="item in a fresh process")
+def fresh_process(case: EncodedCase) -> Found:
     if case.fresh.unasked:
         return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
     there = case.fresh.answer
@@ -84,7 +85,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 @check("Same ids with 1 and 2 threads", of="encoded item", gates=promised("invariant"))
-def invariance_threads(case: Case) -> Found:
+def invariance_threads(case: EncodedCase) -> Found:
     "The case's own tokens were made with one of the two on most machines, so only the other is tried."
     found = Found(True, 0, 0)
     for n in {1, 2} - {torch.get_num_threads()}:
@@ -105,7 +106,7 @@ def batch_of(sample: Sample) -> list[Sample]:
 
 
 @check("Same ids alone and in a batch of unequal lengths", of="encoded item", gates=promised("invariant"))
-def invariance_batch(case: Case) -> Found:
+def invariance_batch(case: EncodedCase) -> Found:
     batch = batch_of(case.sample)
     alone = [encode(case.tokenizer, batch[:1])[0], case.tokens, encode(case.tokenizer, batch[2:])[0]]
     differences = [
@@ -118,14 +119,13 @@ def invariance_batch(case: Case) -> Found:
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-016
 @check("Same ids on every device", of="encoded item", gates=promised("invariant"))
-def invariance_devices(case: Case) -> Found:
+def invariance_devices(case: EncodedCase) -> Found:
     home = case.tokenizer.config.device if case.tokenizer.config else "cpu"
     others = [d for d in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])) if d != home]
     if not others:
         return Found(None, expected=0, detail="only one device is present")
     count: int | None = 0
     details: list[str] = []
-    _ = case.tokens  # made here, before the codec is anywhere else
     try:
         for device in others:
             case.codec.to(device)
@@ -137,19 +137,19 @@ def invariance_devices(case: Case) -> Found:
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-019
 @check("Every id in the range that its position demands", of="encoded item")
-def token_range(case: Case) -> Found:
+def token_range(case: EncodedCase) -> Found:
+    ranges = case.tokenizer.space.modality_ranges(case.modality)
+    expected = [ranges[0].start, ranges[-1].stop - 1]
     try:
+        ids = case.tokens.ids
         codes_of(case.tokenizer, case.tokens)
-        detail = ""
     except (SpaceError, ValueError) as error:
-        detail = str(error)
-    ids, ranges = case.tokens.ids, case.tokenizer.space.modality_ranges(case.modality)
-    found = [int(ids.min()), int(ids.max())] if len(ids) else []
-    return Found(not detail, found, [ranges[0].start, ranges[-1].stop - 1], detail)
+        return Found(False, [], expected, str(error))
+    return Found(True, [int(ids.min()), int(ids.max())] if len(ids) else [], expected)
 
 
 @check("As many ids as grid or hop predict", of="encoded item")
-def shape(case: Case) -> Found:
+def shape(case: EncodedCase) -> Found:
     "Is `n_tokens = n_codebooks × n_positions`, with the positions that the grid or the hop predicts?"
     ids, meta = case.tokens
     predicted = case.codec.expected_positions(meta["codec_meta"].get("n_samples"))
@@ -188,12 +188,14 @@ def weights(case: CodecCase) -> Found:
     )
 
 # %% ../../nbs/checks/03_encoding.ipynb #checks-03-022
-def own(case: Case) -> list[Check]:
-    "The questions that the codec itself adds, asked of what it encoded."
+def own(case: Case, form: Callable[[Any], EncodedCase] = lambda case: case) -> list[Check]:
+    """The questions that the codec itself adds, asked of what it encoded. `form`: `case` → the case encoded,
+    where it is not yet.
+    """
     signals, _ = case.spec.batch([case.sample.signal])
     about = {"modality": case.modality, "item": case.item, "gates": True}
     try:
-        answers = case.codec.own_checks(signals, case.encoded)
+        answers = case.codec.own_checks(signals, form(case).encoded)
     except OSError:
         raise
     except Exception as error:

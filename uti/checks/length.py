@@ -32,7 +32,7 @@ def length_of(case: CodecCase, n_samples: int) -> str:
         return f"{positions} positions, {codes.shape[-1]} of codes, predicted {predicted}"
     if not spec.decode_modes:
         return ""
-    decoded = spec.items(codec.decode(codes, metas), metas)[0].wave.shape[-1]
+    decoded = spec.items(codec.decode(codes, metas, case.mode), metas)[0].wave.shape[-1]
     return "" if decoded == back else f"{decoded} samples come back, {back} expected"
 
 

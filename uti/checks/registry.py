@@ -5,6 +5,7 @@
 # %% ../../nbs/checks/08_registry.ipynb #checks-07-002
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from . import decoding, encoding, length, rejection, space  # noqa: F401, each lists its questions
@@ -14,7 +15,7 @@ from .base import CHECKS, Check, Of
 __all__ = ['ask']
 
 # %% ../../nbs/checks/08_registry.ipynb #checks-07-003
-def ask(of: Of, case: Any) -> list[Check]:
-    "The answers of a case to every question on the list that is asked of what it is."
-    answers = [question.ask(case) for question in CHECKS.values() if question.is_for(of, case)]
-    return answers + (encoding.own(case) if of == "encoded item" else [])
+def ask(of: Of, case: Any, form: Callable[[Any], Any] = lambda case: case) -> list[Check]:
+    """Ask a case every question on the list that is asked of what it is. `form`: as in `Question.ask`."""
+    answers = [question.ask(case, form) for question in CHECKS.values() if question.is_for(of, case)]
+    return answers + (encoding.own(case, form) if of == "encoded item" else [])

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .base import Found, check
-from .case import Case
+from .case import DecodedCase, EncodedCase
 from ..codecs.base import CodecError
 from ..space import SpaceError
 from ..tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
@@ -63,7 +63,7 @@ def _altered_metas(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tupl
         yield "meta with another number of samples", Tokens(ids, longer)
 
 
-def _wrong_codes(case: Case) -> Iterator[tuple[str, Tensor]]:
+def _wrong_codes(case: EncodedCase) -> Iterator[tuple[str, Tensor]]:
     "(what was done, codes that the codec itself must refuse, whoever calls it)."
     codes, sizes = case.encoded.codes, case.spec.codebook_sizes
     if codes.numel():
@@ -73,17 +73,17 @@ def _wrong_codes(case: Case) -> Iterator[tuple[str, Tensor]]:
             yield what, wrong
 
 
-def _wrong(case: Case) -> Iterator[tuple[str, Callable[[], Any]]]:
+def _wrong(case: EncodedCase) -> Iterator[tuple[str, Callable[[], Any]]]:
     "(what was done, a decode that must be refused)."
     tokenizer, tokens = case.tokenizer, case.tokens
     for what, wrong in (*_corrupted(tokenizer, tokens), *_altered_metas(tokenizer, tokens)):
-        yield what, partial(tokenizer.decode, case.modality, wrong)
+        yield what, partial(tokenizer.decode, case.modality, wrong, case.mode)
     for what, codes in _wrong_codes(case):
-        yield what, partial(case.codec.decode, codes, case.encoded.meta)
+        yield what, partial(case.codec.decode, codes, case.encoded.meta, case.mode)
 
 # %% ../../nbs/checks/05_rejection.ipynb #checks-05-005
 @check("Wrong ids and altered metas are refused", of="decoded item")
-def rejection(case: Case) -> Found:
+def rejection(case: DecodedCase) -> Found:
     accepted, asked = [], 0
     for what, decode in _wrong(case):
         asked += 1

@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -29,13 +29,11 @@ from ..modalities.base import MediaWarning
 if TYPE_CHECKING:
     from uti.audit.run import Progress
     from uti.config import Config
-    from uti.pages.publish import Published
 
 # %% auto #0
 __all__ = ['out', 'err', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
            'BaselineOption', 'SmokeOption', 'ThoroughOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS',
-           'DecodeMode', 'sentences', 'fail', 'exit_code', 'end_with', 'as_program', 'progress_bar', 'wanted_config',
-           'command_line']
+           'DecodeMode', 'sentences', 'fail', 'end_with', 'as_program', 'progress_bar', 'wanted_config', 'command_line']
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
@@ -102,21 +100,10 @@ def fail(sentence: str) -> NoReturn:
     raise SystemExit(2)
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-016-e
-def exit_code(result: Published) -> int:
-    """0 where the published result passed, 1 where a gate of it failed, 3 where the run broke and there is
-    none.
-    """
-    return 3 if result.broke or not result.report else int(not result.report.passed)
-
-
-def end_with(result: Published[Any], show: Callable[[Any], None]) -> NoReturn:
-    "`show` what was found, or say what broke; then the page, and the exit code."
-    if result.report:
-        show(result.report)
-    else:
-        err.print(f"FAILED: {result.broke}", style="bold red", markup=False)
-    out.print(str(result.page), highlight=False)
-    raise typer.Exit(exit_code(result))
+def end_with(passed: bool, result: str | Path) -> NoReturn:
+    "Say where the `result` lies, and end: with exit code 0 where it passed, 1 where a gate of it failed."
+    out.print(str(result), highlight=False)
+    raise typer.Exit(0 if passed else 1)
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-006-f
 def _open_streams() -> None:

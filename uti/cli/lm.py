@@ -177,18 +177,16 @@ def smoke(
     """
     with sentences():
         from uti.config import SMOKE_CONFIG
-        from uti.pages.publish import publish_smoke
+        from uti.publish import report_folder, report_smoke
 
+        folder = report_folder(reports, name)
+        wanted = wanted_config(config, text, image, audio, SMOKE_CONFIG)
         with progress_bar() as progress:
-            result = publish_smoke(
-                name,
-                reports,
-                config=wanted_config(config, text, image, audio, SMOKE_CONFIG),
-                assets=smoke_assets,
-                command=command_line(),
-                progress=progress,
+            found = report_smoke(
+                wanted, folder, assets=smoke_assets, command=command_line(), progress=progress
             )
-    end_with(result, print_smoke)
+    print_smoke(found)
+    end_with(found.passed, folder / "index.html")
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-007
 def export(

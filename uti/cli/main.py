@@ -121,8 +121,7 @@ def audit(
         with progress_bar() as progress:
             record = run_audit(prepared, progress)
     print_verdict(record)
-    out.print(f"{outdir}/report.json", highlight=False)
-    raise typer.Exit(0 if record.passed else 1)
+    end_with(record.passed, f"{outdir}/report.json")
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006-b
 def audit_main() -> None:
@@ -146,33 +145,33 @@ def report(
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
 ) -> None:
-    "Audit in a notebook and render it: index.html, the executed notebook, report.json and the artifacts."
+    "Audit and render the report: index.html, the executed notebook, report.json and the artifacts."
     with sentences():
-        from uti.audit.plan import AuditPlan
-        from uti.comparison.run import check_name
-        from uti.pages.publish import publish_audit
+        from uti.publish import report as publish_report
+        from uti.publish import report_folder
 
-        check_name(name, "the report")
-        plan = AuditPlan(
-            wanted_config(config, text, image, audio),
-            reports / name,
-            smoke_assets,
-            decode_mode.value,
-            baseline_report,
-            smoke_report,
-            command_line(),
-            thorough,
-        )
+        folder = report_folder(reports, name)
         with progress_bar() as progress:
-            result = publish_audit(plan, progress)
-    end_with(result, print_verdict)
+            record = publish_report(
+                wanted_config(config, text, image, audio),
+                folder,
+                assets=smoke_assets,
+                decode_mode=decode_mode.value,
+                baseline=baseline_report,
+                smoke=smoke_report,
+                command=command_line(),
+                thorough=thorough,
+                progress=progress,
+            )
+    print_verdict(record)
+    end_with(record.passed, folder / "index.html")
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-010
 @app.command()
 def render(notebook: Annotated[Path, typer.Argument(help="An executed report notebook.")]) -> None:
     "Render an executed notebook as index.html beside it."
     with sentences():
-        from uti.pages.publish import render_notebook
+        from uti.publish import render_notebook
 
         page = render_notebook(notebook)
     out.print(str(page), highlight=False)
@@ -214,19 +213,20 @@ def compare(
     Each is audited in its own form, and all are measured in a common one.
     """
     with sentences():
-        from uti.pages.publish import publish_compare
+        from uti.publish import report_comparison, report_folder
 
+        folder = report_folder(reports, name)
         with progress_bar() as progress:
-            result = publish_compare(
-                name,
-                reports,
-                configs=configs,
+            comparison = report_comparison(
+                configs,
+                folder,
                 assets=smoke_assets,
                 decode_mode=decode_mode.value,
                 command=command_line(),
                 progress=progress,
             )
-    end_with(result, _print_entries)
+    _print_entries(comparison)
+    end_with(comparison.passed, folder / "index.html")
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
 def _here(reader: type[CheckpointCodec]) -> str:

@@ -110,13 +110,12 @@ class Codec(ABC):
     """One modality's signal ↔ codes.
 
     A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of
-    positions is not `spec.positions`
-    also writes `expected_positions`, and one with weights writes `to`. Inputs are already checked when
-    `_encode` and `_decode` are called.
+    positions is not `spec.positions` also writes `expected_positions`, and one with weights writes `to`.
+    Inputs are already checked when `_encode` and `_decode` are called. The `_decode` of a codec with several
+    `spec.decode_modes` also takes `mode`, one of them.
     """
 
     spec: CodecSpec
-    decode_mode: str = "deterministic"  # one of `spec.decode_modes`; whoever decodes in another sets it
     decoder_hint: str = (
         ""  # what a user can do about a decode mode that is not there, as the end of a sentence
     )
@@ -152,21 +151,26 @@ class Codec(ABC):
         with torch.inference_mode():
             return self._encode(signals, lengths)
 
-    def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Signals:
+    def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Signals:
         """Signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32 [batch, 3,
         H, W], sounds float32 [batch, channels, most n_samples]
-        (zero beyond an item's own), or a list of str. Raises `CodecError` for codes out of range, a meta that
-        does not fit, or a codec that cannot decode.
+        (zero beyond an item's own), or a list of str. `mode`: one of `spec.decode_modes`, default the first.
+        Raises `CodecError` for codes out of range, a meta that does not fit, a mode that the codec lacks, or
+        a codec that cannot decode.
         """
         import torch
 
-        if not self.spec.decode_modes:
+        modes = self.spec.decode_modes
+        if not modes:
             raise CodecError(f"codec {self.spec.name!r} can encode but not decode")
+        if mode not in (None, *modes):
+            raise CodecError(f"codec {self.spec.name!r} has no {mode} decoder; it has {', '.join(modes)}")
         check_codes(self.spec, codes, meta)
         for item in meta:
             self._check_positions(item, codes.shape[2])
+        chosen = {"mode": mode or modes[0]} if len(modes) > 1 else {}
         with torch.inference_mode():
-            return self._decode(codes, meta)
+            return self._decode(codes, meta, **chosen)
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:
         """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's

@@ -10,7 +10,6 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..audit.earlier import read_record
 from ..audit.environment import environment_of
-from ..audit.plan import AuditPlan, Prepared, check_apart, decoders, prepare
+from ..audit.plan import AuditPlan, Prepared, check_apart, prepare
 from ..audit.record import AuditError, AuditRecord, told
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
@@ -101,13 +100,13 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
     """
     if not sources:
         raise CompareError("nothing to compare: give at least one uti.yaml, codec or checkpoint")
-    return dict(zip(names_of(sources), map(_config_of, map(str, sources)), strict=True))
-
-
-def _config_of(source: str) -> Config:
-    if Path(source).suffix in (".yaml", ".yml"):
-        return load_config(source)
-    return with_codecs(None, **{modality_of(source): source})
+    configs = [
+        load_config(source)
+        if source.endswith((".yaml", ".yml"))
+        else with_codecs(None, **{modality_of(source): source})
+        for source in map(str, sources)
+    ]
+    return dict(zip(names_of(sources), configs, strict=True))
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
@@ -208,15 +207,16 @@ def _answers(inputs: Prepared, report: AuditRecord) -> bool:
     lies beside it?
     """
     asked = set()
-    for case, item in zip((replace(case) for case in inputs.cases), report.items, strict=True):
+    for one, item in zip(inputs.cases, report.items, strict=True):
+        case = one.encode()
         if token_hash(case.tokens.ids) != item.token_sha256 or canonical_json(
             case.tokens.meta
         ) != canonical_json(item.meta):
             return False
         if item.recon and case.modality not in asked:
             asked.add(case.modality)
-            if inputs.decoder(case.modality) == "diffusion" or not _is_in(
-                inputs.outdir / item.recon, case.modality, case.decoded
+            if case.mode == "diffusion" or not _is_in(
+                inputs.outdir / item.recon, case.modality, case.decode().decoded
             ):
                 return False
     return True
@@ -254,8 +254,7 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
     files = [inputs.outdir / name for item in report.items for name in (item.original, item.recon) if name]
     if not same or not all(path.is_file() for path in files):
         return None
-    with decoders(inputs):
-        return report if _answers(inputs, report) else None
+    return report if _answers(inputs, report) else None
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-021
 def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> dict[str, AuditRecord]:
@@ -265,13 +264,12 @@ def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> d
         done = i * len(STEPS)
         if kept := _kept(one):
             progress(done, steps, f"{name}: audited before, kept")
-        reports[name] = kept or run_audit(one, _part(name, done, steps, progress))
+
+        def part(step: int, _: int, what: str, name: str = name, done: int = done) -> None:
+            progress(done + step, steps, f"{name}: {what}")
+
+        reports[name] = kept or run_audit(one, part)
     return reports
-
-
-def _part(name: str, done: int, steps: int, progress: Progress) -> Progress:
-    "The progress of one audit as a part of the whole run's."
-    return lambda step, _, what: progress(done + step, steps, f"{name}: {what}")
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-017
 def _measure_common(

@@ -34,8 +34,8 @@ from uti.audit.smoke_report import (
     gate,
 )
 from ..checks.base import Check
-from ..config import Config
-from ..files import scratch, write_json
+from ..config import Config, dump_config
+from ..files import scratch, write_json, write_text
 from uti.lm.data import (
     Dataset,
     DatasetError,
@@ -63,7 +63,7 @@ from .training import Progress, TokenTrainer, losses, train
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
-from ..space import TokenSpace, space_hash, to_dict
+from ..space import space_hash, to_dict
 from ..tokens.grammar import Grammar, Segment, parse
 from ..tokens.sequences import IGNORED, TASKS, Example
 from ..tokens.tokenizer import UnifiedTokenizer
@@ -148,13 +148,11 @@ def prepare_smoke(
     outdir: str | Path,
     *,
     assets: str | Path | None = None,
-    work: str | Path | None = None,
     command: str = "uti smoke",
 ) -> SmokeRun:
     """Load the codecs and make the sequences. Raises a `UTIError` of one sentence before anything is written.
 
     `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
-    `work`: the folder in which an interrupted training is looked for; default: one that `outdir` keeps.
     """
     check_apart(Path(outdir), Path(assets) if assets else None)
     with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
@@ -171,8 +169,7 @@ def prepare_smoke(
             make_model(wanted, dataset.space),
             max(len(prompt_of(e)) for e in dataset.examples) + longest_target(dataset.grammar),
         )
-    folders = Path(outdir), Path(work) if work else None
-    return SmokeRun(tokenizer, dataset, *folders, whole=whole if mixed else None, command=command)
+    return SmokeRun(tokenizer, dataset, Path(outdir), whole=whole if mixed else None, command=command)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-011-b
 def _lay_out(run: SmokeRun) -> None:
@@ -215,26 +212,25 @@ def _text_logits(run: SmokeRun, grown: PreTrainedModel) -> None:
     run.ask("text_logits", torch.equal(old, new), (old - new).abs().max().item(), 0.0)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-c
-def _perplexities(space: TokenSpace, found: Targets) -> dict[str, float]:
-    "exp of the mean loss over the targets in each range that has any."
-    of_range = {name: (found.ids >= ids.start) & (found.ids < ids.stop) for name, ids in space.ranges.items()}
-    return {name: float(np.exp(found.loss[there].mean())) for name, there in of_range.items() if there.any()}
-
-
 def _learned(run: SmokeRun, before: Sequence[Targets], after: Sequence[Targets]) -> dict[str, Any]:
     "What of `Overfit` compares the losses before and after training."
 
     def of(found: Sequence[Targets], task: str) -> Targets:
         return joined([t for t, its in zip(found, run.tasks, strict=True) if its == task])
 
-    tasks = list(dict.fromkeys(run.tasks))
+    tasks, every = list(dict.fromkeys(run.tasks)), joined(after)
+    of_range = {
+        name: (every.ids >= r.start) & (every.ids < r.stop) for name, r in run.dataset.space.ranges.items()
+    }
     return {
         "first_loss": joined(before).loss.mean(),
         "final_loss": joined(after).loss.mean(),
         "fraction_of": {task: of(after, task).loss.mean() / of(before, task).loss.mean() for task in tasks},
         "accuracy": joined(after).right.mean(),
         "accuracy_of": {task: of(after, task).right.mean() for task in tasks},
-        "perplexity_of": _perplexities(run.dataset.space, joined(after)),
+        "perplexity_of": {
+            name: float(np.exp(every.loss[there].mean())) for name, there in of_range.items() if there.any()
+        },
     }
 
 
@@ -604,14 +600,15 @@ def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None
     """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
     `generated/`, and the trained model with its TensorBoard logs in `model/`.
 
-    An interrupted run goes on from the last checkpoint of its training.
+    An interrupted run goes on from the last checkpoint of its training, which `outdir` keeps.
     """
     run.progress = progress
     with output_folder(run.outdir) as out:
-        run.work, run.outdir = run.work or out.kept("smoke"), out.staged
+        run.work, run.outdir = out.kept("smoke"), out.staged
         report = _all_tests(run, progress)
         (run.work / "training").replace(out.staged / "model")
         (run.work / "data").replace(out.staged / "data")
+        write_text(out.staged / "uti.yaml", dump_config(run.config))
         write_json(out.staged / "smoke.json", report.model_dump(mode="json", by_alias=True))
         out.publish()
     return report

@@ -5,8 +5,11 @@
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-002
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..audit.record import AuditRecord, Item
 from ..audit.smoke_report import Differences
@@ -28,6 +31,7 @@ from uti.html import (
     whole,
 )
 from ..modalities.audio import read_audio
+from ..modalities.base import Sound
 from ..modalities.image import normalise_image
 from uti.pages.media import (
     LONGEST_PLAYED,
@@ -42,12 +46,12 @@ from uti.pages.media import (
 from uti.pages.plots import (
     codebook_bars,
     loss_curves,
-    mel_limits,
     mel_panel,
     picture_row,
     prompt_bars,
     sound_rows,
     space_bar,
+    spectrogram,
 )
 
 # %% auto #0
@@ -92,6 +96,17 @@ def _files(item: Item, folder: Path) -> tuple[Path, Path]:
     "A decoded item before and after."
     return folder / (item.original or ""), folder / (item.recon or "")
 
+
+def _heard(path: Path) -> tuple[Sound, np.ndarray]:
+    "Read a sound and compute its spectrogram, both once for a page."
+    return _heard_as_it_is(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2 * MOST_SHOWN)
+def _heard_as_it_is(path: Path, changed: int) -> tuple[Sound, np.ndarray]:
+    sound = read_audio(path)
+    return sound, spectrogram(*sound)
+
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005-b
 def first_look(report: AuditRecord, folder: Path) -> Markup:
     "The first picture and the first sound, before and after."
@@ -104,9 +119,9 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
         ]
     for item in decoded_items(report, "audio")[:1]:
         files = _files(item, folder)
-        sounds = [read_audio(path) for path in files]
-        limits = mel_limits(*sounds[0])
-        panels = [mel_panel(wave, rate, limits) for wave, rate in sounds]
+        sounds, mels = zip(*map(_heard, files), strict=True)
+        lengths = [sound.wave.shape[-1] / sound.rate for sound in sounds]
+        panels = [mel_panel(mel, seconds, mels[0]) for mel, seconds in zip(mels, lengths, strict=True)]
         played = [path if is_played(sound) else None for path, sound in zip(files, sounds, strict=True)]
         shown += [
             card(item.name, ["as the codec got it"], panels[0], played[0]),
@@ -206,7 +221,6 @@ FILES = {
     "original": "pictures and sounds as the codecs received them",
     "recon": "the same, decoded",
     "baseline_report.json": "the report of the run that this one was held against",
-    "audit.ipynb": "this page, as the executed notebook",
     "smoke.json": "the smoke tests of a language model",
     "generated": "what a language model wrote",
     "uti_manifest.json": "what this run wrote here, with a sha256 each",
@@ -313,13 +327,10 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
     shown, items = [], decoded_items(report, "audio")
     for item in items[:MOST_SHOWN]:
         files = _files(item, folder)
-        original, recon = map(read_audio, files)
-        shown.append(
-            drawn(
-                sound_rows(original.wave, recon.wave, original.rate, f"{item.name}: {caption(report, item)}"),
-                item.name,
-            )
-        )
+        (original, recon), mels = zip(*map(_heard, files), strict=True)
+        title = f"{item.name}: {caption(report, item)}"
+        figure = sound_rows(original.wave, recon.wave, mels, original.rate, title)
+        shown.append(drawn(figure, item.name))
         if is_played(original):
             named = zip(("normalised input", "reconstruction"), files, strict=True)
             players = [audio_player(path, f"{item.name}, {what}") for what, path in named]

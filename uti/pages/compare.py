@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, Rate, in_common_form
 from ..comparison.references import Reference, at_rate, out_of_reach
 from uti.html import (
@@ -29,8 +31,9 @@ from uti.html import (
 )
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
+from ..modalities.base import Sound
 from .media import LONGEST_PLAYED, card, cards, drawn, is_played, not_shown
-from .plots import mel_limits, mel_panel, rate_distortion
+from .plots import mel_panel, rate_distortion, spectrogram
 
 NOTHING = soft("–")
 NOUNS = {"image": "picture", "audio": "sound", "text": "text"}
@@ -356,21 +359,22 @@ def pictures(page: Page) -> Markup:
     return joined(parts) + _rest(assets, "picture")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016
-def _sound_card(page: Page, title: str, lines: list[str], path: Path, limits: tuple[float, float]) -> Markup:
-    "A spectrogram in the common form, and a player of what the codec got or gave."
-    form, sound = page.comparison.common_form, read_audio(path)
-    played = is_played(sound)
-    said = (
-        lines
-        if played
-        else [*lines, f"longer than {LONGEST_PLAYED} s: listen to {path.relative_to(page.folder).as_posix()}"]
-    )
-    return card(
-        title,
-        said,
-        mel_panel(in_common_form(form, "audio", sound), form.sample_rate or sound.rate, limits),
-        path if played else None,
-    )
+def _common_mel(page: Page, sound: Sound) -> np.ndarray:
+    "Return the spectrogram of a sound in the common form."
+    form = page.comparison.common_form
+    return spectrogram(in_common_form(form, "audio", sound), form.sample_rate or sound.rate)
+
+
+def _sound_card(
+    page: Page, title: str, lines: list[str], path: Path, sound: Sound, mel: np.ndarray, limits: np.ndarray
+) -> Markup:
+    "Draw a card of the spectrogram of a `sound`, with a player of the file `path`."
+    said, played = lines, is_played(sound)
+    if not played:
+        file = path.relative_to(page.folder).as_posix()
+        said = [*lines, f"longer than {LONGEST_PLAYED} s: listen to {file}"]
+    seconds = sound.wave.shape[-1] / sound.rate
+    return card(title, said, mel_panel(mel, seconds, limits), path if played else None)
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
 def sounds(page: Page) -> Markup:
@@ -378,7 +382,7 @@ def sounds(page: Page) -> Markup:
     assets, parts = [a for a in page.comparison.assets if a.modality == "audio"], []
     for asset in assets[:MOST_SHOWN]:
         original = read_audio(page.folder / str(asset.original))
-        limits = mel_limits(*original)
+        mel = _common_mel(page, original)
         parts.append(heading(asset.name))
         for own, those in _by_form(page, asset).items():
             path, (what, how) = _original_of(page, asset, own, those)
@@ -388,16 +392,20 @@ def sounds(page: Page) -> Markup:
                     "original",
                     [what, f"{how}, {original.wave.shape[1] / original.rate:.3g} s"],
                     path,
-                    limits,
+                    original,
+                    mel,
+                    mel,
                 )
             ]
             for name, result, item in those:
                 spent, said = _spent(item, result, "audio"), _caption(page, item, "audio")
-                row.append(
-                    _sound_card(page, name, [spent, said], page.folder / item.recon, limits)
-                    if item.recon
-                    else card(name, [spent, "not decoded"])
-                )
+                if item.recon:
+                    recon = page.folder / item.recon
+                    sound = read_audio(recon)
+                    one = _common_mel(page, sound)
+                    row.append(_sound_card(page, name, [spent, said], recon, sound, one, mel))
+                else:
+                    row.append(card(name, [spent, "not decoded"]))
             parts.append(cards(row))
     return joined(parts) + _rest(assets, "sound")
 

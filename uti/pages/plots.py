@@ -22,8 +22,8 @@ from ..metrics.audio import log_mel
 from ..metrics.image import error_map
 
 # %% auto #0
-__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_limits', 'mel_panel',
-           'rate_distortion', 'loss_curves', 'prompt_bars']
+__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar',
+           'mel_panel', 'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
 def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
@@ -43,13 +43,19 @@ def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-007
-def sound_rows(original: Tensor, recon: Tensor, sample_rate: int, title: str = "") -> Figure:
-    """Waveforms (first channel) over each other, and the two log-mel spectrograms.
+def spectrogram(wave: Tensor, sample_rate: int) -> np.ndarray:
+    "Return the log-mel spectrogram [80, frames] of a sound's first channel. Float [channels, samples]; Hz."
+    return log_mel(wave[:1], sample_rate)[0].numpy()
 
-    Float [channels, samples] in [-1, 1], twice; rate in Hz.
+
+def sound_rows(
+    original: Tensor, recon: Tensor, mels: Sequence[np.ndarray], sample_rate: int, title: str = ""
+) -> Figure:
+    """Draw waveforms (first channel) over each other, and the two log-mel spectrograms.
+
+    Float [channels, samples] in [-1, 1], twice, and their `spectrogram`s; rate in Hz.
     """
     seconds = np.arange(original.shape[-1]) / sample_rate
-    mels = [log_mel(wave[:1], sample_rate)[0].numpy() for wave in (original, recon)]
     fig, axes = plt.subplots(3, 1, figsize=(9.6, 6), sharex=True, layout="constrained")
     axes[0].plot(seconds, original[0].numpy(), lw=0.5, label="normalised input")
     axes[0].plot(seconds, recon[0].numpy(), lw=0.5, alpha=0.7, label="reconstruction")
@@ -118,30 +124,21 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-016
-def mel_limits(wave: Tensor, sample_rate: int) -> tuple[float, float]:
-    """The values of the darkest and the brightest colour of a sound's spectrogram, so that panels can share a
-    scale.
+def mel_panel(mel: np.ndarray, seconds: float, limits: np.ndarray | None = None) -> Figure:
+    """Draw a `spectrogram` of a sound of so many `seconds`, small.
+
+    `limits`: a spectrogram whose least and greatest values are the darkest and the brightest colour, so that
+    panels can share a scale; default: its own.
     """
-    mel = log_mel(wave[:1], sample_rate)
-    return float(mel.min()), float(mel.max())
-
-
-def mel_panel(wave: Tensor, sample_rate: int, limits: tuple[float, float] | None = None) -> Figure:
-    """The log-mel spectrogram of a sound's first channel, small.
-
-    Float [channels, samples]; rate in Hz; `limits`: the values of the darkest and the brightest colour, so
-    that panels can share a scale.
-    """
-    mel = log_mel(wave[:1], sample_rate)[0].numpy()
-    low, high = limits or (float(mel.min()), float(mel.max()))
+    scale = mel if limits is None else limits
     fig, ax = plt.subplots(figsize=(2.7, 1.6), layout="constrained")
     ax.imshow(
         mel,
         origin="lower",
         aspect="auto",
-        extent=(0, wave.shape[-1] / sample_rate, 0, 80),
-        vmin=low,
-        vmax=high,
+        extent=(0, seconds, 0, 80),
+        vmin=float(scale.min()),
+        vmax=float(scale.max()),
     )
     ax.set(xlabel="seconds", ylabel="mel band")
     return fig

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_ids', 'check_meta',
-           'CodecTokenizer', 'UnifiedTokenizer']
+           'UnifiedTokenizer']
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
 def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
@@ -171,11 +171,37 @@ def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, An
             f"{inner.get('n_samples', 'a picture')}"
         )
 
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-carried
+def _left_where_it_is(value: str) -> str:
+    warnings.warn(f"{value}: is not copied, and named by its whole path", stacklevel=4)
+    return str(Path(value).resolve())
+
+
+def _carried(config: Config, folder: Path) -> Config:
+    """`config` for a file in `folder`: files that options name are copied there, and named by where they are
+    then; folders are named by their whole path, with a warning.
+    """
+    codecs = {}
+    for modality, wanted in config.codecs().items():
+        options, codec = dict(wanted.options), wanted.codec
+        for name, value in options.items():
+            if isinstance(value, str) and Path(value).is_file():
+                options[name] = f"{modality}-{name}{Path(value).suffix}"
+                shutil.copyfile(value, folder / options[name])
+            elif isinstance(value, str) and "/" in value and Path(value).is_dir():
+                options[name] = _left_where_it_is(value)
+        if codec not in codec_targets() and Path(codec).is_dir():
+            codec = _left_where_it_is(codec)
+        codecs[modality] = wanted.model_copy(update={"options": options, "codec": codec})
+    return config.model_copy(update=codecs)
+
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008
-class CodecTokenizer:
-    """Each modality in global ids, by the modality's name: for who handles all of them alike.
+class UnifiedTokenizer:
+    """Encode and decode texts, pictures and sounds in global ids.
 
     `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
+    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`. Who handles all modalities alike names them
+    in the call (`decode("image", tokens)`); who has one in hand calls its own (`decode_image(ids, meta)`).
     """
 
     def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
@@ -189,6 +215,15 @@ class CodecTokenizer:
         self.serialisation = config.serialisation if config else "interleaved"
         self.clip_seconds = config.clip_seconds if config else None
         self.space = space_of(codecs)
+
+    @classmethod
+    def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
+        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
+
+        Raises `ConfigError` or `CodecError`.
+        """
+        config = config if isinstance(config, Config) else load_config(config)
+        return cls(load_codecs(config), config)
 
     def codec(self, modality: str) -> Codec:
         "The codec of `modality`. Raises `TokenizerError` where there is none."
@@ -240,17 +275,20 @@ class CodecTokenizer:
         }
         return meta | {"digest": meta_digest(ids, meta)}
 
-    def decode(self, modality: str, tokens: Tokens) -> Any:
-        """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`.
+    def decode(self, modality: str, tokens: Tokens, mode: str | None = None) -> Any:
+        """The signal of one item of any modality: str, float32 [3, H, W], or `Sound`. `mode`: as in
+        `Codec.decode`.
 
         A text decodes from its ids alone. Raises as `decode_images` does.
         """
         ids, meta = tokens
         if self.codec(modality).spec.meta_free:
             meta = self.generated_meta(modality, ids)
-        return self.decode_batch(modality, [ids], [meta])[0]
+        return self.decode_batch(modality, [ids], [meta], mode)[0]
 
-    def decode_batch(self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Any]:
+    def decode_batch(
+        self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict], mode: str | None = None
+    ) -> list[Any]:
         """Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not
         read.
         """
@@ -269,7 +307,7 @@ class CodecTokenizer:
         longest = max(c.shape[-1] for c in codes)
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
         inner = [meta["codec_meta"] for meta in metas]
-        return codec.spec.items(codec.decode(padded, inner), inner)
+        return codec.spec.items(codec.decode(padded, inner, mode), inner)
 
     def generated_meta(self, modality: str, ids: Tensor) -> dict[str, Any]:
         """The meta of ids int64 [n_tokens] that a language model made, as whole hops of sound, a whole
@@ -282,47 +320,6 @@ class CodecTokenizer:
         if meta is None:
             raise TokenizerError(f"no {modality} makes {len(ids)} ids of {codec.spec.n_codebooks} codebooks")
         return self._meta(codec, ids, meta, {})
-
-# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-carried
-def _left_where_it_is(value: str) -> str:
-    warnings.warn(f"{value}: is not copied, and named by its whole path", stacklevel=4)
-    return str(Path(value).resolve())
-
-
-def _carried(config: Config, folder: Path) -> Config:
-    """`config` for a file in `folder`: files that options name are copied there, and named by where they are
-    then; folders are named by their whole path, with a warning.
-    """
-    codecs = {}
-    for modality, wanted in config.codecs().items():
-        options, codec = dict(wanted.options), wanted.codec
-        for name, value in options.items():
-            if isinstance(value, str) and Path(value).is_file():
-                options[name] = f"{modality}-{name}{Path(value).suffix}"
-                shutil.copyfile(value, folder / options[name])
-            elif isinstance(value, str) and "/" in value and Path(value).is_dir():
-                options[name] = _left_where_it_is(value)
-        if codec not in codec_targets() and Path(codec).is_dir():
-            codec = _left_where_it_is(codec)
-        codecs[modality] = wanted.model_copy(update={"options": options, "codec": codec})
-    return config.model_copy(update=codecs)
-
-# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-008-z
-class UnifiedTokenizer(CodecTokenizer):
-    """Encode and decode texts, pictures and sounds in global ids.
-
-    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
-    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
-    """
-
-    @classmethod
-    def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
-        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
-
-        Raises `ConfigError` or `CodecError`.
-        """
-        config = config if isinstance(config, Config) else load_config(config)
-        return cls(load_codecs(config), config)
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
         "Token ids of each string, and its meta."
@@ -365,12 +362,14 @@ class UnifiedTokenizer(CodecTokenizer):
         "The string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
         return self.decode("text", Tokens(ids, {}))
 
-    def decode_images(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Tensor]:
-        """Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta.
+    def decode_images(
+        self, ids: Sequence[Tensor], metas: Sequence[dict], mode: str | None = None
+    ) -> list[Tensor]:
+        """Pictures, float32 [3, H, W] in [0, 1], of each item's ids and meta. `mode`: as in `Codec.decode`.
 
         Raises `SpaceError` or `TokenizerError` where they do not fit.
         """
-        return self.decode_batch("image", ids, metas)
+        return self.decode_batch("image", ids, metas, mode)
 
     def decode_audios(self, ids: Sequence[Tensor], metas: Sequence[dict]) -> list[Sound]:
         """The `Sound`, float32 [channels, samples] of exactly the encoded length, of each item's ids and
@@ -378,9 +377,9 @@ class UnifiedTokenizer(CodecTokenizer):
         """
         return self.decode_batch("audio", ids, metas)
 
-    def decode_image(self, ids: Tensor, meta: dict) -> Tensor:
+    def decode_image(self, ids: Tensor, meta: dict, mode: str | None = None) -> Tensor:
         "The picture of one item: `decode_images` of one."
-        return self.decode_images([ids], [meta])[0]
+        return self.decode_images([ids], [meta], mode)[0]
 
     def decode_audio(self, ids: Tensor, meta: dict) -> Sound:
         "The sound of one item: `decode_audios` of one."

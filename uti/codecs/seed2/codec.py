@@ -198,7 +198,7 @@ class Seed2(CheckpointCodec):
         with torch.inference_mode():
             return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
-    def decode(self, codes: Tensor, meta: Sequence[Meta]) -> Any:
+    def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Any:
         """Pictures float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion
         model draws them, each with noise of the seed in its meta, or else of the codec's, in either mode.
 
@@ -209,9 +209,10 @@ class Seed2(CheckpointCodec):
                 f"codec {self.spec.name!r} decodes ids to a CLIP image embedding (`image_embeddings`); for "
                 f"pixels, {self.decoder_hint}"
             )
-        return super().decode(codes, meta)
+        return super().decode(codes, meta, mode)
 
-    def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
+    def _decode(self, codes: Tensor, meta: Sequence[Meta], mode: str = "deterministic") -> Tensor:
+        "Draw them, in either mode with noise of the seed."
         import torch
 
         unclip: Any = self.unclip  # decode has refused where there is none
