@@ -14,10 +14,17 @@ from typing import Any
 
 import torch
 import transformers as hf
-from diffusers import VQModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers.models.glm_image.configuration_glm_image import GlmImageConfig
+
+
+def vq_model(**config: Any) -> nn.Module:
+    "Make a VQModel of diffusers, which takes seconds to import."
+    from diffusers import VQModel
+
+    return VQModel(**config)
+
 
 HUBERT = {
     "model_type": "hubert",
@@ -127,12 +134,12 @@ IMAGE: dict[str, Callable[[], nn.Module]] = {
     "chameleon_vqgan": lambda: hf.ChameleonVQVAE(hf.ChameleonVQVAEConfig(resolution=32, **VQ)),
     "janus_vqgan": lambda: hf.JanusVQVAE(hf.JanusVQVAEConfig(num_patches=8, **VQ)),
     "emu3_vqgan": lambda: hf.Emu3VQVAE(hf.Emu3VQVAEConfig(**EMU3)),
-    "VQModel": lambda: VQModel(
+    "VQModel": lambda: vq_model(
         block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256,
         sample_size=32
     ),
-    "VQModel_lookup": lambda: VQModel(
+    "VQModel_lookup": lambda: vq_model(
         block_out_channels=(8, 16, 16), down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3, norm_num_groups=4, latent_channels=4, num_vq_embeddings=256,
         lookup_from_codebook=True

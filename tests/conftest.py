@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import forked, fresh_fork, run_command
+from forked import forked, fresh_fork, report_in_fork, run_command, training_fork
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# jsonschema, which nbformat imports, would compile a grammar of IRIs for seconds, and does without it
+sys.modules["rfc3987_syntax"] = None
 # OpenMP reads these when torch is imported. The tests run in as many processes as there are cores, so a
 # thread each is fastest, and threads that wait must not keep a core busy.
 # What is said of numbers of threads is tested with `torch.set_num_threads`, or in a process with a number of
@@ -25,7 +27,7 @@ def pytest_addoption(parser):
 
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
 # so no other makes it again.
-SHARED = ("audited", "hostile", "published", "mixed", "smoked")
+SHARED = ("audited", "fallen", "hostile", "published", "mixed", "smoked", "typed")
 NOTEBOOKS = "test_notebooks.py"
 
 
@@ -62,19 +64,33 @@ def pytest_xdist_make_scheduler(config, log):
 
 @pytest.fixture(scope="session", autouse=True)
 def warm():
-    "The fresh process of an audit is a fork of one that has torch, which saves the seconds of importing it."
+    """The fresh process of an audit, and the one that draws a page, are forks of one that has torch, which
+    saves the seconds of importing it.
+    """
+    from uti import publish
     from uti.checks import case
 
     with pytest.MonkeyPatch.context() as patch:
-        spawn = case._spawn
+        as_they_are = case._spawn, publish._run
         patch.setattr(case, "_spawn", fresh_fork)
-        yield spawn
+        patch.setattr(publish, "_run", report_in_fork)
+        yield as_they_are
+
+
+@pytest.fixture(scope="session")
+def warm_training():
+    "So are the training runs that a test kills."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("uti.lm.endurance._start_training", training_fork)
+        yield
 
 
 @pytest.fixture
 def cold(warm, monkeypatch):
-    "For a test that looks at the fresh process itself: it is started as everywhere else."
-    monkeypatch.setattr("uti.checks.case._spawn", warm)
+    "For a test that looks at these processes themselves: they are started as everywhere else."
+    spawn, run = warm
+    monkeypatch.setattr("uti.checks.case._spawn", spawn)
+    monkeypatch.setattr("uti.publish._run", run)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ own, with its own working folder, environment, streams and exit code.
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,11 +15,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.modules["rfc3987_syntax"] = None  # as in conftest
 # not uti.cli, whose consoles look at the terminal and at the environment when they are imported
 PRELOADED = [
-    "torch", "uti.compat", "transformers", "diffusers", "scipy.signal", "skimage.metrics", "pandas",
+    "forked", "torch", "uti.compat", "transformers", "diffusers", "scipy.signal", "skimage.metrics", "pandas",
     "matplotlib.pyplot", "matplotlib_inline.backend_inline", "nbconvert", "nbdev.test", "uti.audit.run",
-    "uti.pages.audit", "uti.testing",
+    "uti.pages.audit", "uti.testing", "uti.lm.smoke",
 ]  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -33,8 +35,11 @@ def _child(
 ) -> None:
     import torch
 
+    # a shell without job control starts what runs in its background with SIGINT ignored, and so its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, path in enumerate(streams, 1):
-        os.dup2(os.open(path, os.O_WRONLY), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -56,6 +61,13 @@ class Fork:
         given = (function, arguments, folder, environment, [str(path) for path in streams])
         self.process = CONTEXT.Process(target=_child, args=given)
         self.process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.exitcode
+
+    def poll(self) -> int | None:
+        return self.process.exitcode
 
     def wait(self) -> int:
         self.process.join()
@@ -93,6 +105,11 @@ def fresh_fork(folder: Path) -> Fork:
     return Fork(run_fresh, str(folder), _path(), known, streams=[folder / "out", folder / "err"])
 
 
+def training_fork(arguments: list[str], log: Path) -> Fork:
+    "As `uti.lm.endurance._start_training`: a training run that will be killed."
+    return Fork(run_command, "train", *arguments, streams=[log, log])
+
+
 def run_fresh(folder: str, path: list[str], codecs: dict[str, str]) -> None:
     from uti.checks.case import hashes_in_this_process
 
@@ -109,8 +126,37 @@ def run_command(*arguments: str) -> None:
 
 
 def run_notebook(path: Path, skipped: tuple[str, ...]) -> None:
-    "Execute the notebook in `path`, but for cells with a flag in `skipped`; exit code 1 where one fails."
+    """Execute the notebook in `path`, but for cells with a flag in `skipped`; exit code 1 where one fails.
+
+    Figures are made and not drawn: that takes longer than all else, and they lie in the notebook as drawn.
+    """
+    from IPython.core import pylabtools
     from nbdev.test import test_nb
 
+    pylabtools.print_figure = lambda *_, **__: None
     passed, _ = test_nb(path, skip_flags=skipped)
     raise SystemExit(0 if passed else 1)
+
+
+def report_in_fork(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    "As `uti.publish._run`, without the seconds that a kernel needs to start and to import torch."
+    result = forked(run_report, source, target.absolute(), parameters, folder=Path.cwd())
+    if result.returncode:
+        raise RuntimeError(result.stderr)
+
+
+def run_report(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    from execnb.nbio import dict2nb, write_nb
+    from execnb.shell import CaptureShell
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+
+    notebook = dict2nb(parameterize_notebook(load_notebook_node(str(source)), parameters))
+    CaptureShell(source).run_all(notebook, exc_stop=True)
+    write_nb(notebook, target)
+
+
+def run_code(code: str, *arguments: str) -> None:
+    "Run `code` with `arguments` behind its name."
+    sys.argv = ["-c", *arguments]
+    exec(code, {"__name__": "__main__"})

@@ -8,14 +8,13 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
 from checkpoints import AUDIO, IMAGE, OPTIONS, STEREO, TEXT, liven, make, save
+from forked import forked, run_code
 from safetensors.torch import load_file, save_file
 from small_unclip import save_small_unclip
 from torch import nn
@@ -215,6 +214,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.slow  # networks of tens of millions of weights
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_encodec_at_its_published_size(name, tmp_path):
     torch.manual_seed(0)
@@ -733,7 +733,7 @@ for modality, folder in {good}:
     open_codec(modality, folder, {{}})
 Unclip("unclip")
 """
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    run = forked(run_code, code, folder=tmp_path)
     assert [line.split(": ")[:2] for line in run.stderr.splitlines()] == [
         ["error", family] for family in bad
     ] and run.returncode == 0, run.stderr

@@ -510,9 +510,8 @@ def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_
     "And a script in the working folder that is called as a module is, is not taken for it."
     (tmp_path / "random.py").write_text("seed = 7\n")
     monkeypatch.chdir(tmp_path)
-    for target in ("uti.codecs.embedded.text:EmbeddedText", EmbeddedText):
-        case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one")).encode()
-        assert CHECKS["fresh_process"].ask(case).passed is True
+    case = Case.of(registered(monkeypatch, EmbeddedText), Sample("one", "text", "one")).encode()
+    assert CHECKS["fresh_process"].ask(case).passed is True
     for target in (lambda: EmbeddedText(), type("Made", (EmbeddedText,), {})):
         case = Case.of(registered(monkeypatch, target), Sample("one", "text", "one")).encode()
         answer = CHECKS["fresh_process"].ask(case)

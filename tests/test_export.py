@@ -476,7 +476,7 @@ print(json.dumps([len(tokenizer), tokenizer.pad_token_id, ids, same]))
 """
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a process of its own
 def test_it_loads_where_uti_cannot_be_imported(tmp_path):
     tokenizer = unified(EmbeddedText())
     names, space = token_names(tokenizer.space), tokenizer.space

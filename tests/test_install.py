@@ -47,7 +47,7 @@ def test_the_core_requires_what_the_package_imports():
 
 
 @pytest.mark.run
-def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_path):
+def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_path, small):
     (tmp_path / "dac").mkdir()
     (tmp_path / "dac" / "config.json").write_text('{"model_type": "dac"}')
     (tmp_path / "seed").mkdir()
@@ -59,7 +59,7 @@ def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_
         ["audit", "--image", "./seed"],
         ["audit", "--text", "./words.json"],
         ["smoke"],
-        ["audit", "--text", "embedded-text", "--image", "embedded-image", "--audio", "embedded-audio"],
+        ["audit", "--smoke-assets", str(small)],
     ]
     code = f"""
 import sys

@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from forked import Fork, run_command
 
 from uti import files, outdir
 from uti.audit.plan import AuditPlan, prepare
@@ -146,7 +146,7 @@ def test_killed_before_each_step_of_publishing(folder, tmp_path):
     assert step >= 12 and outcomes == {(True, True), (False, False), (True, False)}
 
 
-@pytest.mark.run
+@pytest.mark.slow  # twenty kills; the test before kills at each step
 def test_killed_at_random_moments(folder):
     rng = random.Random(0)
     for _ in range(20):
@@ -183,47 +183,29 @@ def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_pat
 
 @pytest.mark.run
 @pytest.mark.parametrize(
-    ("command", "how"),
+    ("command", "how", "while_it"),
     [
-        (["audit", "--outdir", "out"], signal.SIGINT),
-        (["report", "--reports", ".", "--name", "out"], signal.SIGTERM),
+        (["audit", "--outdir", "out"], signal.SIGINT, "[1/7] checking the encoders"),
+        (["report", "--reports", ".", "--name", "out"], signal.SIGTERM, "[1/1] drawing the page"),
     ],
 )
-def test_interrupted_everything_of_ours_ends(folder, tmp_path, command, how):
+def test_interrupted_everything_of_ours_ends(folder, tmp_path, tmp_path_factory, command, how, while_it):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = [
-        sys.executable,
-        "-c",
-        "from uti.cli.main import main; main()",
-        *command,
-        "--config",
-        "uti.yaml",
-    ]
-    # a shell without job control starts what runs in its background with SIGINT ignored, and so its children
-    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        program,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        preexec_fn=default,
-    ) as process:
-        while "[1/7]" not in process.stderr.readline():
-            assert process.poll() is None
-        while not (
-            family := psutil.Process(process.pid).children(recursive=True)
-        ):  # a kernel, or the fresh process
-            assert process.poll() is None
-        process.send_signal(how)
-        assert process.wait(60) == 128 + how
+    said = tmp_path_factory.mktemp("said")
+    streams = [said / "out", said / "err"]
+    with Fork(run_command, *command, "--config", "uti.yaml", folder=tmp_path, streams=streams) as run:
+        while while_it not in streams[1].read_text():
+            assert run.poll() is None
+        # the fresh process, or a kernel
+        while not (family := psutil.Process(run.process.pid).children(recursive=True)):
+            assert run.poll() is None
+        os.kill(run.process.pid, how)
+        assert run.wait() == 128 + how
     assert psutil.wait_procs(family, timeout=10)[1] == []
     users_files_are_untouched(folder)
-    assert (
-        is_whole(folder)
-        and (folder / "report.json").read_text() == "old report.json"
-        and not (folder / OURS).exists()
-    )
+    drawing = "drawing" in while_it  # what was found stays where only its page was interrupted
+    assert is_whole(folder) and not (folder / OURS).exists()
+    assert ((folder / "report.json").read_text() == "old report.json") != drawing
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "uti.yaml"]
 
 

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from forked import Fork, forked, run_code, run_command
 from nbclient.exceptions import DeadKernelError
 
 from uti.audit.earlier import read_record
@@ -165,7 +165,7 @@ def reports(tmp_path, monkeypatch):
 
 
 @pytest.mark.run
-def test_a_killed_kernel_leaves_the_record_and_no_half_page(reports):
+def test_a_killed_kernel_leaves_the_record_and_no_half_page(reports, cold):
     "Such as one that takes all memory while it draws."
 
     def kill():
@@ -201,12 +201,7 @@ def test_where_no_report_can_be_made_the_earlier_one_stays(absent, reports, uti_
 def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     code = "import uti.space; uti.space.save_space = lambda *_: 1 / 0; from uti.cli.main import main; main()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, "space", "--config", "uti.yaml", "--out", "x.json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    result = forked(run_code, code, "space", "--config", "uti.yaml", "--out", "x.json", folder=tmp_path)
     assert (
         result.returncode == 3
         and "ZeroDivisionError" in result.stderr
@@ -218,41 +213,23 @@ def test_a_fault_of_ours_is_exit_3_with_a_traceback_and_where_to_report_it(tmp_p
 def test_a_reader_who_leaves_changes_no_exit_code(tmp_path):
     "The token space is also asked for where the run itself writes it, which is no other file."
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
-    program = (
-        f"{sys.executable} -c 'from uti.cli.main import main; main()' audit --config uti.yaml --outdir out "
-        "--token-space-out out/token_space.json"
-    )
-    result = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", f"{program} | true"], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert result.returncode == 0 and "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
+    streams = [tmp_path / "stdout", tmp_path / "stderr"]
+    os.mkfifo(streams[0])
+    command = [
+        "audit",
+        "--config",
+        "uti.yaml",
+        "--outdir",
+        "out",
+        "--token-space-out",
+        "out/token_space.json",
+    ]
+    with Fork(run_command, *command, folder=tmp_path, streams=streams) as run:
+        os.close(os.open(streams[0], os.O_RDONLY))
+        assert run.wait() == 0, streams[1].read_text()
+    said = streams[1].read_text()
+    assert "Traceback" not in said and "BrokenPipe" not in said
     assert json.loads((tmp_path / "out" / "report.json").read_text())["pass"] is True
-
-
-SHADOWS = {"random.py": "seed = 7\n", "token.py": "raise SystemExit(9)\n", "uti.py": "1 / 0\n"}
-
-
-@pytest.mark.run
-def test_a_report_needs_no_terminal_and_no_kernel_of_others_nor_minds_what_lies_around(tmp_path):
-    """It runs in the Python that runs uti, with standard input, output and error closed, beside scripts that
-    are called as modules are.
-    """
-    for name, text in {**SHADOWS, "uti.yaml": "text: {codec: embedded-text}\n"}.items():
-        (tmp_path / name).write_text(text)
-    kernel = tmp_path / "jupyter" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    argv = ["/usr/bin/false", "-f", "{connection_file}"]
-    (kernel / "kernel.json").write_text(
-        json.dumps({"argv": argv, "display_name": "old", "language": "python"})
-    )
-    result = subprocess.run(
-        ["bash", "-c", f"{Path(sys.executable).parent}/uti report --name r --config uti.yaml >&- 2>&- <&-"],
-        cwd=tmp_path,
-        env={**os.environ, "JUPYTER_PATH": str(tmp_path / "jupyter"), "JUPYTER_PREFER_ENV_PATH": "0"},
-    )
-    report = json.loads((tmp_path / "reports" / "r" / "report.json").read_text())
-    fresh = [check["passed"] for check in report["checks"] if check["name"] == "fresh_process"]
-    assert result.returncode == 0 and report["pass"] and fresh and all(fresh)
 
 
 @pytest.mark.run

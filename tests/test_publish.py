@@ -1,5 +1,6 @@
 """From a run to its page: everything happens once, in whichever process the run is."""
 
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,8 @@ import papermill
 import pytest
 
 from uti.audit.earlier import read_record
+from uti.audit.plan import AuditPlan
+from uti.audit.run import run_audit
 from uti.publish import render_notebook
 
 ROOT = Path(__file__).parent.parent
@@ -55,19 +58,49 @@ UnifiedTokenizer.normalise = normalise_and_count
 """
 
 
-@pytest.mark.run
-def test_a_report_loads_reads_and_normalises_once_here_and_once_in_the_fresh_process(tmp_path, small):
-    "The command as it is typed, and the processes that it starts: the fresh one, and the kernel that draws."
-    (tmp_path / "sitecustomize.py").write_text(COUNTING)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "COUNTED": str(tmp_path / "counted.txt")}
-    program = [Path(sys.executable).parent / "uti", "report", "--name", "r", "--smoke-assets", small]
-    run = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert run.returncode == 0 and "[1/1] drawing the page" in run.stderr, run.stderr
-    lines = [line.split(" ") for line in (tmp_path / "counted.txt").read_text().splitlines()]
-    here, there = dict.fromkeys(process for process, *_ in lines)  # and nothing in a third
-    counts = {
-        process: Counter(tuple(what) for who, *what in lines if who == process) for process in (here, there)
+SHADOWS = {"random.py": "seed = 7\n", "token.py": "raise SystemExit(9)\n", "uti.py": "1 / 0\n"}
+
+
+@pytest.fixture(scope="module")
+def typed(tmp_path_factory, small):
+    """The folder of the one report here that is made as a user makes it, the lines that its processes
+    counted, and its exit code.
+
+    Its processes start cold, with standard input, output and error closed, beside scripts that are called as
+    modules are and a kernel of somebody else. A baseline that is better makes it fail.
+    """
+    work, site = tmp_path_factory.mktemp("typed"), tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(COUNTING)
+    kernel = site / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    argv = ["/usr/bin/false", "-f", "{connection_file}"]
+    (kernel / "kernel.json").write_text(
+        json.dumps({"argv": argv, "display_name": "old", "language": "python"})
+    )
+    run_audit(AuditPlan(None, work / "first", small))
+    first = json.loads((work / "first" / "report.json").read_text())
+    first["metrics_v2"]["image_psnr"] += 2
+    (work / "baseline.json").write_text(json.dumps(first))
+    for name, text in SHADOWS.items():
+        (work / name).write_text(text)
+    environment = {
+        "PYTHONPATH": str(site),
+        "COUNTED": str(site / "counted.txt"),
+        "JUPYTER_PATH": str(site / "jupyter"),
+        "JUPYTER_PREFER_ENV_PATH": "0",
     }
+    uti = Path(sys.executable).parent / "uti"
+    command = f"{uti} report --name r --smoke-assets {small} --baseline-report baseline.json >&- 2>&- <&-"
+    run = subprocess.run(["bash", "-c", command], cwd=work, env={**os.environ, **environment})
+    lines = [line.split(" ") for line in (site / "counted.txt").read_text().splitlines()]
+    return work / "reports" / "r", lines, run.returncode
+
+
+def test_a_report_loads_reads_and_normalises_once_here_and_once_in_the_fresh_process(typed):
+    "And the kernel that draws does none of it."
+    _, lines, _ = typed
+    here, there = dict.fromkeys(process for process, *_ in lines)
+    counts = {p: Counter(tuple(what) for who, *what in lines if who == p) for p in (here, there)}
     for process in (here, there):
         assert {key: n for key, n in counts[process].items() if key[0] == "load"} == {
             ("load", modality, ""): 1 for modality in ("text", "image", "audio")
@@ -75,8 +108,31 @@ def test_a_report_loads_reads_and_normalises_once_here_and_once_in_the_fresh_pro
     read = {key[1:]: n for key, n in counts[here].items() if key[0] == "read"}
     assert sorted(modality for modality, _ in read) == ["audio", "image"] and set(read.values()) == {1}
     assert not [key for key in counts[there] if key[0] == "read"]  # it got what was read
-    normalised = {p: {key[1:]: n for key, n in counts[p].items() if key[0] == "normalise"} for p in counts}
-    assert all(normalised[process][which] == 1 for process in (here, there) for which in read)
+    assert all(counts[process]["normalise", *which] == 1 for process in (here, there) for which in read)
+
+
+def test_a_report_needs_no_terminal_and_no_kernel_of_others_nor_minds_what_lies_around(typed):
+    folder, _, code = typed
+    report = json.loads((folder / "report.json").read_text())
+    fresh = [check["passed"] for check in report["checks"] if check["name"] == "fresh_process"]
+    assert (
+        code == 1
+        and fresh
+        and all(fresh)
+        and [g["passed"] for g in report["baseline"]["gates"]].count(False) == 1
+    )
+
+
+def test_a_failed_gate_still_renders_in_red(typed):
+    folder, _, _ = typed
+    page = (folder / "index.html").read_text()
+    assert 'class="verdict bad"' in page and "image_psnr fell by 2" in page
+    assert "Do not train on these ids yet" in page
+    assert page.count("<audio") == 1 + 1 + 2 and page.count("<img") >= 2 + 2 + 2
+    # one file, no code
+    assert 'src="http' not in page and "<script" not in page.split("<main>")[1] and "run_audit(" not in page
+    assert str(folder.parent) not in page
+    assert '<a href="r/index.html">' in (folder.parent / "index.html").read_text()
 
 
 def without_times(page: str) -> str:
@@ -85,7 +141,7 @@ def without_times(page: str) -> str:
 
 
 @pytest.mark.run
-def test_papermill_alone_audits_and_its_page_is_that_of_the_report(tmp_path, uti_in):
+def test_papermill_alone_audits_and_its_page_is_that_of_the_report(tmp_path, uti_in, cold):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     command = ["report", "--reports", "reports", "--name", "2024", "--config", "uti.yaml"]
     assert uti_in(tmp_path, *command).returncode == 0

@@ -48,10 +48,13 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    "Whatever opens a connection fails its test."
+    "Whatever opens a connection to another machine fails its test."
+    connect = socket.socket.connect
 
-    def refused(*arguments):
-        raise AssertionError("a connection was opened")
+    def refused(self, address):
+        if self.family != socket.AF_UNIX:
+            raise AssertionError("a connection was opened")
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refused)
 
@@ -569,7 +572,7 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, checkpoint, unclip_fo
         Seed2(checkpoint, diffusion=narrow)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a process of its own; the cache is the hub library's
 def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path, unclip_folder):
     repository = tmp_path / "hub" / "models--somebody--unclip"
     copytree(unclip_folder, repository / "snapshots" / "0123abc")
@@ -603,9 +606,7 @@ def test_it_moves_between_devices_after_drawing(drawing, reference):
 
 
 @pytest.mark.run
-def test_the_shipped_config_works_with_its_paths_filled_in(
-    tmp_path, uti_here, unclip_folder, reference, cold
-):
+def test_the_shipped_config_works_with_its_paths_filled_in(tmp_path, uti_here, unclip_folder, reference):
     """Small classes with codebooks of the published sizes: text, 64 specials, 8,192, 4 × 1,024, as the
     earlier system laid its ids out.
     """

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from language import SPACE, language
 
+from uti.audit.earlier import read_record
 from uti.audit.samples import load_samples
 from uti.audit.smoke_report import read_smoke
 from uti.config import SMOKE_CONFIG, load_config, parse_config
@@ -30,6 +31,7 @@ from uti.lm.smoke import (
     with_prompt_of,
 )
 from uti.lm.training import last_checkpoint, train
+from uti.pages import audit as sections
 from uti.tokens.grammar import parse
 from uti.tokens.sequences import build
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -52,7 +54,7 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def smoked(work, uti_in):
+def smoked(work, uti_in, warm_training):
     "The folder of a report of smoke tests that passed, and what the command printed."
     run = uti_in(work, "smoke", "--config", "small.yaml")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -142,23 +144,14 @@ def test_an_audit_takes_the_results_over(smoked, work, uti_in, tmp_path_factory)
     from uti.modalities.image import load_image
 
     load_image(ASSETS / "coffee.png").resize((64, 64)).save(assets / "small.png")
-    run = uti_in(
-        work,
-        "report",
-        "--name",
-        "audit",
-        "--config",
-        "small.yaml",
-        "--smoke-assets",
-        assets,
-        "--smoke-report",
-        smoked[0] / "smoke.json",
-    )
+    given = ("--config", "small.yaml", "--smoke-assets", assets, "--smoke-report", smoked[0] / "smoke.json")
+    run = uti_in(work, "audit", "--outdir", "reports/audit", *given)
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((work / "reports" / "audit" / "report.json").read_text())
     assert report["token_lm"]["overfit"]["losses"] == read_smoke(smoked[0] / "smoke.json").overfit.losses
     assert {"kill", "resume_weight", "generation_trained"} <= {c["name"] for c in report["checks"]}
-    page = (work / "reports" / "audit" / "index.html").read_text()
+    folder = work / "reports" / "audit"
+    page = sections.token_lm(read_record(folder / "report.json"), folder)
     assert "kill during a save" in page and "Not part of this run" not in page
 
 

@@ -126,11 +126,8 @@ def _kernel_of_this_python(folder: Path) -> type[AsyncKernelManager]:
     return ThisPython
 
 # %% ../nbs/07_publish.ipynb #publish-10
-def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
-    """Execute the notebook `source` with `parameters` into `target`, without papermill's record of paths and
-    times.
-    """
-    import nbformat
+def _run(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    "Run the notebook `source` with `parameters` into `target`."
     import papermill
 
     with scratch() as folder:
@@ -141,8 +138,18 @@ def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
             kernel_name="python3",  # a name that papermill wants, and no more
             kernel_manager_class=_kernel_of_this_python(folder),
             progress_bar=False,
+            request_save_on_cell_execute=False,  # which writes megabytes after each cell
             cwd=os.getcwd(),
         )
+
+
+def _execute(source: Path, target: Path, parameters: dict[str, Any]) -> None:
+    """Run the notebook `source` with `parameters` into `target`, and drop papermill's record of paths and
+    times, and the lines of its progress.
+    """
+    import nbformat
+
+    _run(source, target, parameters)
     notebook = nbformat.read(target, as_version=4)
     for part in (notebook, *notebook.cells):
         part.metadata.pop("papermill", None)

@@ -12,7 +12,6 @@ require("lm")
 import os
 import random
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -166,6 +165,14 @@ def kill_checks(found: Sequence[Kill], difference: Differences, exact: bool) -> 
 TRAIN = [sys.executable, "-P", "-c", "from uti.cli.main import main; main()", "train"]
 
 
+def _start_training(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    "Start `uti train` with `arguments`; what it says goes to `log`."
+    # a notebook's kernel sets them, and then a bar is drawn in place of lines
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
+    with log.open("w") as out:
+        return subprocess.Popen([*TRAIN, *arguments], stdout=out, stderr=out, env=environment)
+
+
 def _last_step(log: Path) -> int:
     "The last step that a run reported, 0 for none."
     return int((re.findall(r"^\[(\d+)/", log.read_text(errors="replace"), flags=re.M) or ["0"])[-1])
@@ -190,24 +197,21 @@ def train_until_killed(
 
     Raises `RuntimeError` with the end of its log where it fails.
     """
-    # a notebook's kernel sets them, and then a bar is drawn in place of lines
-    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
-    with log.open("w") as out:
-        command = [*TRAIN, "--data", str(data), "--outdir", str(outdir), "--save-every", str(save_every)]
-        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-        try:
-            while process.poll() is None:
-                # what an earlier kill left of a save is cleared away before the first step, and must not be
-                # taken for this run's
-                if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (
-                    at_step and _last_step(log) >= at_step
-                ):
-                    process.send_signal(signal.SIGKILL)
-                    process.wait()
-                    return _last_step(log)
-                time.sleep(0.002)
-        finally:
-            process.kill()  # where it was this process that was interrupted
+    arguments = ["--data", str(data), "--outdir", str(outdir), "--save-every", str(save_every)]
+    process = _start_training(arguments, log)
+    try:
+        while process.poll() is None:
+            # what an earlier kill left of a save is cleared away before the first step, and must not be taken
+            # for this run's
+            if (during_save and _last_step(log) and any((outdir / STAGED).glob("*"))) or (
+                at_step and _last_step(log) >= at_step
+            ):
+                process.kill()
+                process.wait()
+                return _last_step(log)
+            time.sleep(0.002)
+    finally:
+        process.kill()  # where it was this process that was interrupted
     if process.returncode:
         raise RuntimeError(
             f"the training process failed: {' '.join(log.read_text(errors='replace').split())[-400:]}"
