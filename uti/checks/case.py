@@ -87,6 +87,7 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
 # its standard input stays open as long as the process that asks lives; whatever ends that one ends this one
 # too
 _FRESH = """import json, os, sys, threading
+getattr(os, "nice", int)(10)  # the process that asks works at the same time, and must not wait for this one
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
 sys.path[:], codecs = json.loads(sys.argv[2])
 from uti.checks.case import hashes_in_this_process; hashes_in_this_process(sys.argv[1], codecs)"""
@@ -120,8 +121,10 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
     known = {name: target for name, target in registered_here().items() if target}
     # -P: no module of the working folder takes the place of a library's
     command = [sys.executable, "-P", "-c", _FRESH, str(folder), json.dumps([_path(), known])]
+    # threads that wait must not keep a core busy that the process that asks needs
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err)
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
 
 # %% ../../nbs/checks/02_case.ipynb #checks-02-011
 class FreshProcess:
