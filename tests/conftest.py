@@ -52,7 +52,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "A file's tests share a process, which makes what they share once; each notebook may go to any."
+    "A file's tests share a process, which makes what they share once; each room of notebooks may go to any."
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,8 +125,8 @@ def run_command(*arguments: str) -> None:
     main()
 
 
-def run_notebook(path: Path, skipped: tuple[str, ...]) -> None:
-    """Execute the notebook in `path`, but for cells with a flag in `skipped`; exit code 1 where one fails.
+def run_notebooks(paths: Sequence[Path], skipped: tuple[str, ...]) -> None:
+    """Execute notebooks in their folders, but for cells with a flag in `skipped`; exit code 1 if one fails.
 
     Figures are made and not drawn: that takes longer than all else, and they lie in the notebook as drawn.
     """
@@ -134,8 +134,7 @@ def run_notebook(path: Path, skipped: tuple[str, ...]) -> None:
     from nbdev.test import test_nb
 
     pylabtools.print_figure = lambda *_, **__: None
-    passed, _ = test_nb(path, skip_flags=skipped)
-    raise SystemExit(0 if passed else 1)
+    raise SystemExit(0 if all(test_nb(path, skip_flags=skipped)[0] for path in paths) else 1)
 
 
 def report_in_fork(source: Path, target: Path, parameters: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ import jsonschema
 import numpy as np
 import pytest
 import soundfile as sf
-import torch
 from safetensors.torch import load_file, save_file
+from small_codecs import TwoWays
 
 from uti.audit.baseline import ThenAndNow, load_baseline
 from uti.audit.earlier import earlier_names, read_record, report_schema
@@ -24,11 +24,10 @@ from uti.audit.record import AuditError
 from uti.audit.run import run_audit
 from uti.checks.registry import ask
 from uti.codecs import base
-from uti.codecs.base import Codec, CodecError, Encoded
+from uti.codecs.base import CodecError, Encoded
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
-from uti.codecs.spec import ImageSpec
 from uti.config import parse_config
 from uti.errors import UTIError
 from uti.modalities.image import load_image
@@ -301,34 +300,6 @@ def test_a_baseline_that_did_not_pass_is_named_and_where_no_metric_was_asked_non
     data = json.loads((tmp_path / "second" / "report.json").read_text())
     assert data["pass"] is True and data["metrics_v2_pass"] is None and data["metrics_v2_checks"] == {}
     assert any(c["name"] == "baseline_passed" and c["passed"] is False for c in data["checks"])
-
-
-class TwoWays(Codec):
-    "A codec of grey pictures with two decoders, which say which of them ran."
-
-    spec = ImageSpec(
-        "two-ways",
-        (256,),
-        version="1",
-        licence="MIT",
-        source="none",
-        input_size=(16, 16),
-        grid=(1, 1),
-        invariant=True,
-        decode_modes=("deterministic", "diffusion"),
-    )
-
-    def runtime_codebook_sizes(self):
-        return (256,)
-
-    def _encode(self, signals, lengths):
-        return Encoded(
-            (signals.mean((1, 2, 3)) * 255).round().long()[:, None, None],
-            [{"n_positions": 1} for _ in signals],
-        )
-
-    def _decode(self, codes, meta, mode):
-        return torch.full((len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[mode])
 
 
 def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_audited_too(tmp_path, small):

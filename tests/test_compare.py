@@ -13,8 +13,8 @@ import jsonschema
 import pytest
 import torch
 from checkpoints import save
-from held import Held
 from safetensors.torch import load_file, save_file
+from small_codecs import Held
 from small_unclip import save_small_unclip
 
 from uti.audit.record import AuditError

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import soundfile as sf
 import torch
+from small_codecs import Blocks, Rising
 
 from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
@@ -21,11 +22,10 @@ from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
 from uti.checks.case import Case, CodecCase, FreshProcess
 from uti.codecs import base
-from uti.codecs.base import Codec, CodecError, Encoded, LoadedWeights
+from uti.codecs.base import CodecError, Encoded, LoadedWeights
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
-from uti.codecs.spec import AudioSpec
 from uti.config import parse_config
 from uti.modalities.base import Sample
 from uti.pages import audit as sections
@@ -36,38 +36,6 @@ from uti.tokens.tokenizer import UnifiedTokenizer
 @parametrize_with_checks(EmbeddedText(), EmbeddedImage(), EmbeddedAudio(), EmbeddedAudio(n_codebooks=2))
 def test_the_embedded_codecs_keep_the_contract(question):
     assert not failures(question)
-
-
-class Blocks(Codec):
-    "Two codebooks of 16 levels: the mean of every ten samples, coarse and fine. Keeps every promise."
-
-    def __init__(self, **promises):
-        self.spec = AudioSpec(
-            **{
-                **dict(name="blocks", codebook_sizes=(16, 16), version="1", licence="MIT", source="none"),
-                **dict(sample_rate=1000, channels=1, hop_length=10, invariant=True),
-                **promises,
-            }
-        )
-
-    def _encode(self, signals, lengths):
-        n = lengths.tolist() if lengths is not None else [signals.shape[2]] * len(signals)
-        frames = [math.ceil(k / 10) for k in n]
-        codes = torch.zeros(len(n), 2, max(frames), dtype=torch.int64)
-        for i, (k, f) in enumerate(zip(n, frames, strict=True)):
-            padded = torch.nn.functional.pad(signals[i, 0, :k].double(), (0, f * 10 - k)).view(f, 10)
-            level = ((padded.mean(1) + 1) / 2 * 255).round().long()
-            codes[i, :, :f] = torch.stack([level // 16, level % 16])
-        return Encoded(codes, [{"n_positions": f, "n_samples": k} for f, k in zip(frames, n, strict=True)])
-
-    def _decode(self, codes, meta):
-        level = codes[:, 0] * 16 + codes[:, 1]
-        wave = (level / 255 * 2 - 1).repeat_interleave(10, 1)[:, None].float()
-        wave = torch.nn.functional.pad(wave, (0, max(0, max(m["n_samples"] for m in meta) - wave.shape[2])))
-        return wave[:, :, : max(m["n_samples"] for m in meta)]
-
-    def runtime_codebook_sizes(self):
-        return (16, 16)
 
 
 def test_the_codec_that_is_broken_below_is_whole():
@@ -410,41 +378,6 @@ def test_a_check_needs_one_place(question, tmp_path):
     with pytest.raises(ValueError, match=r"'no_code_is_zero' is on the list already"):
         check("again", of="codec")(question)
     assert not [name for name, _ in codec_checks(EmbeddedText()) if name == "no_code_is_zero"]
-
-
-class Rising(Codec):
-    "Takes sounds at 8 kHz and gives them at 12: every ten samples in are fifteen out, all of one height."
-
-    spec = AudioSpec(
-        "rising",
-        (256,),
-        "1",
-        "MIT",
-        "none",
-        sample_rate=8000,
-        output_rate=12_000,
-        channels=1,
-        hop_length=15,
-        invariant=True,
-    )
-
-    def _encode(self, signals, lengths):
-        given = [n * 3 // 2 for n in lengths.tolist()]
-        codes = torch.zeros(len(given), 1, max(self.expected_positions(n) for n in given), dtype=torch.int64)
-        for row, wave, n, out in zip(codes, signals, lengths.tolist(), given, strict=True):
-            frames = torch.nn.functional.pad(wave[0, :n].double(), (0, -n % 10)).view(-1, 10).mean(1)
-            row[0, : self.expected_positions(out)] = (
-                ((frames[: self.expected_positions(out)] + 1) * 127.5).round().long()
-            )
-        return Encoded(codes, [{"n_positions": self.expected_positions(n), "n_samples": n} for n in given])
-
-    def _decode(self, codes, meta):
-        return (
-            (codes / 127.5 - 1).repeat_interleave(15, -1).float()[:, :, : max(m["n_samples"] for m in meta)]
-        )
-
-    def runtime_codebook_sizes(self):
-        return (256,)
 
 
 def test_two_sample_rates_are_stated_in_one_place(tmp_path):

@@ -8,48 +8,22 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import transformers as hf
 from checkpoints import TEXT, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_codecs import Sized
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from uti.codecs.base import Codec, Encoded
 from uti.codecs.embedded.text import EmbeddedText
 from uti.codecs.hf.text import PROBES, HFText
-from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
 from uti.config import parse_config
 from uti.outdir import OutdirError
 from uti.space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, load_space
 from uti.tokens.export import FILES, ExportError, export_tokenizer, token_names
 from uti.tokens.sequences import segment
 from uti.tokens.tokenizer import UnifiedTokenizer
-
-
-class Sized(Codec):
-    "Promises codebooks, and no more: an export asks for nothing else."
-
-    def __init__(self, modality, *sizes):
-        kind, form = {
-            "text": (TextSpec, {}),
-            "image": (ImageSpec, {"input_size": (8, 8), "grid": (1, 1)}),
-            "audio": (AudioSpec, {"sample_rate": 8000, "channels": 1, "hop_length": 80}),
-        }[modality]
-        self.spec = kind(f"sized-{modality}", sizes, version="1", licence="MIT", source="none", **form)
-
-    def _encode(self, signals, lengths):
-        return Encoded(
-            torch.zeros(len(signals), self.spec.n_codebooks, 1, dtype=torch.int64),
-            [{"n_positions": 1} for _ in signals],
-        )
-
-    def _decode(self, codes, meta):
-        raise NotImplementedError
-
-    def runtime_codebook_sizes(self):
-        return self.spec.codebook_sizes
 
 
 def unified(text, image=(300, 16), audio=(20,) * 12):

@@ -4,31 +4,32 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from forked import forked, run_notebook
+from forked import forked, run_notebooks
 
 NBS = Path(__file__).parent.parent / "nbs"
 NOTEBOOKS = {
-    path.relative_to(NBS).as_posix(): nbformat.read(path, as_version=4)
+    path: nbformat.read(path, as_version=4)
     for path in sorted(NBS.rglob("*.ipynb"))
-    if path.parent.name != "reports"
-    and ".ipynb_checkpoints" not in path.parts  # those are run by the command
+    if path.parent.name != "reports"  # those are run by the command
 }
-TRAINING = {name for name in NOTEBOOKS if name.startswith("train/")}  # minutes each
-SLOW = {name for name, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
+TRAINING = {path for path in NOTEBOOKS if path.parent.name == "train"}  # minutes each
+SLOW = {path for path, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
+ROOMS = sorted({path.parent.relative_to(NBS).as_posix() for path in NOTEBOOKS.keys() - TRAINING})
 
 
-def runs(name: str, skipped: tuple[str, ...]) -> None:
-    result = forked(run_notebook, NBS / name, skipped, folder=(NBS / name).parent)
+def runs(*paths: Path, skipped: tuple[str, ...] = ()) -> None:
+    result = forked(run_notebooks, paths, skipped)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.run
-@pytest.mark.parametrize("name", [name for name in NOTEBOOKS if name not in TRAINING])
-def test_a_notebook_runs(name):
-    runs(name, ("slow",))
+@pytest.mark.parametrize("room", ROOMS)
+def test_the_notebooks_of_a_room_run(room):
+    "One after the other in a process, which imports once what they share."
+    runs(*(path for path in NOTEBOOKS if path.parent == (NBS / room).resolve()), skipped=("slow",))
 
 
 @pytest.mark.slow  # cells that repeat a whole run of other tests
-@pytest.mark.parametrize("name", sorted(SLOW | TRAINING))
-def test_a_notebook_runs_with_its_slow_cells(name):
-    runs(name, ())
+@pytest.mark.parametrize("path", sorted(SLOW | TRAINING), ids=lambda path: path.stem)
+def test_a_notebook_runs_with_its_slow_cells(path):
+    runs(path)

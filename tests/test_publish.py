@@ -141,7 +141,7 @@ def without_times(page: str) -> str:
 
 
 @pytest.mark.run
-def test_papermill_alone_audits_and_its_page_is_that_of_the_report(tmp_path, uti_in, cold):
+def test_papermill_alone_audits_and_its_page_is_that_of_the_report(tmp_path, uti_in):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     command = ["report", "--reports", "reports", "--name", "2024", "--config", "uti.yaml"]
     assert uti_in(tmp_path, *command).returncode == 0
