@@ -273,7 +273,7 @@ class EncodedCase(Case):
         return self.tokenizer.tokens_of(self.modality, self.encoded, [self.sample.record or {}])[0]
 
     def difference(self, tokens: Tokens) -> tuple[int | None, str]:
-        "How `tokens` differ from this sample's, as `difference` says it."
+        "Say how `tokens` differ from this sample's, as `difference` does."
         return difference(self.tokenizer, self.tokens, tokens)
 
     def decode(self) -> DecodedCase:
