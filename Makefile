@@ -31,7 +31,7 @@ check test test-slow: export OMP_WAIT_POLICY ?= PASSIVE
 LINT := $(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy --no-error-summary
 PYTEST := $(BIN)/python -m pytest -q tests -n 2 --dist loadfile --no-loadscope-reorder
 
-check: $(STAMP)  ## in a minute: style, what is generated is in sync, and the tests that are no whole runs
+check: $(STAMP)  ## style, what is generated is in sync, and the tests that neither run a whole audit nor load models
 	$(LINT)
 	$(BIN)/python tests/check_sync.py
 	$(PYTEST) -m "not run"

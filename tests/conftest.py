@@ -28,6 +28,8 @@ def pytest_addoption(parser):
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
 # so no other makes it again.
 SHARED = ("audited", "fallen", "hostile", "published", "mixed", "smoked", "typed")
+# and what makes and loads models of other libraries, which takes as long
+MODELS = ("test_checkpoints.py", "test_export.py", "test_lm.py", "test_seed2.py", "test_smoke.py")
 NOTEBOOKS = "test_notebooks.py"
 
 
@@ -35,13 +37,15 @@ def pytest_configure(config):
     config.addinivalue_line(
         "markers", "slow: takes long, and a fast test covers the same promise; runs with --slow only"
     )
-    config.addinivalue_line("markers", "run: is a whole run, or looks at one; `make check` leaves it out")
+    config.addinivalue_line(
+        "markers", "run: is a whole run, looks at one, or loads models; `make check` leaves it out"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m reads the marks
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        if set(SHARED) & set(item.fixturenames):
+        if set(SHARED) & set(item.fixturenames) or item.path.name in MODELS:
             item.add_marker(pytest.mark.run)
         if item.get_closest_marker("slow") and not config.getoption("--slow"):
             item.add_marker(pytest.mark.skip(reason="slow: runs with --slow, as in `make test-slow`"))

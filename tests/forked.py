@@ -1,4 +1,4 @@
-"""Runs a function in a fork of a process that has the heavy libraries imported.
+"""Run a function in a fork of a process that has the heavy libraries imported.
 
 A process that starts Python and imports torch and transformers spends seconds on what no test asks about.
 The fork server imports them once, before it has any thread, and each call gets a fork of it: a process of its
@@ -70,7 +70,10 @@ class Fork:
         return self.process.exitcode
 
     def wait(self) -> int:
-        self.process.join()
+        self.process.join(300)  # far longer than any takes: what hangs is ended
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
         return self.process.exitcode
 
     def kill(self) -> None:

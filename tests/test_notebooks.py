@@ -14,7 +14,10 @@ NOTEBOOKS = {
 }
 TRAINING = {path for path in NOTEBOOKS if path.parent.name == "train"}  # minutes each
 SLOW = {path for path, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
-ROOMS = sorted({path.parent.relative_to(NBS).as_posix() for path in NOTEBOOKS.keys() - TRAINING})
+ROOMS: dict[str, list[Path]] = {}
+for path in NOTEBOOKS:
+    if path not in TRAINING:
+        ROOMS.setdefault(path.parent.relative_to(NBS).as_posix(), []).append(path)
 
 
 def runs(*paths: Path, skipped: tuple[str, ...] = ()) -> None:
@@ -26,7 +29,7 @@ def runs(*paths: Path, skipped: tuple[str, ...] = ()) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_notebooks_of_a_room_run(room):
     "One after the other in a process, which imports once what they share."
-    runs(*(path for path in NOTEBOOKS if path.parent == (NBS / room).resolve()), skipped=("slow",))
+    runs(*ROOMS[room], skipped=("slow",))
 
 
 @pytest.mark.slow  # cells that repeat a whole run of other tests

@@ -80,7 +80,7 @@ def is_foreign(folder: Path, name: str, known: Mapping[str, Iterable[str | None]
 
 
 def known_files(folder: Path) -> dict[str, tuple[str]]:
-    "Path → the sha256 that it has, of each file that the run before left in `folder`, as in `is_foreign`."
+    "Return path → (sha256,) of each file that the run before left in `folder`, as `is_foreign` takes them."
     return {name: (sha,) for name, sha in read_manifest(folder)["files"].items()}
 
 

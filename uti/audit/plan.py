@@ -119,7 +119,7 @@ class Prepared:
         return self.tokenizer.config or Config()
 
     def decoder(self, modality: str) -> str | None:
-        "The decoder that runs for `modality`, as `decoder_of` says it; None where none does."
+        "Return the decoder that runs for `modality`, as `decoder_of` does."
         return decoder_of(self.tokenizer.codec(modality).spec, self.decode_mode)
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b

@@ -228,7 +228,7 @@ class Case:
 
     @classmethod
     def of(cls, tokenizer: UnifiedTokenizer, source: Sample, decode_mode: str = "deterministic") -> Case:
-        "The case of a sample as it was read. `decode_mode`: as in `decoder_of`. Raises `MediaError`."
+        "Make the case of a sample as it was read. `decode_mode`: as in `decoder_of`. Raises `MediaError`."
         sample, spec = normal(tokenizer, source), tokenizer.codec(source.modality).spec
         reference = spec.reference(source.signal, sample.signal, tokenizer.clip_seconds)
         return cls(tokenizer, source, sample, reference, decoder_of(spec, decode_mode))
