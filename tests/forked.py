@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,16 +51,16 @@ def _child(
 
 class Fork:
     """`function(*arguments)`, both of which can be pickled, running in a fork, in the working folder `folder`
-    and with `environment` (default: this process's); what it says goes to two files. Used as a
-    `subprocess.Popen` is.
+    and with `environment` (default: this process's); what it says goes to two files. `context`: what it is
+    a fork of, the server or this process. Used as a `subprocess.Popen` is.
     """
 
-    def __init__(self, function, *arguments, streams, folder=".", environment=None):
+    def __init__(self, function, *arguments, streams, folder=".", environment=None, context=CONTEXT):
         for path in streams:
             path.touch()
         folder, environment = str(Path(folder).resolve()), dict(environment or os.environ)
         given = (function, arguments, folder, environment, [str(path) for path in streams])
-        self.process = CONTEXT.Process(target=_child, args=given)
+        self.process = context.Process(target=_child, args=given)
         self.process.start()
 
     @property
@@ -99,13 +100,15 @@ def forked(function: Callable[..., Any], *arguments: Any, **how: Any) -> subproc
         return subprocess.CompletedProcess(function.__name__, code, *said)
 
 
-def fresh_fork(folder: Path) -> Fork:
+def fresh_fork(folder: Path, context=CONTEXT) -> Fork:
     "As `uti.checks.case._spawn`: the fresh process of an audit."
     from uti.checks.case import _path
     from uti.codecs.base import registered_here
 
     known = {name: target for name, target in registered_here().items() if target}
-    return Fork(run_fresh, str(folder), _path(), known, streams=[folder / "out", folder / "err"])
+    return Fork(
+        run_fresh, str(folder), _path(), known, streams=[folder / "out", folder / "err"], context=context
+    )
 
 
 def training_fork(arguments: list[str], log: Path) -> Fork:
@@ -121,7 +124,18 @@ def run_fresh(folder: str, path: list[str], codecs: dict[str, str]) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    "Run the command `uti` with `arguments`."
+    "Run the command `uti` with `arguments`; the fresh process of its audit is a fork of it."
+    import torch
+
+    from uti.checks import case
+
+    if torch.get_num_threads() == 1:  # a fork does not inherit the threads that OpenMP waits for
+        case._spawn = partial(fresh_fork, context=multiprocessing.get_context("fork"))
+    run_cold_command(*arguments)
+
+
+def run_cold_command(*arguments: str) -> None:
+    "Run the command `uti` with `arguments`, which starts its processes as everywhere else."
     from uti.cli.main import main
 
     sys.argv = ["uti", *arguments]

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import re
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_hashes_are_those_written_down(audited):
     assert (audited.parent / "space" / "token_space.sha256").read_text().strip() == HASHES["token_space"]
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a whole audit, which asks the same of each item
 def test_the_same_hashes_with_two_threads(uti, tmp_path):
     result = uti("audit", "--outdir", "out", "--decode-mode", "none", OMP_NUM_THREADS="2")
     assert result.returncode == 0, result.stderr
@@ -521,8 +522,8 @@ def test_a_run_that_breaks_leaves_the_report_that_was_there(tmp_path, small, mon
 
 
 @pytest.mark.run
-def test_a_run_can_be_held_against_the_one_that_it_replaces(tmp_path, uti_here, small):
-    assert uti_here("audit", "--outdir", "reports/mine", "--smoke-assets", small).returncode == 0
+def test_a_run_can_be_held_against_the_one_that_it_replaces(fallen, tmp_path, uti_here, small):
+    shutil.copytree(fallen[0].parent / "first", tmp_path / "reports" / "mine")
     first = (tmp_path / "reports" / "mine" / "report.json").read_text()
     mine = ("--outdir", "reports/mine", "--smoke-assets", small)
     again = uti_here("audit", *mine, "--baseline-report", "reports/mine/report.json")

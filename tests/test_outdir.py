@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from forked import Fork, run_command
+from forked import Fork, run_cold_command
 
 from uti import files, outdir
 from uti.audit.plan import AuditPlan, prepare
@@ -193,7 +193,7 @@ def test_interrupted_everything_of_ours_ends(folder, tmp_path, tmp_path_factory,
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     said = tmp_path_factory.mktemp("said")
     streams = [said / "out", said / "err"]
-    with Fork(run_command, *command, "--config", "uti.yaml", folder=tmp_path, streams=streams) as run:
+    with Fork(run_cold_command, *command, "--config", "uti.yaml", folder=tmp_path, streams=streams) as run:
         while while_it not in streams[1].read_text():
             assert run.poll() is None
         # the fresh process, or a kernel

@@ -605,7 +605,7 @@ def test_it_moves_between_devices_after_drawing(drawing, reference):
 # The whole system: a tokenizer as Qwen's, SEED-2 drawn by diffusion, and EnCodec at 48 kHz
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a whole audit; each codec of it, with the same options, is tested by itself
 def test_the_shipped_config_works_with_its_paths_filled_in(tmp_path, uti_here, unclip_folder, reference):
     """Small classes with codebooks of the published sizes: text, 64 specials, 8,192, 4 × 1,024, as the
     earlier system laid its ids out.

@@ -229,7 +229,12 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+QUICK = ("shuffled labels", "labels shifted by one", "rows of text that training moves")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BROKEN]
+)
 def test_what_is_broken_fails_its_gate(name, monkeypatch, tmp_path):
     spoil, red = BROKEN[name]
     run = SmokeRun(None, pairs(**(spoil(monkeypatch) or {})), tmp_path)
@@ -238,6 +243,7 @@ def test_what_is_broken_fails_its_gate(name, monkeypatch, tmp_path):
     assert red or all(c.passed for c in run.checks)
 
 
+@pytest.mark.slow  # the run of the fixture resumes, and its end is compared in the same way
 def test_a_resume_that_forgets_its_random_numbers_fails(monkeypatch, tmp_path):
     monkeypatch.setattr(training.TokenTrainer, "_load_rng_state", lambda *_: None)
     found = same_end("resume", resume(pairs(), tmp_path).difference, True)
