@@ -81,6 +81,34 @@ def warm():
         yield as_they_are
 
 
+@pytest.fixture(scope="session", autouse=True)
+def brief():
+    """Questions that are asked as often as the time allows are asked less often here; and what is asked of an
+    embedded codec by itself, whatever the files, is asked once in a process.
+    """
+    from uti.audit import steps
+    from uti.checks import places, repeatability
+    from uti.checks.base import CHECKS
+
+    answers: dict[tuple, list] = {}
+    ask = steps.ask
+
+    def ask_once(of, case, *form):
+        ours = of in ("codec", "decoder") and type(case.codec).__module__.startswith("uti.codecs.embedded")
+        if not ours:
+            return ask(of, case, *form)
+        key = of, case.spec, case.mode, case.thorough, case.seed, tuple(CHECKS)
+        if key not in answers:
+            answers[key] = ask(of, case, *form)
+        return answers[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(repeatability, "SECONDS", 0.05)
+        patch.setattr(places, "SECONDS", 0.1)
+        patch.setattr(steps, "ask", ask_once)
+        yield
+
+
 @pytest.fixture(scope="session")
 def warm_training():
     "So are the training runs that a test kills."

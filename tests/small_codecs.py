@@ -30,7 +30,10 @@ class Held(Codec):
     def _encode(self, signals, lengths):
         codes = ((signals.mean(1)[:, ::2] + 1) * 127.5).round().long()[:, None]
         lengths = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
-        return Encoded(codes, [{"n_positions": self.expected_positions(n), "n_samples": n} for n in lengths])
+        meta = [{"n_positions": self.expected_positions(n), "n_samples": n} for n in lengths]
+        for row, item in zip(codes, meta, strict=True):
+            row[:, item["n_positions"] :] = 0
+        return Encoded(codes, meta)
 
     def _decode(self, codes, meta):
         wave = (codes / 127.5 - 1).repeat_interleave(2, -1).expand(-1, 2, -1)
@@ -64,7 +67,8 @@ class TwoWays(Codec):
         )
 
     def _decode(self, codes, meta, mode):
-        return torch.full((len(codes), 3, 16, 16), {"deterministic": 0.25, "diffusion": 0.75}[mode])
+        grey = {"deterministic": 0.25, "diffusion": 0.75}[mode] + codes / 1e6  # each id is heard
+        return grey[..., None].expand(-1, 3, 16, 16).contiguous()
 
 
 class Blocks(Codec):
@@ -116,6 +120,7 @@ class Rising(Codec):
     )
 
     def _encode(self, signals, lengths):
+        lengths = torch.full((len(signals),), signals.shape[-1]) if lengths is None else lengths
         given = [n * 3 // 2 for n in lengths.tolist()]
         codes = torch.zeros(len(given), 1, max(self.expected_positions(n) for n in given), dtype=torch.int64)
         for row, wave, n, out in zip(codes, signals, lengths.tolist(), given, strict=True):

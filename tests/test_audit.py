@@ -321,8 +321,8 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
                 ((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3
             )
     tokens = tokenizer.encode_image(small / "coffee.png")
-    assert tokenizer.decode_image(*tokens).max() == 0.25  # the first that it has
-    assert tokenizer.decode_image(*tokens, mode="diffusion").min() == 0.75
+    assert abs(tokenizer.decode_image(*tokens).max() - 0.25) < 1e-3  # the first that it has
+    assert abs(tokenizer.decode_image(*tokens, mode="diffusion").min() - 0.75) < 1e-3
     with pytest.raises(CodecError, match="'two-ways' has no fast decoder; it has deterministic, diffusion"):
         tokenizer.decode_image(*tokens, mode="fast")
     with pytest.raises(AuditError, match="'embedded-text' has no diffusion decoder"):
@@ -352,6 +352,7 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
         "normalise",
         lambda self, modality, signal: seen.append(signal) or normalise(self, modality, signal),
     )
+    monkeypatch.setattr("uti.audit.run.codec_cases", lambda prepared: [])  # probes are another matter
     prepared = prepare(AuditPlan(None, tmp_path / "out", small))
     assert len(seen) == len(prepared.samples)
     run_audit(prepared)
@@ -362,8 +363,8 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
     # the eighth is made by the fresh process
     # a sound also with one codebook and with half of them
     assert (calls["image_encode"], calls["audio_encode"]) == (7, 9)
-    # its reconstruction · again · after the round trip · random, lowest and highest codes in one batch
-    assert (calls["image_decode"], calls["audio_decode"]) == (4, 6)
+    # its reconstruction · again · after the round trip
+    assert (calls["image_decode"], calls["audio_decode"]) == (3, 5)
 
 
 @pytest.mark.parametrize(

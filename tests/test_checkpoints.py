@@ -359,7 +359,7 @@ def test_janus_says_that_its_codebook_is_normalised(checkpoint):
     assert codec.spec.version == content_version(*files, codebook="normalised") != content_version(*files)
 
 
-LOSES = {"byte_level_bpe": [], "llama": [], "qwen": ["composed"]}
+LOSES = {"byte_level_bpe": [], "llama": ["marks of tokenizers"], "qwen": ["composed"]}
 
 
 @pytest.mark.parametrize("family", TEXT)

@@ -25,6 +25,7 @@ from uti.audit.steps import (
     check_decoding,
     check_encoding,
     check_structure,
+    codec_cases,
     measure_case,
     measure_speed,
     use_by_modality,
@@ -133,7 +134,7 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     anything is written.
     """
     prepared = plan if isinstance(plan, Prepared) else prepare(plan)
-    clock = Clock(progress)
+    clock, codecs = Clock(progress), codec_cases(prepared)
     torch.manual_seed(prepared.config.seed)
     with (
         output_folder(prepared.outdir) as out,
@@ -147,11 +148,11 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         with clock("checking the encoders"):
             checks = check_encoding(prepared, encoded)
         with clock("checking the token space"):
-            checks += check_structure(prepared)
+            checks += check_structure(prepared, codecs)
         with clock("decoding"):
             decoded = [case.decode() for case in encoded if case.mode]
         with clock("checking the decoders"):
-            checks += check_decoding(prepared, decoded)
+            checks += check_decoding(decoded, codecs)
             checks += [answer for case in encoded for answer in ask("item in a fresh process", case)]
         with clock("measuring"):
             measured = {case.item: measure_case(case) for case in decoded}

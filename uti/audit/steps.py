@@ -41,28 +41,29 @@ def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Che
 
 
 def codec_cases(prepared: Prepared) -> list[CodecCase]:
+    "Return a case for each codec, which keeps what its questions share."
     return [
         CodecCase(prepared.tokenizer, modality, prepared.config.seed, prepared.thorough, prepared.decode_mode)
         for modality in prepared.tokenizer.codecs
     ]
 
 
-def check_structure(prepared: Prepared) -> list[Check]:
+def check_structure(prepared: Prepared, codecs: Sequence[CodecCase]) -> list[Check]:
     "The token space, the codebooks, the smoke tests and the baseline that were given."
     answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (
         prepared.smoke.checks if prepared.smoke else []
     )
     answers += ask("baseline", prepared.baseline) if prepared.baseline else []
-    return answers + [answer for case in codec_cases(prepared) for answer in ask("codec", case)]
+    return answers + [answer for case in codecs for answer in ask("codec", case)]
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-004
-def check_decoding(prepared: Prepared, cases: Sequence[DecodedCase]) -> list[Check]:
+def check_decoding(cases: Sequence[DecodedCase], codecs: Sequence[CodecCase]) -> list[Check]:
     """What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode.
 
     `cases`: those that are decoded.
     """
     answers = [answer for case in cases for answer in ask("decoded item", case)]
-    for case in codec_cases(prepared):
+    for case in codecs:
         if not case.spec.decode_modes:
             answers += ask("codec without a decoder", case)
         elif case.mode:

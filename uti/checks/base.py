@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from ..html import mark, table
 
 # %% auto #0
-__all__ = ['Of', 'CHECKS', 'Check', 'Found', 'Question', 'check', 'promised']
+__all__ = ['Of', 'CHECKS', 'Check', 'Found', 'Question', 'check', 'promised', 'deterministic']
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-003
 class Check(BaseModel):
@@ -135,3 +135,8 @@ def check(
 def promised(promise: str) -> Callable[[Any], bool]:
     "Gates where the codec's spec makes the `promise`, the name of one of its fields."
     return lambda case: getattr(case.spec, promise)
+
+
+def deterministic(case: Any) -> bool:
+    "Gates where the decoder that runs promises the same signal again."
+    return case.mode == "deterministic"

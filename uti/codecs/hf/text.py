@@ -67,6 +67,7 @@ PROBES = {
     "scripts": "Ελληνικά, кириллица, עברית, हिन्दी, 漢字とかな, 한국어",
     "emoji": "👩🏽‍🚀 🏳️‍🌈",
     "controls": "nul \x00 bell \x07 \ufeff end",
+    "marks of tokenizers": "\u2581 \u0120a ##a <s>a</s> <0x0A>",
 }
 
 

@@ -1,0 +1,287 @@
+"""Codecs that each break one thing that a user relies on, and the question that finds it.
+
+They stand on three that keep every promise: blocks of audio, tiles of images, bytes of text.
+"""
+
+import numpy as np
+import torch
+from small_codecs import Blocks
+
+from uti.codecs.base import Codec, Encoded, pack_rows
+from uti.codecs.spec import ImageSpec, TextSpec
+
+
+class Tiles(Codec):
+    "Images of 64×64 as the mean colours of 8×8 tiles, in 16 levels a channel."
+
+    spec = ImageSpec(
+        "tiles", (4096,), version="1", licence="MIT", source="none", input_size=(64, 64), grid=(8, 8),
+        invariant=True,
+    )  # fmt: skip
+
+    def _encode(self, signals, lengths):
+        levels = (torch.nn.functional.avg_pool2d(signals.double(), 8) * 15).round().long()
+        codes = (levels[:, 0] * 256 + levels[:, 1] * 16 + levels[:, 2]).flatten(1)[:, None]
+        return Encoded(codes, [{"n_positions": 64} for _ in signals])
+
+    def _decode(self, codes, meta):
+        c = codes[:, 0].view(-1, 8, 8)
+        levels = torch.stack([c // 256, c // 16 % 16, c % 16], 1)
+        return (levels / 15).repeat_interleave(8, 2).repeat_interleave(8, 3).float()
+
+    def runtime_codebook_sizes(self):
+        return (4096,)
+
+
+class Bytes(Codec):
+    "The bytes of UTF-8."
+
+    spec = TextSpec(
+        "bytes", (256,), version="1", licence="MIT", source="none", invariant=True, lossless=True,
+        idempotent=True, dtype="int64",
+    )  # fmt: skip
+
+    def change(self, text):
+        return text
+
+    def _encode(self, signals, lengths):
+        return pack_rows([list(self.change(text).encode()) for text in signals])
+
+    def _decode(self, codes, meta):
+        rows = [row[0, : item["n_positions"]].tolist() for row, item in zip(codes, meta, strict=True)]
+        return [bytes(row).decode(errors="replace") for row in rows]
+
+    def runtime_codebook_sizes(self):
+        return (256,)
+
+
+class LaterCalls(Blocks):
+    "The last id is another one from the fortieth call on."
+
+    calls = 0
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        self.calls += 1
+        if self.calls > 40:
+            codes[:, 1, -1] = (codes[:, 1, -1] + 1) % 16
+        return Encoded(codes, meta)
+
+
+class Echo(Blocks):
+    "Decodes with an offset from what was encoded last."
+
+    last = 0.0
+
+    def _encode(self, signals, lengths):
+        self.last = signals.abs().mean().item()
+        return super()._encode(signals, lengths)
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * (1 - self.last / 4)
+
+
+class LastOfBatch(Blocks):
+    "The last item of a batch loses its first id."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        if len(codes) > 1:
+            codes[-1, 1, 0] = 0
+        return Encoded(codes, meta)
+
+
+class QuieterInBatch(Blocks):
+    "Two per cent quieter for each other item of the batch."
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * (1 - 0.02 * (len(meta) - 1))
+
+
+class WritesMeta(Blocks):
+    "Notes in the meta that it was decoded."
+
+    def _decode(self, codes, meta):
+        for item in meta:
+            item["decoded"] = True
+        return super()._decode(codes, meta)
+
+
+class ReadsMemory(Blocks):
+    "Reads what lies in memory from the first sample on, whatever the strides say."
+
+    def _encode(self, signals, lengths):
+        shape = (signals.shape[-1] * signals.shape[1], signals.shape[-1], 1)
+        there = torch.as_strided(signals, signals.shape, shape) if len(signals) == 1 else signals
+        return super()._encode(there, lengths)
+
+
+class StridedCodes(Blocks):
+    "Decodes what lies in memory from the first code on."
+
+    def _decode(self, codes, meta):
+        if len(meta) == 1:
+            codes = torch.as_strided(codes, codes.shape, (codes.shape[2] * 2, codes.shape[2], 1))
+        return super()._decode(codes, meta)
+
+
+class SeedsNumpy(Blocks):
+    "Seeds the generator of numpy at each decode."
+
+    def _decode(self, codes, meta):
+        np.random.seed(0)
+        return super()._decode(codes, meta)
+
+
+class SecondRepeats(Blocks):
+    "The second codebook repeats the first."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes[:, :1].repeat(1, 2, 1), meta)
+
+
+class FirstTenOnly(Blocks):
+    "The second codebook is heard in the first ten positions only."
+
+    def _decode(self, codes, meta):
+        codes = codes.clone()
+        codes[:, 1, 10:] = 8
+        return super()._decode(codes, meta)
+
+
+class LongMeta(Blocks):
+    "A meta of 600 bytes, whatever the signal."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        return Encoded(codes, [{**item, "made by": "blocks " * 80} for item in meta])
+
+
+class Envelope(Blocks):
+    "Sixteen numbers in the meta say most of the signal."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        pool = torch.nn.functional.adaptive_avg_pool1d
+        for wave, item in zip(signals, meta, strict=True):
+            item["loud"] = (pool(wave[:1, : item["n_samples"]], 16)[0] * 99).int().tolist()
+        return Encoded(codes, meta)
+
+    def _decode(self, codes, meta):
+        waves = 0.2 * super()._decode(codes, meta)
+        for wave, item in zip(waves, meta, strict=True):
+            loud = torch.tensor([[item.get("loud", [0] * 16)]]) / 99
+            wave[:, : item["n_samples"]] += 0.8 * torch.nn.functional.interpolate(loud, item["n_samples"])[0]
+        return waves.clamp(-1, 1)
+
+
+class UpsideDown(Tiles):
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta).flip(2)
+
+
+class Inverted(Blocks):
+    def _decode(self, codes, meta):
+        return -super()._decode(codes, meta)
+
+
+class Compressed(Blocks):
+    "Everything beyond a third of full scale comes back as a third."
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta).clamp(-0.33, 0.33)
+
+
+class PowersOfTwo(Blocks):
+    "Loses the last sample of 1024."
+
+    def _decode(self, codes, meta):
+        waves = super()._decode(codes, meta)
+        return waves[:, :, :-1] if waves.shape[-1] == 1024 else waves
+
+
+class NoMiddle(Tiles):
+    "Does not look at four tiles."
+
+    def _encode(self, signals, lengths):
+        signals = signals.clone()
+        signals[:, :, 16:32, 32:48] = 0.5
+        return super()._encode(signals, lengths)
+
+
+class ConstantEnd(Blocks):
+    "The last ids are always the same, and those before them tell of what was there."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        for row, item in zip(codes, meta, strict=True):
+            n = item["n_positions"]
+            if n > 2:
+                row[:, n - 2] = (row[:, n - 2] + row[:, n - 1]) % 16
+                row[:, n - 1] = 7
+        return Encoded(codes, meta)
+
+
+class OneEntry(Blocks):
+    "An entry that no signal of ours makes decodes to nothing finite."
+
+    def __init__(self):
+        super().__init__(codebook_sizes=(16, 64))
+
+    def _decode(self, codes, meta):
+        waves = super()._decode(codes, meta)
+        wrong = (codes[:, 1] == 43).repeat_interleave(10, 1)[:, None, : waves.shape[-1]]
+        waves[:, :, : wrong.shape[-1]][wrong] = torch.nan
+        return waves
+
+    def runtime_codebook_sizes(self):
+        return (16, 64)
+
+
+class OneLetter(Bytes):
+    def change(self, text):
+        return text.replace("\u0f42", "\u0f43")
+
+
+class Umlauts(Bytes):
+    def change(self, text):
+        return text.replace("u\u0308", "\u00fc")
+
+
+class LongWords(Bytes):
+    def change(self, text):
+        return " ".join(word[:5000] for word in text.split(" "))
+
+
+class NeverEmpty(Bytes):
+    def change(self, text):
+        return text or "\x00"
+
+
+# codec → (the question that finds it, whether it alone does)
+BROKEN = {
+    LaterCalls: ("repeatability", False),
+    Echo: ("repeatability_decode", False),
+    LastOfBatch: ("batch_encode", False),
+    QuieterInBatch: ("batch_decode", True),
+    WritesMeta: ("purity_values", False),
+    ReadsMemory: ("purity_memory", True),
+    StridedCodes: ("purity_memory_decode", True),
+    SeedsNumpy: ("purity_process", True),
+    SecondRepeats: ("signal_ids", True),
+    FirstTenOnly: ("signal_decoder", True),
+    LongMeta: ("signal_meta_size", True),
+    Envelope: ("signal_meta", True),
+    UpsideDown: ("orientation_image", True),
+    Inverted: ("orientation_audio", True),
+    Compressed: ("orientation_level", True),
+    PowersOfTwo: ("place_lengths", True),
+    NoMiddle: ("place_sensitivity", True),
+    ConstantEnd: ("place_ends", True),
+    OneEntry: ("place_entries", True),
+    OneLetter: ("text_characters", True),
+    Umlauts: ("text_kinds", True),
+    LongWords: ("text_long", True),
+    NeverEmpty: ("text_empty", True),
+}
