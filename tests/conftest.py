@@ -83,12 +83,14 @@ def warm():
 
 @pytest.fixture(scope="session", autouse=True)
 def brief():
-    """Questions that are asked as often as the time allows are asked less often here; and what is asked of an
-    embedded codec by itself, whatever the files, is asked once in a process.
+    """Questions that are asked as often as the time allows are asked less often here; codecs that are given
+    as objects are not sent to other processes; and what is asked of an embedded codec by itself, whatever
+    the files, is asked once in a process.
     """
     from uti.audit import steps
     from uti.checks import places, repeatability
     from uti.checks.base import CHECKS
+    from uti.checks.case import FreshProcesses
 
     answers: dict[tuple, list] = {}
     ask = steps.ask
@@ -106,7 +108,15 @@ def brief():
         patch.setattr(repeatability, "SECONDS", 0.05)
         patch.setattr(places, "SECONDS", 0.1)
         patch.setattr(steps, "ask", ask_once)
-        yield
+        sent = vars(FreshProcesses)["_pickled"]
+        patch.setattr(FreshProcesses, "_pickled", "they stay in this process")
+        yield sent
+
+
+@pytest.fixture
+def sent(brief, monkeypatch):
+    "For a test of codecs that are given as objects and asked in other processes."
+    monkeypatch.setattr("uti.checks.case.FreshProcesses._pickled", brief)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ The fork server imports them once, before it has any thread, and each call gets 
 own, with its own working folder, environment, streams and exit code.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -100,15 +101,11 @@ def forked(function: Callable[..., Any], *arguments: Any, **how: Any) -> subproc
         return subprocess.CompletedProcess(function.__name__, code, *said)
 
 
-def fresh_fork(folder: Path, context=CONTEXT) -> Fork:
-    "As `uti.checks.case._spawn`: the fresh process of an audit."
-    from uti.checks.case import _path
-    from uti.codecs.base import registered_here
-
-    known = {name: target for name, target in registered_here().items() if target}
-    return Fork(
-        run_fresh, str(folder), _path(), known, streams=[folder / "out", folder / "err"], context=context
-    )
+def fresh_fork(folder: Path, circumstances: Any, context=CONTEXT) -> Fork:
+    "As `uti.checks.case._spawn`: a fresh process of an audit, with this one's hash seed."
+    environment = {**os.environ, **circumstances.environment}
+    streams = [folder / "out", folder / "err"]
+    return Fork(run_fresh, str(folder), environment=environment, streams=streams, context=context)
 
 
 def training_fork(arguments: list[str], log: Path) -> Fork:
@@ -116,11 +113,11 @@ def training_fork(arguments: list[str], log: Path) -> Fork:
     return Fork(run_command, "train", *arguments, streams=[log, log])
 
 
-def run_fresh(folder: str, path: list[str], codecs: dict[str, str]) -> None:
-    from uti.checks.case import hashes_in_this_process
+def run_fresh(folder: str) -> None:
+    from uti.checks.case import work
 
-    sys.path[:] = path
-    hashes_in_this_process(folder, codecs)
+    sys.path[:] = json.loads((Path(folder) / "job.json").read_text())["path"]
+    work(folder)
 
 
 def run_command(*arguments: str) -> None:

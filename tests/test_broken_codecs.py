@@ -1,7 +1,7 @@
 "Every question finds a codec that no other finds, and blames none that keeps its promises."
 
 import pytest
-from broken_codecs import BROKEN, Bytes, Tiles
+from broken_codecs import BROKEN, Bytes, Elsewhere, ElsewhereLouder, Tiles
 from small_codecs import Blocks, Held, Rising
 
 from uti.checks.base import CHECKS
@@ -14,6 +14,7 @@ from uti.tokens.tokenizer import UnifiedTokenizer
 def test_a_broken_codec_is_found_by_the_question_of_its_kind(kind, monkeypatch):
     question, alone = BROKEN[kind]
     monkeypatch.setattr("uti.checks.repeatability.SECONDS", 0.2)
+    monkeypatch.setattr("uti.checks.places.SECONDS", 0.5)
     failed = {
         answer.name: answer.detail
         for _, answers in codec_checks(kind())
@@ -29,17 +30,43 @@ def test_a_codec_that_keeps_its_promises_fails_nothing(kind):
     assert check_codec(kind())
 
 
+def elsewhere(codec):
+    "The gates that fail in fresh processes, and what is said."
+    asked = dict(codec_checks(codec))
+    names = ("fresh_process", "fresh_process_decode")
+    return {c.name: c.detail for name in names for c in asked[name]() if c.failed_gate}
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "the working folder",
+        *(pytest.param(w, marks=pytest.mark.slow) for w in ("the hour", "the user's name", "the home")),
+    ],
+)
+def test_what_must_not_matter_is_another_in_fresh_processes(what, sent):
+    assert set(elsewhere(Elsewhere(what))) == {"fresh_process"}
+    assert set(elsewhere(ElsewhereLouder(what))) == {"fresh_process_decode"}
+
+
+@pytest.mark.slow  # two processes that import torch, for each codec
+def test_hashes_have_another_seed_in_fresh_processes(sent, cold):
+    assert set(elsewhere(Elsewhere("the hash of a word"))) == {"fresh_process"}
+    assert "hash seed 7341" in elsewhere(ElsewhereLouder("the hash of a word"))["fresh_process_decode"]
+    assert elsewhere(Blocks()) == elsewhere(Tiles()) == elsewhere(Bytes()) == {}
+
+
 # (encodes, decodes) of a question that is asked first; those that the time decides are left out
 COST = {
     "batch_encode": (22, 1),
     "batch_decode": (11, 19),
     "orientation_audio": (3, 3),
     "orientation_level": (2, 2),
-    "purity_values": (3, 3),
+    "purity_values": (5, 4),
     "purity_memory": (6, 0),
     "purity_memory_decode": (1, 3),
     "purity_process": (3, 2),
-    "repeatability_decode": (6, 6),
+    "repeatability_decode": (8, 7),
     "signal_ids": (11, 1),
     "signal_decoder": (3, 14),
     "signal_meta_size": (5, 0),

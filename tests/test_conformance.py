@@ -21,7 +21,7 @@ from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Found, check, promised
-from uti.checks.case import Case, CodecCase, FreshProcess
+from uti.checks.case import Case, CodecCase, FreshProcesses
 from uti.codecs import base
 from uti.codecs.base import CodecError, Encoded, LoadedWeights
 from uti.codecs.embedded.audio import EmbeddedAudio
@@ -291,7 +291,14 @@ def test_fewer_codebooks_that_are_others_are_said_and_gate_nothing():
 def test_every_question_can_fail():
     asked = {name for codec in (Blocks(), Blocks(decode_modes=())) for name, _ in codec_checks(codec)}
     # of a config, of a second device, of a tokenizer, of a thorough run; and what does not gate
-    elsewhere = {"fresh_process", "invariance_devices", "sample_rate", "long_sounds", "more_codebooks"}
+    elsewhere = {
+        "fresh_process",
+        "fresh_process_decode",
+        "invariance_devices",
+        "sample_rate",
+        "long_sounds",
+        "more_codebooks",
+    }
     found = set().union(*(questions for _, questions in BROKEN), (name for name, _ in FOUND_BY.values()))
     assert asked - elsewhere <= found
 
@@ -422,7 +429,7 @@ class OnlyWhereATestRuns(EmbeddedText):
         super().__init__()
 
 
-def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch, cold):
+def test_fresh_processes_that_fail_are_started_once_and_quoted(monkeypatch, cold):
     monkeypatch.setenv("ONLY_IN", str(os.getpid()))
     tokenizer = registered(monkeypatch, OnlyWhereATestRuns)
     samples = [Sample(name, "text", name) for name in ("one", "two", "three")]
@@ -430,10 +437,10 @@ def test_a_fresh_process_that_fails_is_started_once_and_quoted(monkeypatch, cold
     monkeypatch.setattr(
         subprocess, "Popen", lambda *given, **more: started.append(given) or popen(*given, **more)
     )
-    fresh = FreshProcess(tokenizer, samples)
+    fresh = FreshProcesses(tokenizer, samples)
     cases = [Case.of(tokenizer, sample).encode(fresh) for sample in samples]
     answers = [CHECKS["fresh_process"].ask(case) for case in cases]
-    assert len(started) == 1 and all(
+    assert len(started) == 2 and all(
         a.failed_gate and a.detail.startswith("the fresh process failed: FileNotFoundError: the weights lie")
         for a in answers
     )

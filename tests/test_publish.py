@@ -96,19 +96,20 @@ def typed(tmp_path_factory, small):
     return work / "reports" / "r", lines, run.returncode
 
 
-def test_a_report_loads_reads_and_normalises_once_here_and_once_in_the_fresh_process(typed):
+def test_a_report_loads_reads_and_normalises_once_here_and_once_in_each_fresh_process(typed):
     "And the kernel that draws does none of it."
     _, lines, _ = typed
-    here, there = dict.fromkeys(process for process, *_ in lines)
-    counts = {p: Counter(tuple(what) for who, *what in lines if who == p) for p in (here, there)}
-    for process in (here, there):
+    here, *there = processes = list(dict.fromkeys(process for process, *_ in lines))
+    counts = {p: Counter(tuple(what) for who, *what in lines if who == p) for p in processes}
+    assert len(there) == 2
+    for process in processes:
         assert {key: n for key, n in counts[process].items() if key[0] == "load"} == {
             ("load", modality, ""): 1 for modality in ("text", "image", "audio")
         }
     read = {key[1:]: n for key, n in counts[here].items() if key[0] == "read"}
     assert sorted(modality for modality, _ in read) == ["audio", "image"] and set(read.values()) == {1}
-    assert not [key for key in counts[there] if key[0] == "read"]  # it got what was read
-    assert all(counts[process]["normalise", *which] == 1 for process in (here, there) for which in read)
+    assert not [key for other in there for key in counts[other] if key[0] == "read"]  # they got what was read
+    assert all(counts[process]["normalise", *which] == 1 for process in processes for which in read)
 
 
 def test_a_report_needs_no_terminal_and_no_kernel_of_others_nor_minds_what_lies_around(typed):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .checks.base import CHECKS, Check, Of, Question
-from .checks.case import Case, CodecCase, FreshProcess
+from .checks.case import Case, CodecCase, EncodedCase, FreshProcesses
 from .checks.registry import encoding
 from .codecs.base import Codec
 from .codecs.spec import AudioSpec, ImageSpec, TextSpec
@@ -71,19 +71,26 @@ def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, An
     What the codec raises is an answer. `thorough`: ask long sounds as well.
     """
     tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
-    fresh = FreshProcess(tokenizer, samples)
+    fresh = FreshProcesses(tokenizer, samples)
     items = [Case.of(tokenizer, sample) for sample in samples]
     alone = [CodecCase(tokenizer, codec.spec.modality, thorough=thorough)]
     encoded = cache(lambda case: case.encode(fresh))  # once for all questions, when the first is asked
     decoded = cache(lambda case: encoded(case).decode())
+
+    def elsewhere(case: Case) -> EncodedCase:
+        fresh.start()
+        fresh.hand([encoded(one) for one in items])
+        return encoded(case)
+
     # of what is asked → the cases, and what is made of each
     asked: dict[Of, tuple[Sequence[Any], Callable[[Any], Any]]] = {
         "codec": (alone, lambda case: case),
         "encoded item": (items, encoded),
-        "item in a fresh process": (items, encoded),
+        "item in a fresh process": (items, elsewhere),
     }
     if codec.spec.decode_modes:
         asked |= {"decoder": (alone, lambda case: case), "decoded item": (items, decoded)}
+        asked |= {"decoded item in a fresh process": (items, lambda case: elsewhere(case) and decoded(case))}
     else:
         asked |= {"codec without a decoder": (alone, lambda case: case)}
     for question in CHECKS.values():

@@ -31,7 +31,7 @@ from uti.audit.steps import (
     use_by_modality,
 )
 from ..checks.base import Check
-from ..checks.case import EncodedCase, FreshProcess
+from ..checks.case import EncodedCase, FreshProcesses
 from ..checks.registry import ask
 from ..files import write_json
 from ..metrics.base import mean_of
@@ -138,13 +138,14 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
     torch.manual_seed(prepared.config.seed)
     with (
         output_folder(prepared.outdir) as out,
-        FreshProcess(prepared.tokenizer, prepared.samples) as fresh,
+        FreshProcesses(prepared.tokenizer, prepared.samples) as fresh,
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("default")
-        fresh.start()  # it encodes while this process does, and is waited for when it is asked
+        fresh.start()  # they work while this process does, and are waited for when they are asked
         with clock("encoding"):
             encoded = [case.encode(fresh) for case in prepared.cases]
+            fresh.hand(encoded)
         with clock("checking the encoders"):
             checks = check_encoding(prepared, encoded)
         with clock("checking the token space"):
@@ -154,6 +155,7 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         with clock("checking the decoders"):
             checks += check_decoding(decoded, codecs)
             checks += [answer for case in encoded for answer in ask("item in a fresh process", case)]
+            checks += [a for case in decoded for a in ask("decoded item in a fresh process", case)]
         with clock("measuring"):
             measured = {case.item: measure_case(case) for case in decoded}
             speed = measure_speed(prepared, encoded)

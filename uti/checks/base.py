@@ -22,6 +22,7 @@ class Check(BaseModel):
 
     name: str
     question: str = Field("", description="the sentence that people read")
+    kind: str = Field("", description="what is asked about: the module that asks, such as batches or places")
     modality: str | None = Field(None, description="text, image or audio; null for the token space")
     item: str | None = Field(None, description="the file or sample that was asked about; null for all")
     passed: bool | None = Field(description="null: the question could not be asked here, `detail` says why")
@@ -55,7 +56,7 @@ class Check(BaseModel):
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006
 Of = Literal[
     "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec",
-    "item in a fresh process", "token space", "baseline"
+    "item in a fresh process", "decoded item in a fresh process", "token space", "baseline"
 ]  # fmt: skip
 
 
@@ -103,6 +104,7 @@ class Question:
         return Check(
             name=self.name,
             question=self.sentence,
+            kind=self.function.__module__.rpartition(".")[2],
             modality=case.modality,
             item=case.item,
             gates=gates,

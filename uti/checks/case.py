@@ -9,8 +9,10 @@ import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -21,10 +23,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .circumstances import Circumstances, others
 from .probes import Trial
 from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..codecs.spec import CodecSpec
-from ..config import Config, dump_config
+from ..config import dump_config
 from ..files import scratch
 from ..modalities.base import Sample
 from ..modalities.registry import MODALITIES
@@ -33,7 +36,7 @@ from ..tokens.sequences import unflatten
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'hashes_in_this_process', 'FreshProcess', 'decoder_of',
+__all__ = ['LARGEST', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'work', 'There', 'FreshProcesses', 'decoder_of',
            'reference_of', 'Case', 'EncodedCase', 'DecodedCase', 'CodecCase', 'SpaceCase']
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-004
@@ -88,22 +91,48 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
 # its standard input stays open as long as the process that asks lives; whatever ends that one ends this one
 # too
 _FRESH = """import json, os, sys, threading
-getattr(os, "nice", int)(10)  # the process that asks works at the same time, and must not wait for this one
+getattr(os, "nice", int)(5)  # the process that asks works at the same time, and must not wait for this one
 threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
-sys.path[:], codecs = json.loads(sys.argv[2])
-from uti.checks.case import hashes_in_this_process; hashes_in_this_process(sys.argv[1], codecs)"""
+with open(sys.argv[1] + "/job.json", encoding="utf-8") as file:
+    sys.path[:] = json.load(file)["path"]
+from uti.checks.case import work; work(sys.argv[1])"""
 
 
-def hashes_in_this_process(folder: str, codecs: dict[str, str]) -> None:
-    """The fresh process's side: encode what `samples.pt` in `folder` holds with its `uti.yaml`, and print a
-    JSON list of (token hash, meta hash). `codecs`: those to register, and where they lie.
+def work(folder: str) -> None:
+    """Do the other process's side, in `folder`, which holds `job.json`: wait for `../tokens.pt` and decode it
+    into `decoded.pt`, encode `../samples.pt` from the last to the first, and print a JSON list of
+    (token hash, meta hash).
     """
-    for name, target in codecs.items():
+    here, above = Path(folder), Path(folder).parent
+    job = json.loads((here / "job.json").read_text(encoding="utf-8"))
+    Circumstances(**job["circumstances"]).enter()
+    for name, target in job["codecs"].items():
         register_codec(name, target)
-    tokenizer = UnifiedTokenizer.from_config(Path(folder) / "uti.yaml")
-    saved = torch.load(Path(folder) / "samples.pt", weights_only=True)
-    tokens = [encode(tokenizer, [Sample(name, modality, signal)])[0] for name, modality, signal in saved]
-    print(json.dumps([(token_hash(t.ids), meta_hash(t)) for t in tokens]))
+    tokenizer = (
+        pickle.loads((above / "codecs.pickle").read_bytes())  # which this program wrote
+        if (above / "codecs.pickle").exists()
+        else UnifiedTokenizer.from_config(above / "uti.yaml")
+    )
+    os.chdir(here)
+    saved = torch.load(above / "samples.pt", weights_only=True)
+    while not (above / "tokens.pt").exists():
+        time.sleep(0.01)
+    given = torch.load(above / "tokens.pt", weights_only=True)
+    torch.save([_decoded_there(tokenizer, *one) for one in given], here / "decoded.pt")
+    found = []
+    for name, modality, signal in reversed(saved):
+        tokens = encode(tokenizer, [Sample(name, modality, signal)])[0]
+        found.append((token_hash(tokens.ids), meta_hash(tokens)))
+    print(json.dumps(found[::-1]))
+
+
+def _decoded_there(tokenizer: UnifiedTokenizer, modality: str, ids: Tensor, meta: str, mode: str) -> Any:
+    "The decoded text, or the numbers of the signal; [what was raised] where something was."
+    try:
+        decoded = tokenizer.decode(modality, Tokens(ids, json.loads(meta)), mode)
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
+    return decoded[0] if isinstance(decoded, tuple) else decoded
 
 
 def _path() -> list[str]:
@@ -115,85 +144,144 @@ def _path() -> list[str]:
     return [path for path in paths if path not in here] + [os.path.abspath(path) for path in here[:1]]
 
 
-def _spawn(folder: Path) -> subprocess.Popen[bytes]:
-    """Start `hashes_in_this_process` in another process; what it says goes to the files `out` and `err` in
-    `folder`.
-    """
-    known = {name: target for name, target in registered_here().items() if target}
+def _spawn(folder: Path, circumstances: Circumstances) -> subprocess.Popen[bytes]:
+    """Start `work` in another process; what it says goes to the files `out` and `err` in `folder`."""
     # -P: no module of the working folder takes the place of a library's
-    command = [sys.executable, "-P", "-c", _FRESH, str(folder), json.dumps([_path(), known])]
+    command = [sys.executable, "-P", "-c", _FRESH, str(folder)]
     # threads that wait must not keep a core busy that the process that asks needs
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **circumstances.environment}
     with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
         return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=err, env=environment)
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-011
-class FreshProcess:
-    """Another process that encodes `samples`, as they were read, with the codecs of `tokenizer`.
+LARGEST = 2**30  # bytes of codecs that were given as objects, which the other processes read from a file
 
-    `start` lets it work beside this one, and `answer` waits for it; at the end of a `with` block it is gone,
-    whether it was waited for or not.
+
+@dataclass(frozen=True)
+class There:
+    "What another process made of a sample. `decoded`: None where it was not asked; `error`: what it raised."
+
+    token_hash: str
+    meta_hash: str
+    decoded: Any = None
+    error: str = ""
+
+
+class FreshProcesses:
+    """Two other processes that encode `samples`, as they were read, with the codecs of `tokenizer`, and
+    decode what they are handed.
+
+    `start` lets them work beside this one, `hand` gives them tokens, and `answers` waits for them; at the end
+    of a `with` block they are gone, whether they were waited for or not.
     """
 
     def __init__(self, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]):
         self.tokenizer, self.samples = tokenizer, samples
-        self._process: subprocess.Popen[bytes] | None = None
-        self._open = ExitStack()  # what is closed at the end: the process, then its folder
+        self.circumstances: list[Circumstances] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._handed: list[tuple[str, str]] | None = None
+        self._open = ExitStack()  # what is closed at the end: the processes, then their folder
+
+    @cached_property
+    def _pickled(self) -> bytes | str:
+        "The tokenizer of codecs that were given as objects; or why another process cannot have it."
+        try:
+            found = pickle.dumps(self.tokenizer)
+            if len(found) > LARGEST:
+                return "the codecs were given as objects of more than a gigabyte"
+            if b"__main__" in found:
+                return "the codecs were given as objects of a class that no other process can import"
+        except Exception as error:
+            return f"the codecs were given as objects that another process cannot have: {error}"
+        return found
 
     @property
     def unasked(self) -> str:
         "Why another process cannot be asked; empty where it can."
         config, here = self.tokenizer.config, registered_here()
         if config is None:
-            return "the codecs were given as objects, which another process cannot make"
+            return self._pickled if isinstance(self._pickled, str) else ""
         alone = [repr(c.codec) for c in config.codecs().values() if c.codec in here and not here[c.codec]]
         if alone:
             return f"no other process can import what is registered here as {', '.join(alone)}"
         return ""
 
     def start(self) -> None:
-        "Start the process, unless it runs already or cannot be asked."
-        if self.unasked or self._process:
+        "Start the processes, unless they run already or cannot be asked."
+        if self.unasked or self._processes:
             return
         self._folder = self._open.enter_context(scratch())
-        config = dump_config(self.tokenizer.config or Config())
-        (self._folder / "uti.yaml").write_text(config, encoding="utf-8")
+        if self.tokenizer.config is None:
+            assert isinstance(self._pickled, bytes)
+            (self._folder / "codecs.pickle").write_bytes(self._pickled)
+        else:
+            (self._folder / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
         # what weights_only reads
         plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
+        samples = zip(self.samples, plain, strict=True)
+        self._save("samples.pt", [(s.name, s.modality, signal) for s, signal in samples])
+        known = {name: target for name, target in registered_here().items() if target}
+        self.circumstances = others(self._folder)
+        for number, circumstances in enumerate(self.circumstances, 1):
+            folder = self._folder / str(number)
+            folder.mkdir()
+            job = {"path": _path(), "codecs": known, "circumstances": vars(circumstances)}
+            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+            process = _spawn(folder, circumstances)
+            self._processes.append(process)
+            self._open.enter_context(process)  # closes its streams and waits for it
+            self._open.callback(process.kill)
+
+    def _save(self, name: str, value: Any) -> None:
         saved = io.BytesIO()  # what torch says of a full disk is not that it is full
-        torch.save(
-            [(s.name, s.modality, signal) for s, signal in zip(self.samples, plain, strict=True)], saved
-        )
-        (self._folder / "samples.pt").write_bytes(saved.getbuffer())
-        self._process = _spawn(self._folder)
-        self._open.enter_context(self._process)  # closes its streams and waits for it
-        self._open.callback(self._process.kill)
+        torch.save(value, saved)
+        (self._folder / f"{name}.part").write_bytes(saved.getbuffer())
+        (self._folder / f"{name}.part").rename(self._folder / name)
+
+    def hand(self, cases: Sequence[EncodedCase]) -> None:
+        "Give them the tokens of `cases` to decode, of those whose decoder promises the same signal again."
+        if self._handed is not None or not self._processes:
+            return
+        decodable = [case for case in cases if case.mode == "deterministic"]
+        tokens = [(c.modality, c.tokens.ids, json.dumps(c.tokens.meta), c.mode) for c in decodable]
+        self._handed = [(case.modality, case.item) for case in decodable]
+        self._save("tokens.pt", tokens)
 
     @cached_property
-    def answer(self) -> dict[tuple[str, str], list[str]] | str:
-        """(modality, name) → [token hash, meta hash]; where the process fails, the last line that it said.
-
-        Starts the process where that was not done, and waits for it.
+    def answers(self) -> list[dict[tuple[str, str], There] | str]:
+        """Of each process (modality, name) → what it made of that sample; where it fails, the last line that
+        it said. Starts the processes where that was not done, and waits for them.
         """
         self.start()
+        self.hand([])
         with self:
-            assert self._process, self.unasked
-            code = self._process.wait()
-            said, complaint = (
-                (self._folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                for name in ("out", "err")
-            )
+            return [
+                self._read(self._folder / str(number), process.wait())
+                for number, process in enumerate(self._processes, 1)
+            ]
+
+    def _read(self, folder: Path, code: int) -> dict[tuple[str, str], There] | str:
+        said, complaint = (
+            (folder / name).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            for name in ("out", "err")
+        )
         if code:
             return (complaint or [f"it ended with exit code {code}"])[-1]
-        names = ((s.modality, s.name) for s in self.samples)
-        return dict(zip(names, json.loads(said[-1]), strict=True))
+        decoded = torch.load(folder / "decoded.pt", weights_only=True)
+        signals = dict(zip(self._handed or [], decoded, strict=True))
+        found = {}
+        for sample, (ids, meta) in zip(self.samples, json.loads(said[-1]), strict=True):
+            signal = signals.get((sample.modality, sample.name))
+            error = signal[0] if isinstance(signal, list) else ""
+            found[sample.modality, sample.name] = There(ids, meta, None if error else signal, error)
+        return found
 
-    def __enter__(self) -> FreshProcess:
+    def __enter__(self) -> FreshProcesses:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-        self._process = None
+        self._processes = []
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-014
 def decoder_of(spec: CodecSpec, decode_mode: str) -> str | None:
@@ -251,13 +339,13 @@ class Case:
         "What the codec promises, of the class of its modality."
         return self.codec.spec
 
-    def encode(self, fresh: FreshProcess | None = None) -> EncodedCase:
+    def encode(self, fresh: FreshProcesses | None = None) -> EncodedCase:
         """The case, encoded alone in its batch. `fresh`: the process that encodes it as well; default: one
         for this sample.
         """
         encoded = self.tokenizer.encode_codes(self.modality, [self.sample.signal])
         return EncodedCase(
-            **_fields(self), encoded=encoded, fresh=fresh or FreshProcess(self.tokenizer, [self.source])
+            **_fields(self), encoded=encoded, fresh=fresh or FreshProcesses(self.tokenizer, [self.source])
         )
 
 
@@ -266,7 +354,7 @@ class EncodedCase(Case):
     "A case with the codes and metas that its codec gave, and the fresh process that encodes it as well."
 
     encoded: Encoded
-    fresh: FreshProcess
+    fresh: FreshProcesses
 
     @cached_property
     def tokens(self) -> Tokens:

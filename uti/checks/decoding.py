@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .base import Found, check, deterministic, promised
 from .case import CodecCase, DecodedCase
+from .probes import SAME_DB, ratio_db
 from ..codecs.base import Codec, CodecError
 from ..metrics.audio import log_mel_l1
 from ..modalities.base import Sound
 
 # %% auto #0
-__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'values_of', 'finite', 'decode_determinism', 'idempotence',
-           'more_codebooks', 'any_codes_decode', 'refuses_decode']
+__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'values_of', 'finite', 'decode_determinism',
+           'fresh_process_decode', 'idempotence', 'more_codebooks', 'any_codes_decode', 'refuses_decode']
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-005
 def _is(found: Any, expected: Any) -> Found:
@@ -77,6 +78,31 @@ def decode_determinism(case: DecodedCase) -> Found:
     return Found(
         False, detail=f"the second decode differs from the first by up to {(first - again).abs().max():.3g}"
     )
+
+
+@check("The same signal in a fresh process", of="decoded item in a fresh process", gates=deterministic)
+def fresh_process_decode(case: DecodedCase) -> Found:
+    """As the least dB of the signal over what differs, in two processes that never encoded it: 60 where it is
+    the same.
+    """
+    if case.fresh.unasked:
+        return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
+    here, wrong, ratios = case.decoded, [], []
+    for there, circumstances in zip(case.fresh.answers, case.fresh.circumstances, strict=True):
+        if isinstance(there, str):
+            continue  # which is said where ids are compared
+        found = there[case.modality, case.item]
+        if found.error:
+            wrong.append(f"raised there: {found.error}")
+        elif found.decoded is not None:
+            ratios.append(ratio_db(here if isinstance(here, str) else values_of(here), found.decoded))
+            if ratios[-1] < SAME_DB:
+                wrong.append(f"{ratios[-1]:.0f} dB there ({circumstances.told})")
+    if not ratios and not wrong:
+        return Found(None, detail="no other process decoded it")
+    least = min(ratios, default=-math.inf)
+    number = round(least, 1) if math.isfinite(least) else None
+    return Found(not wrong, number, SAME_DB, "; ".join(dict.fromkeys(wrong)))
 
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))

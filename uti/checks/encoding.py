@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .base import Check, Found, check, promised
-from .case import Case, CodecCase, EncodedCase, codes_of, difference, encode, meta_hash
+from .case import Case, CodecCase, EncodedCase, codes_of, encode, meta_hash
 from ..codecs.base import Encoded
 from ..codecs.weights import listed, not_in_files
 from ..modalities.base import Sample
@@ -64,13 +64,18 @@ def determinism(case: EncodedCase) -> Found:
 
 @check("Same ids and meta in a fresh process", of="item in a fresh process")
 def fresh_process(case: EncodedCase) -> Found:
+    "In two of them, in which everything that must not matter is another; `found`: how many gave the same."
     if case.fresh.unasked:
         return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
-    there = case.fresh.answer
-    if isinstance(there, str):
-        return Found(False, detail=f"the fresh process failed: {there}")
-    same = there[case.modality, case.item] == [token_hash(case.tokens.ids), meta_hash(case.tokens)]
-    return Found(same, detail="" if same else "ids or meta differ there")
+    wrong, answers = [], case.fresh.answers
+    for there, circumstances in zip(answers, case.fresh.circumstances, strict=True):
+        if isinstance(there, str):
+            wrong.append(f"the fresh process failed: {there}")
+            continue
+        found = there[case.modality, case.item]
+        if (found.token_hash, found.meta_hash) != (token_hash(case.tokens.ids), meta_hash(case.tokens)):
+            wrong.append(f"ids or meta differ there ({circumstances.told})")
+    return Found(not wrong, len(answers) - len(wrong), len(answers), "; ".join(dict.fromkeys(wrong)))
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-011
 @contextmanager
@@ -107,15 +112,7 @@ def batch_of(sample: Sample) -> list[Sample]:
 
 @check("Same ids alone and in a batch of unequal lengths", of="encoded item", gates=promised("invariant"))
 def invariance_batch(case: EncodedCase) -> Found:
-    batch = batch_of(case.sample)
-    alone = [encode(case.tokenizer, batch[:1])[0], case.tokens, encode(case.tokenizer, batch[2:])[0]]
-    differences = [
-        difference(case.tokenizer, a, b) for a, b in zip(alone, encode(case.tokenizer, batch), strict=True)
-    ]
-    counts = [n for n, _ in differences if n is not None]
-    count = sum(counts) if len(counts) == len(differences) else None
-    detail = "; ".join(f"{s.name}: {d}" for s, (_, d) in zip(batch, differences, strict=True) if d)
-    return Found(not detail, count, 0, detail)
+    return _same(case, encode(case.tokenizer, batch_of(case.sample))[1])
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-016
 @check("Same ids on every device", of="encoded item", gates=promised("invariant"))

@@ -198,6 +198,7 @@ class Trial:
         self.codec, self.mode, self.thorough = codec, mode, thorough
         self.spec: Any = codec.spec  # of the class of its modality
         self.calls: Counter[str] = Counter()
+        self.kept: list[Any] = []
 
     def batch(self, signals: Sequence[Any], fill: float = 0.0) -> tuple[Any, Tensor | None]:
         "Return a batch as `encode` takes it, and its lengths; shorter waves are filled up with `fill`."
@@ -241,7 +242,13 @@ class Trial:
     @cached_property
     def alone(self) -> Made:
         "What each probe is encoded to, alone in its batch: an `Item` for each place."
-        return Made(lambda place: _copy(self.encode([self.probes[place]])[0]))
+
+        def encode(place: int) -> Item:
+            batch, lengths = self.batch([self.probes[place]])
+            self.kept.append(batch)  # no other signal may lie at its address
+            return _copy(items_of(self.encode_batch(batch, lengths))[0])
+
+        return Made(encode)
 
     @cached_property
     def decoded(self) -> Made:

@@ -55,9 +55,9 @@ from uti.pages.plots import (
 )
 
 # %% auto #0
-__all__ = ['MOST_SHOWN', 'FILES', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment', 'commands',
-           'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks', 'token_lm',
-           'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
+__all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment',
+           'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks',
+           'token_lm', 'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-002-x
 MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
@@ -252,28 +252,60 @@ def _gates(answers: list[Check]) -> str:
     return "gate where promised" if len(gates) > 1 else "gate" if True in gates else ""
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-013-b
+KINDS = {
+    "encoding": "Encoding",
+    "decoding": "Decoding",
+    "rejection": "Refusing what is wrong",
+    "repeatability": "The same again",
+    "batches": "Items of a batch",
+    "purity": "Nothing else changes",
+    "signal": "Ids carry the signal",
+    "orientation": "The right way round",
+    "places": "Every length, place and entry",
+    "length": "Long sounds",
+    "text": "Every text",
+    "baseline": "As in the baseline",
+}  # by the kind that a check has in the record; what is not here comes last, by its own name
+
+
+def _tally(answers: list[Check]) -> Markup | str:
+    "Whether every gate passed, how many answers were right, and how many questions could not be asked."
+    asked = [c for c in answers if c.passed is not None]
+    if not asked:
+        return soft("not asked") if answers else ""
+    broken = any(c.failed_gate for c in asked)
+    missing = len(answers) - len(asked)
+    right = f" {sum(bool(c.passed) for c in asked)}/{len(asked)}"
+    return whole(joined([mark(not broken), right, soft(f", {missing} not asked") if missing else ""]))
+
+
+def _kind(check: Check) -> str:
+    return KINDS.get(check.kind, check.kind.capitalize())
+
+
 def correctness(report: AuditRecord) -> Markup:
-    """Every question that was asked, of each modality and of none: a check that is in the record is in one of
-    the two tables.
+    """Every question that was asked, of each modality and of none: by kind, and each by itself in what
+    unfolds. A check that is in the record is in one of the two tables.
     """
     of_modality = [c for c in report.checks if c.modality]
-    rows = []
-    for name in dict.fromkeys(c.name for c in of_modality):
-        answers = [c for c in of_modality if c.name == name]
-        rows.append(
-            [
-                answers[0].sentence,
-                *(_cell([c for c in answers if c.modality == m]) for m in report.codecs),
-                _gates(answers),
-            ]
-        )
+    titles = [t for t in KINDS.values() if any(_kind(c) == t for c in of_modality)]
+    titles += [t for t in dict.fromkeys(map(_kind, of_modality)) if t not in titles]
+    kinds, rows = [], []
+    for title in titles:
+        found = [c for c in of_modality if _kind(c) == title]
+        kinds.append([title, *(_tally([c for c in found if c.modality == m]) for m in report.codecs)])
+        for name in dict.fromkeys(c.name for c in found):
+            answers = [c for c in found if c.name == name]
+            cells = [_cell([c for c in answers if c.modality == m]) for m in report.codecs]
+            rows.append([title, answers[0].sentence, *cells, _gates(answers)])
     others = [
         [c.sentence, mark(c.passed), "gate" if c.gates else "", c.detail]
         for c in report.checks
         if not c.modality
     ]
     return joined([
-        table(["question", *report.codecs, ""], rows),
+        table(["questions about", *report.codecs], kinds),
+        folded("Every question", table(["about", "question", *report.codecs, ""], rows)),
         heading("Of the token space, the baseline and the language model"),
         table(["question", "", "", ""], others),
     ])  # fmt: skip
@@ -470,7 +502,9 @@ def caught(report: AuditRecord) -> Markup:
 def gaps(report: AuditRecord) -> Markup:
     "What this run does not say."
     not_asked = {(c.modality, c.name): c for c in report.checks if c.passed is None}.values()
-    said = [f"“{c.sentence}” was not asked of {c.modality or 'this run'}: {c.detail}." for c in not_asked]
+    n = sum(c.passed is None for c in report.checks)
+    said = [f"{n} of {len(report.checks)} questions could not be asked."] if n else []
+    said += [f"“{c.sentence}” was not asked of {c.modality or 'this run'}: {c.detail}." for c in not_asked]
     said += [
         f"{report.metric_facts[name].title} has no value: {m.reason}."
         for name, m in report.metrics.items()
