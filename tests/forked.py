@@ -121,11 +121,14 @@ def run_fresh(folder: str) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    "Run the command `uti` with `arguments`; the fresh process of its audit is a fork of it."
+    """Run the command `uti` with `arguments`; the fresh processes of its audit are forks of it, and what is
+    asked as often as the time allows is asked less often, as in the tests' own process.
+    """
     import torch
 
-    from uti.checks import case
+    from uti.checks import case, places, repeatability
 
+    repeatability.SECONDS, places.SECONDS = 0.05, 0.1
     if torch.get_num_threads() == 1:  # a fork does not inherit the threads that OpenMP waits for
         case._spawn = partial(fresh_fork, context=multiprocessing.get_context("fork"))
     run_cold_command(*arguments)

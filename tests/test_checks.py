@@ -9,7 +9,7 @@ from uti.checks.base import CHECKS
 from uti.checks.case import Case, CodecCase, DecodedCase, SpaceCase, difference
 from uti.checks.encoding import batch_of
 from uti.checks.encoding import codes as codes_check
-from uti.checks.length import length_of
+from uti.checks.places import length_fault
 from uti.checks.registry import ask
 from uti.checks.rejection import _IN_EVERY_META, _altered_metas, _corrupted, _wrong, _wrong_codes
 from uti.codecs.base import Encoded
@@ -255,8 +255,8 @@ def test_a_length_is_what_the_codec_predicts_and_what_comes_back():
     )
     n_samples = 24_001
     n = sound.codec.expected_positions(n_samples)
-    assert length_of(sound, n_samples) == ""
-    assert length_of(doubtful, n_samples) == f"{n} positions, {n} of codes, predicted {n + 1}"
+    assert length_fault(sound.trial, n_samples) == ""
+    assert length_fault(doubtful.trial, n_samples) == f"{n} positions, {n} of codes, {n + 1} predicted"
 
 
 def test_what_is_found_stands_beside_what_was_expected(cases):

@@ -77,20 +77,21 @@ def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, An
     encoded = cache(lambda case: case.encode(fresh))  # once for all questions, when the first is asked
     decoded = cache(lambda case: encoded(case).decode())
 
-    def elsewhere(case: Case) -> EncodedCase:
+    def elsewhere(make: Callable[[Case], EncodedCase], case: Case) -> EncodedCase:
+        "Make the encoded or decoded case, once the fresh processes have all that they shall decode."
         fresh.start()
         fresh.hand([encoded(one) for one in items])
-        return encoded(case)
+        return make(case)
 
     # of what is asked → the cases, and what is made of each
     asked: dict[Of, tuple[Sequence[Any], Callable[[Any], Any]]] = {
         "codec": (alone, lambda case: case),
         "encoded item": (items, encoded),
-        "item in a fresh process": (items, elsewhere),
+        "item in a fresh process": (items, partial(elsewhere, encoded)),
     }
     if codec.spec.decode_modes:
         asked |= {"decoder": (alone, lambda case: case), "decoded item": (items, decoded)}
-        asked |= {"decoded item in a fresh process": (items, lambda case: elsewhere(case) and decoded(case))}
+        asked |= {"decoded item in a fresh process": (items, partial(elsewhere, decoded))}
     else:
         asked |= {"codec without a decoder": (alone, lambda case: case)}
     for question in CHECKS.values():

@@ -127,7 +127,7 @@ def work(folder: str) -> None:
 
 
 def _decoded_there(tokenizer: UnifiedTokenizer, modality: str, ids: Tensor, meta: str, mode: str) -> Any:
-    "The decoded text, or the numbers of the signal; [what was raised] where something was."
+    "Return the decoded text, or the numbers of the signal, or [what was raised]."
     try:
         decoded = tokenizer.decode(modality, Tokens(ids, json.loads(meta)), mode)
     except Exception as error:
@@ -145,7 +145,7 @@ def _path() -> list[str]:
 
 
 def _spawn(folder: Path, circumstances: Circumstances) -> subprocess.Popen[bytes]:
-    """Start `work` in another process; what it says goes to the files `out` and `err` in `folder`."""
+    "Start `work` in another process; what it says goes to the files `out` and `err` in `folder`."
     # -P: no module of the working folder takes the place of a library's
     command = [sys.executable, "-P", "-c", _FRESH, str(folder)]
     # threads that wait must not keep a core busy that the process that asks needs
@@ -159,7 +159,9 @@ LARGEST = 2**30  # bytes of codecs that were given as objects, which the other p
 
 @dataclass(frozen=True)
 class There:
-    "What another process made of a sample. `decoded`: None where it was not asked; `error`: what it raised."
+    """Hold what another process made of a sample. `decoded`: None where it was not asked; `error`: what it
+    raised.
+    """
 
     token_hash: str
     meta_hash: str
@@ -168,8 +170,8 @@ class There:
 
 
 class FreshProcesses:
-    """Two other processes that encode `samples`, as they were read, with the codecs of `tokenizer`, and
-    decode what they are handed.
+    """Let two other processes encode `samples`, as they were read, with the codecs of `tokenizer`, and decode
+    what they are handed.
 
     `start` lets them work beside this one, `hand` gives them tokens, and `answers` waits for them; at the end
     of a `with` block they are gone, whether they were waited for or not.
@@ -184,7 +186,7 @@ class FreshProcesses:
 
     @cached_property
     def _pickled(self) -> bytes | str:
-        "The tokenizer of codecs that were given as objects; or why another process cannot have it."
+        "Pickle a tokenizer whose codecs were given as objects, or say why no other process can have it."
         try:
             found = pickle.dumps(self.tokenizer)
             if len(found) > LARGEST:
@@ -249,8 +251,8 @@ class FreshProcesses:
 
     @cached_property
     def answers(self) -> list[dict[tuple[str, str], There] | str]:
-        """Of each process (modality, name) → what it made of that sample; where it fails, the last line that
-        it said. Starts the processes where that was not done, and waits for them.
+        """Return of each process (modality, name) → what it made of that sample, or the last line that it
+        said where it failed. Start the processes where that was not done, and wait for them.
         """
         self.start()
         self.hand([])
@@ -340,8 +342,8 @@ class Case:
         return self.codec.spec
 
     def encode(self, fresh: FreshProcesses | None = None) -> EncodedCase:
-        """The case, encoded alone in its batch. `fresh`: the process that encodes it as well; default: one
-        for this sample.
+        """Encode the case, alone in its batch. `fresh`: the processes that encode it as well; default: two of
+        its own.
         """
         encoded = self.tokenizer.encode_codes(self.modality, [self.sample.signal])
         return EncodedCase(
@@ -351,7 +353,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class EncodedCase(Case):
-    "A case with the codes and metas that its codec gave, and the fresh process that encodes it as well."
+    "A case with the codes and metas that its codec gave, and the fresh processes that encode it as well."
 
     encoded: Encoded
     fresh: FreshProcesses
@@ -425,7 +427,7 @@ class CodecCase:
 
     @cached_property
     def trial(self) -> Trial:
-        "The codec with its probes, which its questions share."
+        "Make the trial that the codec's questions share."
         return Trial(self.codec, self.mode, self.thorough)
 
 

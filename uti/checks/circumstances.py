@@ -66,12 +66,14 @@ def shift_clocks(seconds: int) -> None:
 # %% ../../nbs/checks/02_circumstances.ipynb #checks-circumstances-09
 @dataclass(frozen=True)
 class Circumstances:
-    "What another process has that must not matter: environment variables, seconds of its clock, and umask."
+    """Hold what must not matter and another process has: environment variables, seconds by which its clocks
+    are ahead, and umask. `told`: the same for a reader.
+    """
 
     environment: dict[str, str]
     seconds: int
     umask: int
-    told: str = ""
+    told: str
 
     def enter(self) -> None:
         "Make them those of this process, as far as the environment did not when it was started."
@@ -89,13 +91,13 @@ def umask() -> int:
 
 
 def _caches() -> dict[str, str]:
-    "Where libraries keep what they have fetched, for a process with another home."
+    "Name the folders in which libraries keep what they have fetched, for a process with another home."
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return {"XDG_CACHE_HOME": cache, "PYTHONUSERBASE": str(Path.home() / ".local")}
 
 
 def _c_clock() -> str:
-    "The path of libfaketime; empty where it is not installed."
+    "Return the path of libfaketime, or an empty string where it is not installed."
     found = [str(path) for path in Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
     return found[0] if found else ""
 

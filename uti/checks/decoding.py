@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .base import Found, check, deterministic, promised
 from .case import CodecCase, DecodedCase
-from .probes import SAME_DB, ratio_db
+from .probes import ratio_db, same_signal
 from ..codecs.base import Codec, CodecError
 from ..metrics.audio import log_mel_l1
 from ..modalities.base import Sound
@@ -82,27 +82,20 @@ def decode_determinism(case: DecodedCase) -> Found:
 
 @check("The same signal in a fresh process", of="decoded item in a fresh process", gates=deterministic)
 def fresh_process_decode(case: DecodedCase) -> Found:
-    """As the least dB of the signal over what differs, in two processes that never encoded it: 60 where it is
-    the same.
-    """
+    "Compare with what two processes decoded that never encoded it, by the least dB; 60 where it is the same."
     if case.fresh.unasked:
         return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
-    here, wrong, ratios = case.decoded, [], []
+    here = case.decoded if isinstance(case.decoded, str) else values_of(case.decoded)
+    ratios: dict[str, float] = {}
     for there, circumstances in zip(case.fresh.answers, case.fresh.circumstances, strict=True):
         if isinstance(there, str):
             continue  # which is said where ids are compared
         found = there[case.modality, case.item]
         if found.error:
-            wrong.append(f"raised there: {found.error}")
-        elif found.decoded is not None:
-            ratios.append(ratio_db(here if isinstance(here, str) else values_of(here), found.decoded))
-            if ratios[-1] < SAME_DB:
-                wrong.append(f"{ratios[-1]:.0f} dB there ({circumstances.told})")
-    if not ratios and not wrong:
-        return Found(None, detail="no other process decoded it")
-    least = min(ratios, default=-math.inf)
-    number = round(least, 1) if math.isfinite(least) else None
-    return Found(not wrong, number, SAME_DB, "; ".join(dict.fromkeys(wrong)))
+            return Found(False, detail=f"raised there: {found.error}")
+        if found.decoded is not None:
+            ratios[f"there ({circumstances.told})"] = ratio_db(here, found.decoded)
+    return same_signal(ratios) if ratios else Found(None, detail="no other process decoded it")
 
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))

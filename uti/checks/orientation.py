@@ -39,7 +39,7 @@ Pair = tuple[float, float]
 
 
 def clearly(pairs: Sequence[Pair]) -> bool:
-    "Does the transform explain every probe clearly better than the original does?"
+    "Say whether the transform explains every probe clearly better than the original does."
     return all(gain_db(*pair) >= GAIN_DB and pair[1] >= CLEAR for pair in pairs)
 
 # %% ../../nbs/checks/13_orientation.ipynb #checks-orientation-08
@@ -105,7 +105,7 @@ def image_pairs(original: Tensor, decoded: Tensor, tile: tuple[int, int]) -> dic
 
 
 def _told(found: dict[str, list[Pair]], wins: Callable[[Sequence[Pair]], bool]) -> Found:
-    "The transform that gains most among those that win, with its least gain in dB."
+    "Answer with the transform that gains most among those that win, and its least gain in dB."
     gains = {name: min(gain_db(*pair) for pair in pairs) for name, pairs in found.items()}
     best = max(gains, key=lambda name: gains[name])
     winners = {name: gains[name] for name, pairs in found.items() if wins(pairs)}
@@ -120,7 +120,7 @@ def _told(found: dict[str, list[Pair]], wins: Callable[[Sequence[Pair]], bool]) 
 @check("No transform explains a decoded image better than none", of="decoder", gates=deterministic,
     modalities=("image",))  # fmt: skip
 def orientation_image(case: CodecCase) -> Found:
-    "As the dB that the best transform gains on the probe where it gains least."
+    "Try each transform; `found`: the dB that the best gains on the probe where it gains least."
     trial, spec = case.trial, case.spec
     tile = tuple(n // (g or 8) for n, g in zip(spec.output_size, spec.grid or (8, 8), strict=True))
     found: dict[str, list[Pair]] = {}
@@ -158,7 +158,7 @@ def wave_probes(spec: AudioSpec) -> dict[str, Tensor]:
         found["clicks"].append(clicks)
     return {name: torch.stack(rows).float() for name, rows in found.items()}
 
-
+# %% ../../nbs/checks/13_orientation.ipynb #checks-orientation-11-b
 def _other_speed(wave: Tensor, speed: float) -> Tensor:
     "Play a wave at another speed, into as many samples; what is missing is silent."
     n = wave.shape[-1]
@@ -170,19 +170,18 @@ def _other_speed(wave: Tensor, speed: float) -> Tensor:
     return played * (places <= n - 1)
 
 
-def _delay(original: Tensor, decoded: Tensor, most: int) -> tuple[int, float]:
-    "Return (samples, correlation) of the delay within ±`most` at which a wave looks most like the original."
+def _delay(original: Tensor, decoded: Tensor, most: int) -> int:
+    "Return the delay in samples, within ±`most`, at which a wave resembles the original most."
     n = original.shape[-1]
     a, b = (x.double() - x.double().mean() for x in (original, decoded))
     a_f, b_f = (torch.fft.rfft(x, 2 * n) for x in (a, b))
     cross = torch.fft.irfft(a_f.conj() * b_f, 2 * n).sum(0)
     lags = torch.arange(-most, most + 1)
-    lag = int(lags[cross[lags % (2 * n)].abs().argmax()])
-    return lag, _at_delay(original, decoded, lag)[1]
+    return int(lags[cross[lags % (2 * n)].abs().argmax()])
 
 
 def _at_delay(original: Tensor, decoded: Tensor, lag: int) -> Pair:
-    "(correlation as it is, correlation at `lag`), over the same samples of the decoded wave."
+    "Return the correlations as it is and at `lag`, over the same samples of the decoded wave."
     n = original.shape[-1] - abs(lag)
     after = decoded[:, max(lag, 0) : max(lag, 0) + n]
     here = original[:, max(lag, 0) : max(lag, 0) + n]
@@ -211,8 +210,8 @@ def wave_pairs(original: Tensor, decoded: Tensor) -> dict[str, Pair]:
 
 
 def delay_pairs(waves: Sequence[tuple[Tensor, Tensor]], hop: int) -> dict[str, list[Pair]]:
-    "The delay on which all (original, decoded) agree to an eighth of a hop; empty where there is none."
-    lags = [_delay(original, decoded, 4 * hop)[0] for original, decoded in waves]
+    "Return the delay on which all (original, decoded) agree to an eighth of a hop; empty where none is."
+    lags = [_delay(original, decoded, 4 * hop) for original, decoded in waves]
     middle = sorted(lags)[len(lags) // 2]
     if not middle or max(abs(lag - middle) for lag in lags) > max(1, hop // 8):
         return {}
@@ -221,10 +220,10 @@ def delay_pairs(waves: Sequence[tuple[Tensor, Tensor]], hop: int) -> dict[str, l
     how = f"{'inverted and ' if inverted else ''}delayed by {middle} samples"
     return {how: [(own, abs(rho) if inverted else rho) for own, rho in pairs]}
 
-
+# %% ../../nbs/checks/13_orientation.ipynb #checks-orientation-11-c
 def explains(pairs: Sequence[Pair]) -> bool:
-    """Does a transform of waves explain all probes clearly better; or one much better and none worse; or,
-    where nothing correlates well, each twice as well and by 0.1 more?
+    """Say whether a transform of waves explains all probes clearly better; or one much better and none worse;
+    or, where nothing correlates well, each twice as well and by 0.1 more.
     """
     one = any(gain_db(*pair) >= 3 and pair[1] >= CLEAR for pair in pairs)
     none_worse = all(gain_db(*pair) >= 0 for pair in pairs)
@@ -233,15 +232,13 @@ def explains(pairs: Sequence[Pair]) -> bool:
 
 
 def _there_and_back(trial: Trial, waves: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    "(original at the rate of decode, decoded) of each wave."
+    "Return (original at the rate of decode, decoded) of each wave."
     spec: Any = trial.spec
     found = []
     for wave in waves:
-        original = wave
-        if spec.output_rate != spec.sample_rate:
-            original, _ = normalise_audio(
-                wave, spec.sample_rate, target_rate=spec.output_rate, channels=spec.channels
-            )
+        original, _ = normalise_audio(
+            wave, spec.sample_rate, target_rate=spec.output_rate, channels=spec.channels
+        )
         decoded = trial.decode(trial.encode([wave]))[0]
         n = min(original.shape[-1], decoded.shape[-1])
         found.append((original[:, :n], decoded[:, :n]))
@@ -251,7 +248,7 @@ def _there_and_back(trial: Trial, waves: Sequence[Tensor]) -> list[tuple[Tensor,
 @check("No transform explains a decoded wave better than none", of="decoder", gates=deterministic,
     modalities=("audio",))  # fmt: skip
 def orientation_audio(case: CodecCase) -> Found:
-    "As the dB that the best transform gains on the probe where it gains least."
+    "Try each transform; `found`: the dB that the best gains on the probe where it gains least."
     waves = _there_and_back(case.trial, list(wave_probes(case.spec).values()))
     found: dict[str, list[Pair]] = delay_pairs(waves, case.spec.hop_length)
     for original, decoded in waves:
@@ -265,7 +262,7 @@ LEVEL_DB = 3.0
 
 @check("The same gain for quiet and loud waves", of="decoder", gates=deterministic, modalities=("audio",))
 def orientation_level(case: CodecCase) -> Found:
-    "As the dB between the gains that fit best, of a wave at 0.25 and at 0.98 of full scale."
+    "Compare the gains that fit best at 0.25 and at 0.98 of full scale; `found`: the dB between them."
     steps = wave_probes(case.spec)["steps"]
     loud = steps.sign() * (0.6 + 0.4 * steps.abs() / steps.abs().max())
     waves = _there_and_back(case.trial, [loud * level for level in (0.25, 0.98)])

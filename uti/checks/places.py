@@ -18,8 +18,8 @@ from .case import CodecCase
 from .probes import Item, Trial, hop_of, image_probe, noise, scrambled, wave_probe
 
 # %% auto #0
-__all__ = ['SECONDS', 'PRIMES', 'AT', 'in_time', 'lengths', 'length_fault', 'place_lengths', 'place_sensitivity', 'place_ends',
-           'entries', 'place_entries']
+__all__ = ['SECONDS', 'PRIMES', 'LONG', 'AT', 'in_time', 'lengths', 'length_fault', 'place_lengths', 'long_sounds',
+           'place_sensitivity', 'place_ends', 'entries', 'place_entries']
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-06
 SECONDS = 0.5  # for each question here; a thorough run takes six times as long
@@ -71,13 +71,31 @@ def length_fault(trial: Trial, n_samples: int) -> str:
 
 @check("Every length has its positions and comes back", of="codec", modalities=("audio",))
 def place_lengths(case: CodecCase) -> Found:
-    "As the number of lengths that were asked about."
+    "Ask about one length after another; `found`: how many."
     trial, asked, wrong = case.trial, 0, []
     for n_samples in in_time(lengths(hop_of(trial.spec)), trial.thorough):
         asked += 1
         if said := length_fault(trial, n_samples):
             wrong.append(f"{n_samples} samples: {said}")
     return Found(not wrong, asked, None, "; ".join(wrong[:3]))
+
+# %% ../../nbs/checks/14_places.ipynb #checks-places-08-c
+LONG = (30, 60, 90)  # seconds
+
+
+@check("Sounds of 30, 60 and 90 s keep their length", of="codec", modalities=("audio",))
+def long_sounds(case: CodecCase) -> Found:
+    "Ask about each, a third of a hop longer; `found`: how many keep it."
+    if not case.thorough:
+        return Found(None, detail="takes long: a thorough run asks it")
+    clip, rate = case.tokenizer.clip_seconds, case.spec.sample_rate
+    if clip is not None and clip < min(LONG):
+        return Found(None, detail=f"sounds are cut to {clip:g} s")
+    lengths = {seconds: seconds * rate + case.spec.hop_length // 3 for seconds in LONG}
+    wrong = [
+        f"{seconds} s: {said}" for seconds, n in lengths.items() if (said := length_fault(case.trial, n))
+    ]
+    return Found(not wrong, len(LONG) - len(wrong), len(LONG), "; ".join(wrong))
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-10
 AT = (3, 32, 101, 102, 128, 255)  # positions of a wave
@@ -119,16 +137,16 @@ def _image_changes(trial: Trial) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 @check("A change anywhere changes an id", of="codec", modalities=("image", "audio"))
 def place_sensitivity(case: CodecCase) -> Found:
-    "As the number of places that were asked about."
+    "Ask about one place after another; `found`: how many."
     trial, asked, deaf = case.trial, 0, []
+    if case.modality == "image" and trial.alone[0].codes.numel() < 16:
+        return Found(None, detail="an image has fewer ids than places that are asked about")
     changes = _wave_changes(trial) if case.modality == "audio" else _image_changes(trial)
     known: tuple[Tensor, Item] | None = None
     for place, signal, changed in in_time(changes, trial.thorough):
         asked += 1
         if known is None or known[0] is not signal:
             known = signal, trial.encode([signal])[0]
-        if case.modality == "image" and known[1].codes.numel() < 16:
-            return Found(None, detail="an image has fewer ids than places that are asked about")
         if torch.equal(trial.encode([changed])[0].codes, known[1].codes):
             deaf.append(place)
     return Found(not deaf, asked, None, f"nothing changes with {', '.join(deaf[:4])}" if deaf else "")
@@ -136,7 +154,7 @@ def place_sensitivity(case: CodecCase) -> Found:
 # %% ../../nbs/checks/14_places.ipynb #checks-places-12
 @check("The ids at both ends are not always the same", of="codec", modalities=("audio",))
 def place_ends(case: CodecCase) -> Found:
-    "As the number of lengths, in positions, that were asked about."
+    "Ask about four lengths; `found`: how many could be asked."
     trial, asked, wrong = case.trial, 0, []
     hop = hop_of(trial.spec)
     for hops in in_time((33, 101, 102, 128), trial.thorough):
@@ -170,20 +188,18 @@ def entries(sizes: tuple[int, ...], first: int, n_positions: int) -> Tensor:
 
 @check("Every entry of every codebook decodes", of="decoder", modalities=("image", "audio"))
 def place_entries(case: CodecCase) -> Found:
-    "As the number of entries of the largest codebook that were decoded."
-    trial, codec, wrong = case.trial, case.codec, []
-    n_samples, largest = case.spec.samples_of(128), max(case.spec.codebook_sizes)
-    meta = codec.neutral_meta(n_samples)
-    n_positions, asked = meta["n_positions"], 0
-    shape = case.spec.decoded_shape(n_samples)
-    for block in in_time(range(0, largest + n_positions, n_positions - (n_positions > 1)), case.thorough):
-        codes = entries(case.spec.codebook_sizes, block, n_positions)
-        asked = min(block + n_positions, largest)
-        signal = trial.decode([Item(codes, meta)])[0]
+    "Decode blocks of entries; `found`: how many of the largest codebook, `expected`: all of them."
+    trial, spec, wrong, asked = case.trial, case.spec, [], 0
+    n_samples, largest = spec.samples_of(128), max(spec.codebook_sizes)
+    meta = case.codec.neutral_meta(n_samples)
+    shape, n = spec.decoded_shape(n_samples), meta["n_positions"]
+    # once, then all a position later, where an even one was odd
+    blocks = itertools.chain(range(0, largest, n), range(-1, largest - 1, n))
+    for first in in_time(blocks, case.thorough):
+        signal = trial.decode([Item(entries(spec.codebook_sizes, first, n), meta)])[0]
+        asked = min(asked + n, largest)
         if tuple(signal.shape) != shape:
-            wrong.append(f"entries from {block % largest}: {list(signal.shape)}, not {list(shape)}")
+            wrong.append(f"entries from {max(first, 0)}: {list(signal.shape)}, not {list(shape)}")
         elif not torch.isfinite(signal).all():
-            wrong.append(f"entries from {block % largest}: values that are not finite")
-        if asked == largest and block >= largest:
-            break
+            wrong.append(f"entries from {max(first, 0)}: values that are not finite")
     return Found(not wrong, asked, largest, "; ".join(wrong[:3]))

@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .base import Found
 from ..codecs.base import Codec, Encoded
 from ..codecs.spec import AudioSpec, CodecSpec, ImageSpec, Meta, TextSpec
 from ..modalities.base import Sound
 
 # %% auto #0
 __all__ = ['PRIME', 'QUADRANTS', 'HOPS', 'TEXTS', 'SAME_DB', 'SAME_IDS', 'CHEAP', 'scrambled', 'noise', 'hop_of', 'wave_probe',
-           'image_probe', 'probes', 'Item', 'agreement', 'ratio_db', 'correlation', 'put_back', 'Made', 'Trial',
-           'items_of']
+           'image_probe', 'probes', 'Item', 'agreement', 'ratio_db', 'same_signal', 'correlation', 'put_back', 'Made',
+           'Trial', 'items_of']
 
 # %% ../../nbs/checks/02_probes.ipynb #checks-probes-06
 PRIME = 65521  # the largest below 2¹⁶
@@ -83,17 +84,8 @@ def image_probe(height: int, width: int, seed: int) -> Tensor:
     return torch.where(stem | bars, torch.tensor(255, dtype=torch.int64), image).float() / 255
 
 # %% ../../nbs/checks/02_probes.ipynb #checks-probes-12
-HOPS = (
-    (16, 0),
-    (16, 0),
-    (23, 1),
-    (11, 2),
-    (16, 0),
-    (8, 0),
-    (19, -1),
-    (16, 3),
-    (5, 0),
-)  # (positions, samples)
+# (positions, samples more) of each wave
+HOPS = ((16, 0), (16, 0), (23, 1), (11, 2), (16, 0), (8, 0), (19, -1), (16, 3), (5, 0))
 TEXTS = (
     "A few plain words.", "Other words, as many as before.", "x", "naïve 漢字 עברית 🜁", "one two three four",
     "The quick brown fox jumps over the lazy dog.", "1, 2, 3 and 12,345", "  spaces   and\ttabs\n",
@@ -107,8 +99,7 @@ def probes(spec: CodecSpec) -> list[Any]:
         return list(TEXTS)
     if isinstance(spec, ImageSpec):
         return [image_probe(*spec.input_size, seed) for seed in range(9)]
-    if not isinstance(spec, AudioSpec):
-        raise spec.error(f"there are no probes of {spec.modality}")
+    assert isinstance(spec, AudioSpec)
     hop = hop_of(spec)
     return [wave_probe(spec, max(1, hops * hop + more), seed) for seed, (hops, more) in enumerate(HOPS)]
 
@@ -118,7 +109,7 @@ SAME_IDS = 0.9  # of the ids, where a codec promises nothing of batches
 
 
 class Item(NamedTuple):
-    "One encoded signal: codes int64 [n_codebooks, n_positions], its own positions only, and its meta."
+    "Hold one encoded signal: codes int64 [n_codebooks, n_positions], its own positions only, and its meta."
 
     codes: Tensor
     meta: Meta
@@ -150,6 +141,17 @@ def ratio_db(a: Any, b: Any) -> float:
     return 10 * math.log10(power / noise_power)
 
 
+def same_signal(ratios: Mapping[str, float]) -> Found:
+    """Answer whether signals are the same, by the least of `ratios`: what was compared → dB.
+
+    `found`: that dB, None where it is infinite.
+    """
+    what = min(ratios, key=lambda name: ratios[name])
+    least = ratios[what]
+    detail = f"{what}: another signal, {least:.0f} dB" if least < SAME_DB else ""
+    return Found(not detail, round(least, 1) if math.isfinite(least) else None, SAME_DB, detail)
+
+
 def correlation(a: Tensor, b: Tensor) -> float:
     "Return the correlation of two signals of one shape, all channels together; 0 where one is constant."
     a, b = (x.double().flatten() - x.double().mean() for x in (a, b))
@@ -169,7 +171,7 @@ def put_back() -> Iterator[None]:
 
 
 class Made(Sequence):
-    "Nine things by their place, each made when it is first asked for."
+    "Make each of nine things when it is first asked for, by its place."
 
     def __init__(self, make: Callable[[int], Any]):
         self._make = cache(make)
@@ -189,7 +191,7 @@ CHEAP = 0.03  # seconds of an encode and a decode, above which questions ask les
 
 
 class Trial:
-    """A codec with its probes, what it makes of each of them alone, and the number of its calls.
+    """Try a codec: keep its probes, what it makes of each of them alone, and the number of its calls.
 
     `mode`: the decoder that is asked, None where there is none. `thorough`: whether to ask for longer.
     """
@@ -241,7 +243,7 @@ class Trial:
 
     @cached_property
     def alone(self) -> Made:
-        "What each probe is encoded to, alone in its batch: an `Item` for each place."
+        "Return what each probe is encoded to, alone in its batch: an `Item` for each place."
 
         def encode(place: int) -> Item:
             batch, lengths = self.batch([self.probes[place]])
@@ -252,7 +254,7 @@ class Trial:
 
     @cached_property
     def decoded(self) -> Made:
-        "What each item of `alone` is decoded to, alone in its batch."
+        "Return what each item of `alone` is decoded to, alone in its batch."
 
         def decode(place: int) -> Any:
             signal = self.decode([self.alone[place]])[0]
@@ -262,7 +264,7 @@ class Trial:
 
     @cached_property
     def seconds(self) -> float:
-        "How long it takes to encode a probe and, where there is a decoder, to decode it: the second time."
+        "Measure how long a second encode of a probe takes and, where there is a decoder, its decode."
         item = self.encode(self.probes[:1])
         start = time.perf_counter()
         item = self.encode(self.probes[:1])

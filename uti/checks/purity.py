@@ -22,7 +22,8 @@ from torch import Tensor
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import SAME_DB, SAME_IDS, agreement, items_of, put_back, ratio_db
+from .circumstances import umask
+from .probes import SAME_IDS, agreement, items_of, put_back, ratio_db, same_signal
 
 # %% auto #0
 __all__ = ['STATE', 'purity_values', 'layouts', 'purity_memory', 'purity_memory_decode', 'odd_state', 'purity_process']
@@ -40,7 +41,7 @@ def _is_still(value: Any, before: Any) -> bool:
 
 
 class _Kept:
-    "Values that must not change any more, by what they are, and what did change."
+    "Keep values that must not change any more, by what they are, and what did change."
 
     def __init__(self) -> None:
         self.values: list[tuple[str, Any, Any]] = []
@@ -57,7 +58,7 @@ class _Kept:
 
 @check("Inputs and earlier results stay as they were", of="codec")
 def purity_values(case: CodecCase) -> Found:
-    "As the number of calls that were looked at."
+    "Look at inputs and results after each call; `found`: the number of calls."
     trial, kept, before = case.trial, _Kept(), sum(case.trial.calls.values())
     for probe in trial.probes[: 3 if trial.cheap else 2]:
         batch, lengths = trial.batch([probe])
@@ -78,8 +79,7 @@ def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
     strided = torch.full((*batch.shape[:-1], 2 * n), 0.5)
     strided[..., ::2] = batch
     yield "strided", strided[..., ::2]
-    larger = torch.full((len(batch) + 2, batch.shape[1] + 2, *batch.shape[2:-1], n + 6), -0.5)
-    larger = larger.abs()
+    larger = torch.full((len(batch) + 2, batch.shape[1] + 2, *batch.shape[2:-1], n + 6), 0.5)
     larger[1:-1, 1:-1, ..., 3 : 3 + n] = batch
     yield "a slice", larger[1:-1, 1:-1, ..., 3 : 3 + n]
     yield "transposed", batch.transpose(-1, -2).contiguous().transpose(-1, -2)
@@ -92,7 +92,7 @@ def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 @check("The same ids however a signal lies in memory", of="codec", modalities=("image", "audio"))
 def purity_memory(case: CodecCase) -> Found:
-    "All of them where invariance is promised, else nine tenths; `found`: ways that were asked about."
+    "Compare all where invariance is promised, else nine tenths; `found`: ways that were asked about."
     trial, wrong, asked = case.trial, [], 0
     least = 1.0 if trial.spec.invariant else SAME_IDS
     batch, lengths = trial.batch(trial.probes[:1])
@@ -109,27 +109,18 @@ def purity_memory(case: CodecCase) -> Found:
     return Found(not wrong, asked, None, "; ".join(wrong))
 
 
-@check("The same signal however codes lie in memory", of="decoder",
-    gates=deterministic)  # fmt: skip
+@check("The same signal however codes lie in memory", of="decoder", gates=deterministic)
 def purity_memory_decode(case: CodecCase) -> Found:
+    "Compare by the least dB of the signal over what differs; 60 where they are the same."
     trial = case.trial
     codes, meta = trial.alone[0].codes[None], [trial.alone[0].meta]
     strided = torch.zeros(*codes.shape[:-1], 2 * codes.shape[-1], dtype=torch.int64)
     strided[..., ::2] = codes
-    ways = {"strided": strided[..., ::2], "transposed": codes.mT.contiguous().mT}
-    found = {
-        what: ratio_db(trial.decoded[0], trial.decode_batch(view, meta)[0]) for what, view in ways.items()
-    }
-    wrong = [f"{what} codes: {db:.0f} dB" for what, db in found.items() if db < SAME_DB]
-    return Found(not wrong, len(ways), None, "; ".join(wrong))
+    ways = {"strided codes": strided[..., ::2], "transposed codes": codes.mT.contiguous().mT}
+    decoded = {what: trial.decode_batch(view, meta)[0] for what, view in ways.items()}
+    return same_signal({what: ratio_db(trial.decoded[0], signal) for what, signal in decoded.items()})
 
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-10
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 STATE: dict[str, Callable[[], Any]] = {
     "the number of threads": torch.get_num_threads,
     "torch's default dtype": torch.get_default_dtype,
@@ -142,7 +133,7 @@ STATE: dict[str, Callable[[], Any]] = {
     "numpy's random state": lambda: str(np.random.get_state(legacy=False)),
     "Python's random state": random.getstate,
     "the working folder": os.getcwd,
-    "the umask": _umask,
+    "the umask": umask,
     "the locale": lambda: locale.setlocale(locale.LC_ALL),
     "the recursion limit": sys.getrecursionlimit,
     "torch's print options": lambda: str(torch._tensor_str.PRINT_OPTS),
@@ -157,26 +148,24 @@ STATE: dict[str, Callable[[], Any]] = {
 @contextmanager
 def odd_state() -> Iterator[None]:
     "Run a block with three threads and odd random states, and put those of before back."
-    n, dtype, states = torch.get_num_threads(), torch.get_default_dtype(), (
-        torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
-    )  # fmt: skip
-    torch.set_num_threads(3)
-    torch.manual_seed(987_654_321)
-    np.random.seed(987_654_321)
-    random.seed(987_654_321)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n)
-        torch.set_default_dtype(dtype)
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
+    states = torch.get_rng_state(), np.random.get_state(legacy=False), random.getstate()
+    with put_back():
+        torch.set_num_threads(3)
+        torch.manual_seed(987_654_321)
+        np.random.seed(987_654_321)
+        random.seed(987_654_321)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(states[0])
+            np.random.set_state(states[1])
+            random.setstate(states[2])
 
 
 def _changed_by(call: Callable[[], Any]) -> list[str]:
     "Name what of the state a second call changes."
-    call()
+    with put_back():
+        call()
     with odd_state():
         before = {what: read() for what, read in STATE.items()}
         call()
@@ -185,7 +174,7 @@ def _changed_by(call: Callable[[], Any]) -> list[str]:
 
 @check("The process is as it was after a call", of="codec")
 def purity_process(case: CodecCase) -> Found:
-    "As the number of things that were compared."
+    "Compare the state before and after a call; `found`: the number of things that were compared."
     trial, codec = case.trial, case.codec
     batch, lengths = trial.batch(trial.probes[:1])
     item = trial.alone[0]
@@ -195,7 +184,6 @@ def purity_process(case: CodecCase) -> Found:
     wrong = []
     for what, call in calls.items():
         trial.calls[what] += 2
-        with put_back():
-            changed = _changed_by(call)
+        changed = _changed_by(call)
         wrong += [f"{what} changes {' and '.join(changed)}"] if changed else []
     return Found(not wrong, len(STATE), None, "; ".join(wrong))

@@ -12,7 +12,6 @@ from uti.checks import (  # noqa: F401, each lists its questions
     batches,
     decoding,
     encoding,
-    length,
     orientation,
     places,
     purity,

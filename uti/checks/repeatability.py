@@ -10,7 +10,7 @@ import time
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import SAME_DB, Item, Trial, ratio_db
+from .probes import Item, Trial, items_of, ratio_db, same_signal
 from ..codecs.spec import TextSpec
 
 # %% auto #0
@@ -38,9 +38,7 @@ def _same_memory(trial: Trial) -> str:
     batch, lengths = trial.batch(trial.probes[:1])
     trial.encode_batch(batch, lengths)
     batch.copy_(trial.batch(trial.probes[1:2])[0])
-    encoded = trial.encode_batch(batch, lengths)
-    again = Item(encoded.codes[0, :, : encoded.meta[0]["n_positions"]], encoded.meta[0])
-    return different(again, trial.alone[1])
+    return different(items_of(trial.encode_batch(batch, lengths))[0], trial.alone[1])
 
 
 @check("The same ids again, with other inputs in between", of="codec")
@@ -64,12 +62,10 @@ def repeatability(case: CodecCase) -> Found:
 # %% ../../nbs/checks/09_repeatability.ipynb #checks-repeat-08
 @check("The same signal again, after another was encoded", of="decoder", gates=deterministic)
 def repeatability_decode(case: CodecCase) -> Found:
-    "As dB of the decoded signal over what differs: 60 where they are the same."
-    trial, found = case.trial, []
+    "Compare by the least dB of the decoded signal over what differs; 60 where they are the same."
+    trial, ratios = case.trial, {}
     for i, other in ((0, 1), (0, 2), (1, 2), (1, 3))[: 4 if trial.cheap else 2]:
         before = trial.decoded[i]
         trial.encode([trial.probes[other]])
-        found.append((ratio_db(before, trial.decode([trial.alone[i]])[0]), i))
-    least, i = min(found)
-    detail = f"probe {i} decodes to another signal, {least:.0f} dB" if least < SAME_DB else ""
-    return Found(not detail, None if least > 1e6 else round(least, 1), SAME_DB, detail)
+        ratios[f"probe {i} after probe {other}"] = ratio_db(before, trial.decode([trial.alone[i]])[0])
+    return same_signal(ratios)

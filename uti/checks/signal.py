@@ -17,7 +17,8 @@ from .probes import Item, Trial, correlation, wave_probe
 from ..codecs.spec import AudioSpec
 
 # %% auto #0
-__all__ = ['FEW', 'SMALL', 'HEARD', 'META', 'GROWTH', 'signal_ids', 'places', 'signal_decoder', 'signal_meta_size', 'signal_meta']
+__all__ = ['FEW', 'SMALL', 'HEARD', 'META', 'GROWTH', 'signal_ids', 'ids_to_change', 'signal_decoder', 'signal_meta_size',
+           'signal_meta']
 
 # %% ../../nbs/checks/12_signal.ipynb #checks-signal-06
 FEW = 4  # ids of an item, below which some signals must share theirs
@@ -26,7 +27,7 @@ SMALL = 16  # entries of a codebook, below which it may say what no probe has, o
 
 @check("Other signals have other ids, in every codebook", of="codec")
 def signal_ids(case: CodecCase) -> Found:
-    "As the fewest values that a codebook has over all probes."
+    "Compare the ids of the probes; `found`: the fewest values that a codebook has over all of them."
     trial = case.trial
     items = trial.alone if trial.cheap or trial.thorough else trial.alone[:4]
     wrong = [
@@ -61,7 +62,7 @@ def _changes(before: object, after: object) -> bool:
     return bool(difference > HEARD * before.double().square().mean().sqrt())
 
 
-def places(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
+def ids_to_change(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
     "Yield (codebook, position): six of the first and last codebook, one of each other."
     n = item.codes.shape[-1]
     heard = max(1, n - n // 10 - 1) if isinstance(trial.spec, AudioSpec) else n
@@ -74,10 +75,10 @@ def places(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
 
 @check("Every id changes what is decoded", of="decoder", gates=deterministic)
 def signal_decoder(case: CodecCase) -> Found:
-    "As the number of ids that were changed, one at a time."
+    "Change one id at a time; `found`: how many changed what is decoded, `expected`: how many were changed."
     trial, asked, unheard, heard = case.trial, 0, [], set()
     item, before = trial.alone[0], trial.decoded[0]
-    for k, position in places(trial, item):
+    for k, position in ids_to_change(trial, item):
         size = trial.spec.codebook_sizes[k]
         asked += 1
         for step in (size // 2, 1, size // 3 + 1, size // 5 + 1):
@@ -97,7 +98,7 @@ def signal_decoder(case: CodecCase) -> Found:
     return Found(not wrong, asked - len(unheard), asked, detail)
 
 # %% ../../nbs/checks/12_signal.ipynb #checks-signal-10
-META, GROWTH = 512, 64  # bytes of a short signal's meta, and for each second more
+META, GROWTH = 512, 64  # bytes of a short signal's meta; for each second more, and once
 
 
 def _size(item: Item) -> int:
@@ -106,22 +107,22 @@ def _size(item: Item) -> int:
 
 @check("The meta is small, whatever the signal", of="codec")
 def signal_meta_size(case: CodecCase) -> Found:
-    "In bytes of JSON: of the probes, and of a wave of two seconds where the codec is for audio."
+    "Measure JSON in bytes: of the probes, and of two seconds where the codec is for audio."
     trial = case.trial
-    found, allowed = max(map(_size, trial.alone[:4])), META
-    if isinstance(trial.spec, AudioSpec):
-        n = 2 * trial.spec.sample_rate
-        longer = _size(trial.encode([wave_probe(trial.spec, n, 1)])[0])
-        allowed = GROWTH + GROWTH * 2 + min(map(_size, trial.alone[:4]))
-        if longer > allowed:
-            return Found(False, longer, allowed, f"the meta of two seconds takes {longer} bytes")
-    return Found(found <= META, found, META, "" if found <= META else f"a meta takes {found} bytes")
+    sizes = [_size(item) for item in trial.alone[:4]]
+    found, allowed, what = max(sizes), META, "a meta"
+    if found <= META and isinstance(trial.spec, AudioSpec):
+        two = wave_probe(trial.spec, 2 * trial.spec.sample_rate, 1)
+        found, allowed = _size(trial.encode([two])[0]), min(sizes) + 3 * GROWTH
+        what = "the meta of two seconds"
+    right = found <= allowed
+    return Found(right, found, allowed, "" if right else f"{what} takes {found} bytes")
 
 
 @check("Ids decode to their signal with another's meta", of="decoder", gates=deterministic,
     modalities=("image", "audio"))  # fmt: skip
 def signal_meta(case: CodecCase) -> Found:
-    "As the correlation with their own signal, against that with the other's."
+    "Compare the correlation with their own signal and with the other's."
     trial = case.trial
     a, b = trial.alone[0], trial.alone[1]  # of one size
     if a.meta == b.meta:

@@ -78,7 +78,7 @@ def lost_characters(trial: Trial, block: str, found: list[str]) -> None:
 
 @check("Every character comes back", of="decoder", modalities=("text",), gates=promised("lossless"))
 def text_characters(case: CodecCase) -> Found:
-    "As the number of Unicode scalar values that were asked about."
+    "Ask about blocks of characters; `found`: how many Unicode scalar values."
     if not case.spec.lossless:
         return Found(None, detail="not promised")
     asked = 0
@@ -92,7 +92,7 @@ def text_characters(case: CodecCase) -> Found:
 @check("What tokenizers change in passing comes back", of="decoder", modalities=("text",),
     gates=promised("lossless"))  # fmt: skip
 def text_kinds(case: CodecCase) -> Found:
-    "As the number of texts that came back; by kind, an example of each that did not."
+    "Ask about each text; `found`: how many came back, and by kind an example that did not."
     kept, lost = 0, []
     for kind, texts in KINDS.items():
         changed = [text for text in texts if there_and_back(case.trial, text) != text]

@@ -262,7 +262,6 @@ KINDS = {
     "signal": "Ids carry the signal",
     "orientation": "The right way round",
     "places": "Every length, place and entry",
-    "length": "Long sounds",
     "text": "Every text",
     "baseline": "As in the baseline",
 }  # by the kind that a check has in the record; what is not here comes last, by its own name
