@@ -242,6 +242,43 @@ class OneEntry(Blocks):
         return (16, 64)
 
 
+class FadesOut(Blocks):
+    "What comes after eleven seconds comes back quiet."
+
+    def _decode(self, codes, meta):
+        waves = super()._decode(codes, meta)
+        waves[:, :, 11_000:] *= 0.1
+        return waves
+
+
+class ThreeThreads(Blocks):
+    "The first id is another one with three threads."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        codes[:, 1, 0] = (codes[:, 1, 0] + (torch.get_num_threads() == 3)) % 16
+        return Encoded(codes, meta)
+
+
+class LouderWithThreads(Blocks):
+    "A hundredth less loud for each thread."
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * (1 - 0.01 * torch.get_num_threads())
+
+
+class OtherKernels(Blocks):
+    "The first id, and how loud it decodes, are others without oneDNN."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        codes[:, 1, 0] = (codes[:, 1, 0] + (not torch.backends.mkldnn.enabled)) % 16
+        return Encoded(codes, meta)
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * (1 if torch.backends.mkldnn.enabled else 0.9)
+
+
 class OneLetter(Bytes):
     def change(self, text):
         return text.replace("\u0f42", "\u0f43")
@@ -314,7 +351,10 @@ BROKEN = {
     PowersOfTwo: ("place_lengths", True),
     NoMiddle: ("place_sensitivity", True),
     ConstantEnd: ("place_ends", True),
+    FadesOut: ("place_distortion", True),
     OneEntry: ("place_entries", True),
+    ThreeThreads: ("version_encode", True),
+    LouderWithThreads: ("version_decode", True),
     OneLetter: ("text_characters", True),
     Umlauts: ("text_kinds", True),
     LongWords: ("text_long", True),

@@ -1,7 +1,8 @@
 "Every question finds a codec that no other finds, and blames none that keeps its promises."
 
 import pytest
-from broken_codecs import BROKEN, Bytes, Elsewhere, ElsewhereLouder, Tiles
+import torch
+from broken_codecs import BROKEN, Bytes, Elsewhere, ElsewhereLouder, OtherKernels, Tiles
 from small_codecs import Blocks, Held, Rising
 
 from uti.checks.base import CHECKS
@@ -28,6 +29,15 @@ def test_a_broken_codec_is_found_by_the_question_of_its_kind(kind, monkeypatch):
 @pytest.mark.parametrize("kind", [Blocks, Held, Rising, Tiles, Bytes], ids=lambda kind: kind.__name__)
 def test_a_codec_that_keeps_its_promises_fails_nothing(kind):
     assert check_codec(kind())
+
+
+@pytest.mark.parametrize("name", ["version_encode", "version_decode"])
+def test_kernels_are_asked_about_in_a_thorough_run(name):
+    for thorough in (False, True):
+        case = CodecCase(UnifiedTokenizer({"audio": OtherKernels()}), "audio", thorough=thorough)
+        answer = CHECKS[name].ask(case)
+        assert answer.failed_gate is thorough and answer.detail.startswith("without oneDNN: " * thorough)
+    assert torch.backends.mkldnn.enabled and torch.get_deterministic_debug_mode() == 0
 
 
 def elsewhere(codec):
@@ -71,6 +81,9 @@ COST = {
     "signal_decoder": (3, 14),
     "signal_meta_size": (5, 0),
     "signal_meta": (2, 0),
+    "place_distortion": (2, 2),
+    "version_encode": (3, 0),
+    "version_decode": (1, 3),
 }
 
 

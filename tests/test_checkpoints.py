@@ -21,6 +21,7 @@ from torch import nn
 
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
+from uti.checks.base import CHECKS
 from uti.checks.case import CodecCase
 from uti.checks.encoding import threads, weights
 from uti.codecs.base import CodecError
@@ -30,8 +31,8 @@ from uti.codecs.hf.image import HFImage
 from uti.codecs.hf.image_families import CENTRED, CHAMELEON, CLIP, FLAVA, RAW
 from uti.codecs.hf.text import PROBES, HFText
 from uti.codecs.readers import modality_of, open_codec, recognise
-from uti.config import ConfigError, load_config, with_codecs
-from uti.testing import check_codec
+from uti.config import Config, ConfigError, load_config, with_codecs
+from uti.testing import check_codec, codec_checks
 from uti.tokens.tokenizer import UnifiedTokenizer
 
 
@@ -401,6 +402,26 @@ def test_audio_in_another_dtype(family, dtype, checkpoint):
     assert decoded.isfinite().all()
     if family.startswith("encodec"):  # a random DAC makes much of every rounding
         torch.testing.assert_close(decoded, exact.decode(codes, meta), rtol=0, atol=0.1)
+
+
+def test_a_thorough_run_counts_the_ids_that_differ_in_another_dtype(checkpoint):
+    codec = {"codec": str(checkpoint("encodec_24khz"))}
+    answers = [
+        CHECKS["version_dtype"].ask(
+            CodecCase(UnifiedTokenizer.from_config(Config(audio=codec)), "audio", thorough=thorough)
+        )
+        for thorough in (False, True)
+    ]
+    assert answers[0].passed is None and not any(answer.gates for answer in answers)
+    assert len(answers[1].found) == 53 and all(0 < share < 1 for share in answers[1].found)
+    assert "in bfloat16, probe 0: " in answers[1].detail and " in codebook " in answers[1].detail
+
+
+@pytest.mark.slow  # two processes that import transformers
+def test_a_model_that_is_given_as_an_object_is_asked_in_fresh_processes(checkpoint, sent, cold):
+    asked = dict(codec_checks(HFAudio(checkpoint("mimi"))))
+    answers = [*asked["fresh_process"](), *asked["fresh_process_decode"]()]
+    assert all(answer.passed for answer in answers), answers
 
 
 @pytest.mark.run

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .circumstances import Circumstances, others
-from .probes import Trial
+from .probes import Trial, differing
 from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..codecs.spec import CodecSpec
 from ..config import dump_config
@@ -76,12 +76,8 @@ def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int |
     """
     if a.ids.shape != b.ids.shape:
         return None, f"{len(a.ids)} ids against {len(b.ids)}"
-    differing = torch.nonzero(a.ids != b.ids).flatten()
-    if len(differing):
-        grid = torch.nonzero(codes_of(tokenizer, a) != codes_of(tokenizer, b))
-        k, t = min(grid.tolist(), key=lambda cell: (cell[1], cell[0]))
-        said = f"{len(differing)} of {len(a.ids)} ids differ, first in codebook {k} at position {t}"
-        return len(differing), said
+    if n := int((a.ids != b.ids).sum()):
+        return n, differing(codes_of(tokenizer, b), codes_of(tokenizer, a))
     if a.meta != b.meta:
         keys = [key for key in a.meta | b.meta if a.meta.get(key) != b.meta.get(key)]
         return 0, f"the metas differ in {', '.join(keys)}"
@@ -108,11 +104,12 @@ def work(folder: str) -> None:
     Circumstances(**job["circumstances"]).enter()
     for name, target in job["codecs"].items():
         register_codec(name, target)
-    tokenizer = (
-        pickle.loads((above / "codecs.pickle").read_bytes())  # which this program wrote
-        if (above / "codecs.pickle").exists()
-        else UnifiedTokenizer.from_config(above / "uti.yaml")
-    )
+    if (above / "codecs.pickle").exists():
+        from uti.compat import torchaudio  # noqa: F401, before whatever module of transformers is unpickled
+
+        tokenizer = pickle.loads((above / "codecs.pickle").read_bytes())  # which this program wrote
+    else:
+        tokenizer = UnifiedTokenizer.from_config(above / "uti.yaml")
     os.chdir(here)
     saved = torch.load(above / "samples.pt", weights_only=True)
     while not (above / "tokens.pt").exists():
@@ -194,7 +191,8 @@ class FreshProcesses:
             if b"__main__" in found:
                 return "the codecs were given as objects of a class that no other process can import"
         except Exception as error:
-            return f"the codecs were given as objects that another process cannot have: {error}"
+            said = str(error).partition("\n")[0]
+            return f"the codecs were given as objects that another process cannot have: {said}"
         return found
 
     @property

@@ -24,8 +24,8 @@ from ..modalities.base import Sound
 
 # %% auto #0
 __all__ = ['PRIME', 'QUADRANTS', 'HOPS', 'TEXTS', 'SAME_DB', 'SAME_IDS', 'CHEAP', 'scrambled', 'noise', 'hop_of', 'wave_probe',
-           'image_probe', 'probes', 'Item', 'agreement', 'ratio_db', 'same_signal', 'correlation', 'put_back', 'Made',
-           'Trial', 'items_of']
+           'image_probe', 'probes', 'Item', 'differing', 'agreement', 'ratio_db', 'same_signal', 'correlation',
+           'put_back', 'Made', 'Trial', 'items_of']
 
 # %% ../../nbs/checks/02_probes.ipynb #checks-probes-06
 PRIME = 65521  # the largest below 2¹⁶
@@ -113,6 +113,19 @@ class Item(NamedTuple):
 
     codes: Tensor
     meta: Meta
+
+
+def differing(found: Tensor, expected: Tensor) -> str:
+    """Say how many codes differ, and the first by codebook and position; empty where none does.
+
+    Both are int64 [n_codebooks, n_positions], of one shape.
+    """
+    places = torch.nonzero((found != expected).T)
+    if not len(places):
+        return ""
+    position, codebook = places[0].tolist()
+    n = f"{len(places)} of {expected.numel()} ids differ"
+    return f"{n}, first in codebook {codebook} at position {position}"
 
 
 def agreement(a: Item, b: Item) -> float:

@@ -10,7 +10,7 @@ import time
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import Item, Trial, items_of, ratio_db, same_signal
+from .probes import Item, Trial, differing, items_of, ratio_db, same_signal
 from ..codecs.spec import TextSpec
 
 # %% auto #0
@@ -25,8 +25,8 @@ def different(found: Item, expected: Item) -> str:
     "Say how `found` differs from `expected` in ids or meta; empty where it does not."
     if found.codes.shape != expected.codes.shape:
         return f"{found.codes.numel()} ids against {expected.codes.numel()}"
-    if n := int((found.codes != expected.codes).sum()):
-        return f"{n} of {expected.codes.numel()} ids differ"
+    if said := differing(found.codes, expected.codes):
+        return said
     keys = [k for k in found.meta | expected.meta if found.meta.get(k) != expected.meta.get(k)]
     return f"the metas differ in {', '.join(keys)}" if keys else ""
 

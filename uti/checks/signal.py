@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator
 
 import torch
@@ -105,18 +106,23 @@ def _size(item: Item) -> int:
     return len(json.dumps(item.meta).encode())
 
 
+def _bits(trial: Trial, item: Item) -> float:
+    "Return how much the ids of an item say at most."
+    return item.codes.shape[-1] * sum(map(math.log2, trial.spec.codebook_sizes))
+
+
 @check("The meta is small, whatever the signal", of="codec")
 def signal_meta_size(case: CodecCase) -> Found:
     "Measure JSON in bytes: of the probes, and of two seconds where the codec is for audio."
     trial = case.trial
-    sizes = [_size(item) for item in trial.alone[:4]]
-    found, allowed, what = max(sizes), META, "a meta"
+    largest = max(trial.alone[:4], key=_size)
+    found, allowed, what = _size(largest), META, "a meta"
     if found <= META and isinstance(trial.spec, AudioSpec):
-        two = wave_probe(trial.spec, 2 * trial.spec.sample_rate, 1)
-        found, allowed = _size(trial.encode([two])[0]), min(sizes) + 3 * GROWTH
-        what = "the meta of two seconds"
-    right = found <= allowed
-    return Found(right, found, allowed, "" if right else f"{what} takes {found} bytes")
+        allowed, what = min(map(_size, trial.alone[:4])) + 3 * GROWTH, "the meta of two seconds"
+        largest = trial.encode([wave_probe(trial.spec, 2 * trial.spec.sample_rate, 1)])[0]
+        found = _size(largest)
+    beside = f"{what} takes {8 * found:,} bits beside {_bits(trial, largest):,.0f} of ids"
+    return Found(found <= allowed, found, allowed, beside)
 
 
 @check("Ids decode to their signal with another's meta", of="decoder", gates=deterministic,

@@ -263,6 +263,7 @@ KINDS = {
     "orientation": "The right way round",
     "places": "Every length, place and entry",
     "text": "Every text",
+    "versions": "Other versions of itself",
     "baseline": "As in the baseline",
 }  # by the kind that a check has in the record; what is not here comes last, by its own name
 
