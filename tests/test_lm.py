@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from filelock import FileLock
 from language import GRAMMAR, SPACE, language
+from safetensors.torch import load_file
 
 from uti.lm.data import save_dataset
 from uti.lm.endurance import kill, kill_checks
@@ -25,9 +27,11 @@ from uti.lm.model import (
     LMError,
     grow,
     joined,
+    keeps_apart,
     load_model,
     make_model,
     new_model,
+    rows_for,
     target_losses,
     text_model,
 )
@@ -85,6 +89,70 @@ def test_packed_or_alone_a_sequence_has_the_same_loss(checkpoint):
         ).loss.item()
         assert found.loss == pytest.approx(alone.loss, abs=1e-4)
         assert found.loss.mean() == pytest.approx(bare, abs=1e-4)
+
+
+APART = {
+    "mamba": lambda n: transformers.MambaForCausalLM(
+        transformers.MambaConfig(vocab_size=n, hidden_size=32, num_hidden_layers=2)
+    ),
+    "mpt, alibi": lambda n: transformers.MptForCausalLM(
+        transformers.MptConfig(vocab_size=n, d_model=32, n_heads=2, n_layers=2)
+    ),
+    "opt, whose trunk is inside": lambda n: transformers.OPTForCausalLM(
+        transformers.OPTConfig(
+            vocab_size=n, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+            word_embed_proj_dim=32,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", APART)
+def test_a_model_whose_sequences_would_see_each_other_gets_one_a_row(kind, tmp_path):
+    torch.manual_seed(0)
+    data, model = language(12, steps=1), APART[kind](SPACE.vocab_size_total).eval()
+    assert not keeps_apart(model, SPACE, data.examples)
+    assert len(rows_for(model, SPACE, data.examples, 64).ids) == 12
+    for example, found in zip(data.examples, target_losses(model, SPACE, data.examples, 64), strict=True):
+        with torch.no_grad():
+            bare = model(
+                input_ids=torch.from_numpy(example.ids[None]), labels=torch.from_numpy(example.labels[None])
+            ).loss.item()
+        assert found.loss.mean() == pytest.approx(bare, abs=1e-4)
+    assert len(losses(train(data, tmp_path / "run", model=model))) == 1
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_a_sentence(tmp_path):
+    data = language(steps=6, learning_rate=1e30)
+    told = r"step \d: the (loss|gradient) is (nan|inf), at a learning rate of .*e\+\d\d; training stopped"
+    with pytest.raises(LMError, match=told):
+        train(data, tmp_path, save_every=1)
+    for folder in tmp_path.glob("checkpoint-*"):
+        assert all(w.isfinite().all() for w in load_file(folder / "model.safetensors").values())
+
+
+def test_what_is_no_checkpoint_of_ours_is_left_alone_or_said(tmp_path):
+    mine = [tmp_path / name for name in ("checkpoint-best", "checkpoint-²", "checkpoint-")]
+    for folder in mine:
+        folder.mkdir()
+    train(language(steps=4), tmp_path, save_every=1)
+    assert all(folder.is_dir() for folder in mine)
+    assert {p.name for p in tmp_path.glob("checkpoint-*")} - {p.name for p in mine} == {
+        "checkpoint-3", "checkpoint-4"
+    }  # fmt: skip
+    (tmp_path / "checkpoint-9").write_text("mine")
+    with pytest.raises(LMError, match="checkpoint-9: not a whole checkpoint"):
+        train(language(steps=4), tmp_path)
+    assert (tmp_path / "checkpoint-9").read_text() == "mine"
+
+
+def test_a_folder_is_trained_into_by_one_run_at_a_time(tmp_path):
+    with (
+        FileLock(tmp_path / ".lock"),
+        pytest.raises(LMError, match="another run trains into this folder at the moment"),
+    ):
+        train(language(steps=1), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("n", [2, 20])

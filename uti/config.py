@@ -75,17 +75,20 @@ class Gates(_Strict):
 class Smoke(_Strict):
     "The smoke test of a language model: what it learns, which model, how long."
 
-    sequences: int = Field(256, ge=2, description="training sequences, all tasks in turn")
-    text_tokens: int = Field(48, ge=1, description="ids of the longest text or caption")
-    audio_positions: int = Field(2, ge=1, description="positions of the longest sound")
+    sequences: int = Field(256, ge=2, le=10**7, description="training sequences, all tasks in turn")
+    text_tokens: int = Field(48, ge=1, le=10**6, description="ids of the longest text or caption")
+    audio_positions: int = Field(2, ge=1, le=10**6, description="positions of the longest sound")
     image_options: dict[str, Any] = Field(
         default_factory=dict, description="options of the image codec that make most of the pictures short"
     )
     whole_pictures: int = Field(
-        3, ge=0, description="where they do, further sequences with a picture as without them"
+        3, ge=0, le=10**6, description="where they do, further sequences with a picture as without them"
     )
     targets: int = Field(
-        64, ge=4, description="targets of a sequence that the loss counts; of more, some drawn at random"
+        64,
+        ge=4,
+        le=10**6,
+        description="targets of a sequence that the loss counts; of more, some drawn at random",
     )
     checkpoint: str | None = Field(
         None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights"
@@ -94,19 +97,22 @@ class Smoke(_Strict):
         False,
         description="train only the rows of the ids that the checkpoint's text vocabulary does not have",
     )
-    hidden_size: int = Field(64, ge=32, multiple_of=32, description="width of the small model")
-    layers: int = Field(2, ge=1, description="layers of the small model")
+    hidden_size: int = Field(64, ge=32, le=2**16, multiple_of=32, description="width of the small model")
+    layers: int = Field(2, ge=1, le=1000, description="layers of the small model")
     steps: int | None = Field(
-        None, ge=1, description="optimiser steps; default: 32 times through all rows, but 340 at least"
+        None,
+        ge=1,
+        le=10**7,
+        description="optimiser steps; default: 32 times through all rows, but 340 at least",
     )
     row_length: int | None = Field(
-        None, ge=8, description="tokens of a packed row; default: 1,024, or the longest sequence"
+        None, ge=8, le=10**7, description="tokens of a packed row; default: 1,024, or the longest sequence"
     )
-    rows_per_step: int = Field(1, ge=1, description="packed rows of a step, over all processes")
-    learning_rate: float = Field(1e-2, gt=0)
+    rows_per_step: int = Field(1, ge=1, le=10**6, description="packed rows of a step, over all processes")
+    learning_rate: float = Field(1e-2, gt=0, allow_inf_nan=False)
     gates: Gates = Gates()
     generated: int = Field(
-        60, ge=1, description="sequences that each model generates, with the grammar and without"
+        60, ge=1, le=10**6, description="sequences that each model generates, with the grammar and without"
     )
 
 # %% ../nbs/02_config.ipynb #03-config-004-c

@@ -31,12 +31,12 @@ from ..codecs.weights import load_pretrained
 from ..config import Smoke
 from ..errors import UTIError
 from ..space import TokenSpace, diff_spaces, load_space
-from ..tokens.sequences import IGNORED, Batch, Example, pack
+from ..tokens.sequences import IGNORED, Batch, Example, pack, pad
 
 # %% auto #0
 __all__ = ['LOGITS', 'LMError', 'text_model', 'grow', 'new_model', 'check_space', 'longest_sequence', 'check_length',
            'load_model', 'text_rows', 'put_back', 'train_only_new_rows', 'base_model', 'make_model', 'row_inputs',
-           'has_linear_head', 'losses_only', 'Targets', 'joined', 'target_losses']
+           'keeps_apart', 'rows_for', 'has_linear_head', 'losses_only', 'Targets', 'joined', 'target_losses']
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-003
 class LMError(UTIError):
@@ -205,6 +205,39 @@ def row_inputs(batch: Batch, row: int) -> dict[str, Any]:
         "use_cache": False,
     }
 
+# %% ../../nbs/lm/02_model.ipynb #lm-02-20-c
+@torch.inference_mode()
+def keeps_apart(model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example]) -> bool:
+    "Return whether the second of two sequences in a row has the logits that it has in a row of its own."
+    two = sorted(examples, key=lambda example: len(example.ids))[:2]
+    if len(two) < 2:
+        return True
+    training = model.training
+    model.eval()
+    kept = len(two[1].ids) - 1
+    packed, alone = (
+        model(
+            input_ids=torch.from_numpy(batch.ids).to(model.device),
+            position_ids=torch.from_numpy(batch.positions).to(model.device),
+            use_cache=False,
+        ).logits[0, -kept:]
+        for batch in (pack(space, two, sum(len(example.ids) for example in two)), pad(space, two[1:]))
+    )
+    model.train(training)
+    return bool((packed - alone).abs().max() <= 1e-4 * alone.abs().max())
+
+
+def rows_for(
+    model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int
+) -> Batch:
+    """Pack examples into rows of `row_length` tokens; a sequence a row where the model lets those of a row
+    see each other. Raises `ValueError` for one that is longer than a row, or for none.
+    """
+    packed = pack(space, examples, row_length)
+    if len(packed.ids) == len(examples) or keeps_apart(model, space, examples):
+        return packed
+    return pad(space, examples)
+
 # %% ../../nbs/lm/02_model.ipynb #lm-02-21
 LOGITS = 2**23  # numbers of logits that are held at a time: 32 MB
 
@@ -260,6 +293,8 @@ def has_linear_head(model: PreTrainedModel) -> bool:
     finally:
         for hook in hooks:
             hook.remove()
+    if seen.keys() != {"end", "given", "put"}:  # OPT asks the inside of its trunk
+        return False
     return torch.equal(seen["end"], seen["given"]) and torch.equal(seen["put"], logits)
 
 # %% ../../nbs/lm/02_model.ipynb #lm-02-26
@@ -331,8 +366,8 @@ def _some_logits(model: PreTrainedModel, inputs: dict[str, Any], linear: bool) -
 def target_losses(
     model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int
 ) -> list[Targets]:
-    "One for each sequence, in eval mode, in packed rows of `row_length` tokens."
-    batch, losses, rights = pack(space, examples, row_length), [], []
+    "One for each sequence, in eval mode, in rows of `row_length` tokens."
+    batch, losses, rights = rows_for(model, space, examples, row_length), [], []
     training, linear = model.training, has_linear_head(model)
     model.eval()
     for row in range(len(batch.ids)):

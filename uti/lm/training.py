@@ -15,6 +15,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from threading import Event, current_thread, main_thread
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset as Rows
@@ -42,13 +44,14 @@ from uti.lm.model import (
     make_model,
     put_back,
     row_inputs,
+    rows_for,
     text_rows,
 )
 from ..space import TokenSpace, save_space
-from ..tokens.sequences import Batch, pack
+from ..tokens.sequences import Batch
 
 # %% auto #0
-__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'last_checkpoint', 'steps_for',
+__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'checkpoints', 'last_checkpoint', 'steps_for',
            'TokenTrainer', 'losses', 'train']
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-004
@@ -136,12 +139,26 @@ def _check_weights(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in `folder`, those with the fewest steps first. One of another name, such as
+    `checkpoint-best`, is the user's.
+
+    Raises `LMError` for what has the name of a checkpoint and is none.
+    """
+    named = {path: re.fullmatch(r"checkpoint-([0-9]+)", path.name) for path in folder.glob("checkpoint-*")}
+    found = {path: int(name[1]) for path, name in named.items() if name}
+    for path in found:
+        if not (path / MANIFEST).is_file():
+            raise LMError(
+                f"{path}: not a whole checkpoint ({MANIFEST} is missing), and in the way of one; move it "
+                "away, or train into another folder"
+            )
+    return sorted(found, key=lambda path: found[path])
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    "The checkpoint with the most steps in `folder`, or None."
-    found = [
-        p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
-    ]
-    return max(found, key=lambda p: int(p.name.removeprefix("checkpoint-")), default=None)
+    "Return the checkpoint with the most steps in `folder`, or None. Raises `LMError` as `checkpoints`."
+    return next(reversed(checkpoints(folder)), None)
 
 # %% ../../nbs/lm/03_training.ipynb #lm-03-08
 def _check_run(folder: Path, dataset: Dataset, processes: int) -> None:
@@ -193,6 +210,7 @@ def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> 
         seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,
         ddp_find_unused_parameters=False if processes > 1 else None,
         save_strategy="steps", save_steps=save_every, logging_strategy="steps", logging_steps=1,
+        logging_nan_inf_filter=False,  # which calls a loss that is not a number 0
         report_to=["tensorboard"],
         remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
     )  # fmt: skip
@@ -241,6 +259,27 @@ def _interruptible(processes: int) -> Iterator[Event]:
     if asked.is_set():
         raise KeyboardInterrupt
 
+# %% ../../nbs/lm/03_training.ipynb #lm-03-09-l
+@contextmanager
+def _alone(outdir: Path) -> Iterator[None]:
+    "Hold a folder for one run, whose first process asks. Raises `LMError` where another run has it."
+    if int(os.environ.get("RANK", 0)):
+        yield
+        return
+    lock = FileLock(outdir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise LMError(
+            f"{outdir}: another run trains into this folder at the moment; wait for it, or choose another "
+            "folder"
+        ) from error
+    try:
+        yield
+    finally:
+        (outdir / ".lock").unlink(missing_ok=True)
+        lock.release()
+
 # %% ../../nbs/lm/03_training.ipynb #lm-03-10
 class _Report(TrainerCallback):
     """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps, or when
@@ -258,7 +297,16 @@ class _Report(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        if state.is_world_process_zero and logs and "loss" in logs:
+        if not logs or "loss" not in logs:
+            return
+        for what in ("loss", "grad_norm"):  # before the Trainer saves
+            if not math.isfinite(logs.get(what, 0.0)):
+                raise LMError(
+                    f"step {state.global_step}: the {'loss' if what == 'loss' else 'gradient'} is "
+                    f"{logs[what]}, at a learning rate of {logs.get('learning_rate', 0.0):.3g}; training "
+                    "stopped, and this step was not saved"
+                )
+        if state.is_world_process_zero:
             self.progress(state.global_step, state.max_steps, f"training, loss {logs['loss']:.3f}")
 
     def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
@@ -291,9 +339,7 @@ class TokenTrainer(Trainer):
             shutil.rmtree(out / name, ignore_errors=True)
             (out / STAGED / name).replace(out / name)
             (out / STAGED).rmdir()
-            for old in sorted(
-                out.glob("checkpoint-*"), key=lambda p: int(p.name.removeprefix("checkpoint-"))
-            )[:-2]:
+            for old in checkpoints(out)[:-2]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
 
@@ -320,22 +366,22 @@ def train(
     outdir, config = Path(outdir), dataset.config
     if last := last_checkpoint(outdir):
         check_checkpoint(last, dataset.space, allow_other_space=allow_other_space)
-    try:
-        rows = _PackedRows(pack(dataset.space, dataset.counted, dataset.row_length))
-    except ValueError as error:
-        raise LMError(f"smoke.row_length: {error}") from error
     other = {"allow_other_space": allow_other_space}
     model = model or make_model(config.smoke, dataset.space, seed=config.seed, **other)
     check_length(model, max(len(e.ids) for e in dataset.examples))
+    try:
+        rows = _PackedRows(rows_for(model, dataset.space, dataset.counted, dataset.row_length))
+    except ValueError as error:
+        raise LMError(f"smoke.row_length: {error}") from error
     if last:
         _check_weights(last, model)
         _check_run(last, dataset, int(os.environ.get("WORLD_SIZE", 1)))
     outdir.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(outdir / STAGED, ignore_errors=True)
     steps = config.smoke.steps or steps_for(len(rows), config.smoke.rows_per_step)
     options = _arguments(outdir, config, steps, save_every=save_every or max(1, steps // 3))
     keep = [_KeepRows(dataset.space.text)] * config.smoke.only_new_rows
-    with losses_only(model), quiet_libraries(), _interruptible(options.world_size) as asked:
+    with _alone(outdir), losses_only(model), quiet_libraries(), _interruptible(options.world_size) as asked:
+        shutil.rmtree(outdir / STAGED, ignore_errors=True)
         trainer = TokenTrainer(
             tokens=dataset, model=model, args=options, train_dataset=rows,
             data_collator=lambda one: one[0], callbacks=[_Report(progress, stop_after, asked), *keep],
