@@ -136,6 +136,14 @@ class SeedsNumpy(Blocks):
         return super()._decode(codes, meta)
 
 
+class KeepsDropout(Blocks):
+    "Was never told that training is over."
+
+    def __init__(self):
+        super().__init__()
+        self.network = torch.nn.Dropout(0.5)
+
+
 class SecondRepeats(Blocks):
     "The second codebook repeats the first."
 
@@ -341,6 +349,7 @@ BROKEN = {
     ReadsMemory: ("purity_memory", True),
     StridedCodes: ("purity_memory_decode", True),
     SeedsNumpy: ("purity_process", True),
+    KeepsDropout: ("purity_training", True),
     SecondRepeats: ("signal_ids", True),
     FirstTenOnly: ("signal_decoder", True),
     LongMeta: ("signal_meta_size", True),

@@ -15,8 +15,10 @@ import jsonschema
 import numpy as np
 import pytest
 import soundfile as sf
+import torch
+from broken_codecs import Tiles
 from safetensors.torch import load_file, save_file
-from small_codecs import TwoWays
+from small_codecs import Blocks, TwoWays
 
 from uti.audit.baseline import ThenAndNow, load_baseline
 from uti.audit.earlier import earlier_names, read_record, report_schema
@@ -31,7 +33,8 @@ from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.config import parse_config
 from uti.errors import UTIError
-from uti.modalities.image import load_image
+from uti.modalities.image import load_image, write_png
+from uti.pages.audit import verdict_of
 from uti.publish import report
 from uti.space import token_hash
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -64,7 +67,11 @@ def fallen(tmp_path_factory, uti_in, small):
 
     def better(data):
         data["metrics_v2"]["image_psnr"] += 2
-        data["metrics_v2"]["audio_log_mel_l1"] *= 0.5
+        for item in data["items"]:
+            if item["modality"] == "image":
+                item["metrics"]["image_psnr"]["value"] += 2
+            elif item["modality"] == "audio":
+                item["metrics"]["audio_log_mel_l1"]["value"] *= 0.5
 
     work = tmp_path_factory.mktemp("fallen")
     assert uti_in(work, "audit", "--outdir", "first", "--smoke-assets", small).returncode == 0
@@ -513,7 +520,7 @@ def test_a_run_that_breaks_leaves_the_report_that_was_there(tmp_path, small, mon
     codec, folder = TwoWays(), tmp_path / "reports" / "mine"
     record = report(codec, folder, assets=small)
     before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
-    monkeypatch.setattr(TwoWays, "_decode", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("uti.audit.run.measure_case", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         report(codec, folder, assets=small)
     assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
@@ -537,3 +544,35 @@ def test_a_run_can_be_held_against_the_one_that_it_replaces(fallen, tmp_path, ut
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(
         first
     )
+
+
+class Fussy(Tiles):
+    "Does not take bright images, nor decode dark ones."
+
+    def _encode(self, signals, lengths):
+        if signals.mean() > 0.8:
+            raise RuntimeError("too bright")
+        return super()._encode(signals, lengths)
+
+    def _decode(self, codes, meta):
+        if len(codes) == 1 and not codes.any():
+            raise MemoryError
+        return super()._decode(codes, meta)
+
+
+def test_a_codec_that_raises_on_one_file_fails_there_and_the_others_are_audited(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name, grey in {"bright": 250, "dark": 0, "grey": 90}.items():
+        write_png(tmp_path / "images" / f"{name}.png", torch.full((3, 64, 64), grey / 255))
+    plan = AuditPlan(UnifiedTokenizer({"image": Fussy()}), tmp_path / "out", tmp_path / "images")
+    record = run_audit(plan)
+    assert not record.passed and [item.name for item in record.items] == ["dark.png", "grey.png"]
+    assert "codes, image, bright.png: raised RuntimeError: too bright" in record.failed
+    assert any(said.startswith("size, image, dark.png: ran out of memory") for said in record.failed)
+    assert [item.name for item in record.items if item.metrics] == ["grey.png"]
+    assert "bright.png: raised RuntimeError: too bright" in verdict_of(record)
+
+
+def test_of_nothing_nothing_is_encoded():
+    tokenizer = UnifiedTokenizer({"image": Tiles(), "audio": Blocks()})
+    assert tokenizer.encode_images([]) == tokenizer.encode_audios([]) == []

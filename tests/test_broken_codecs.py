@@ -76,6 +76,7 @@ COST = {
     "purity_memory": (6, 0),
     "purity_memory_decode": (1, 3),
     "purity_process": (3, 2),
+    "purity_training": (3, 0),
     "repeatability_decode": (8, 7),
     "signal_ids": (11, 1),
     "signal_decoder": (3, 14),

@@ -464,13 +464,15 @@ def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_pat
     assert not (tmp_path / "reports").exists()
 
 
-def test_a_codec_that_breaks_leaves_no_comparison(third_party, tmp_path, work, monkeypatch):
+def test_a_codec_that_breaks_has_failed_and_is_named(third_party, tmp_path, work, monkeypatch):
     monkeypatch.syspath_prepend(str(third_party))
     base._installed.cache_clear()
     (tmp_path / "stripes.yaml").write_text("image: {codec: stripes, options: {breaks: true}}\n")
-    with pytest.raises(RuntimeError, match="the decoder fell over"):
-        report_comparison([tmp_path / "stripes.yaml"], tmp_path / "reports" / "x", assets=work / "small")
-    assert not (tmp_path / "reports").exists()
+    found = report_comparison([tmp_path / "stripes.yaml"], tmp_path / "reports" / "x", assets=work / "small")
+    (entry,) = found.entries
+    assert not found.passed and not entry.passed
+    assert any("coffee.png: raised RuntimeError: the decoder fell over" in g for g in entry.failed_gates)
+    assert "the decoder fell over" in (tmp_path / "reports" / "x" / "index.html").read_text()
 
 
 def test_a_report_stays_in_the_folder_of_reports(uti_here, tmp_path):

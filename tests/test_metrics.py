@@ -243,22 +243,70 @@ def test_perplexity_of_an_even_use_is_its_size(n):
     assert use["perplexity"] == pytest.approx(n) and use["unused"] == 64 - n
 
 
+def of(**values):
+    "Item → its value; infinite ones are kept by their sign, None is what has none."
+    return {
+        item: Measurement(value=None, reason="silent")
+        if value is None
+        else measured(lambda *_, value=value: value, torch.ones(1), torch.ones(1))
+        for item, value in values.items()
+    }
+
+
 def test_a_failed_metric_is_null_with_its_reason_and_fails_its_gate():
     metric = measured(snr_db, torch.zeros(1, 10), torch.ones(1, 10))
-    assert metric.value is None and "silent" in metric.reason
-    assert measured(snr_db, torch.ones(1, 10), torch.ones(1, 10)).value is None  # infinite
-    gate = baseline_gates({"audio_snr_db": metric}, {"audio_snr_db": 3.0}, tolerances_with({}))[0]
-    assert not gate.passed
-    assert gate.detail == f"audio_snr_db has no value ({metric.reason}); the baseline has 3"
-    gate = baseline_gates({}, {"audio_snr_db": 3.0}, tolerances_with({}))[0]
+    assert metric.value is metric.number is None and "silent" in metric.reason
+    gate = baseline_gates({"audio_snr_db": {"a": metric}}, {"audio_snr_db": of(a=3.0)}, tolerances_with({}))[
+        0
+    ]
+    assert not gate.passed and gate.value is gate.baseline is gate.limit is None
+    assert gate.detail == f"audio_snr_db of a has no value ({metric.reason}); there it is 3"
+    gate = baseline_gates({}, {"audio_snr_db": of(a=3.0)}, tolerances_with({}))[0]
     assert not gate.passed and "has no value (not measured)" in gate.detail
+
+
+def test_an_infinite_value_is_null_and_keeps_its_sign():
+    exact = measured(snr_db, torch.ones(1, 10), torch.ones(1, 10))
+    assert (exact.value, exact.infinite, exact.number) == (None, 1, math.inf)
+    assert [m.number for m in of(a=-math.inf, b=math.nan, c=2.0).values()] == [-math.inf, None, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "passed"),
+    [
+        (dict(a=math.inf, b=10.8), dict(a=24.4, b=10.8), False),  # the mean of what is finite rose
+        (dict(a=24.4, b=10.8), dict(a=math.inf, b=10.8), True),  # and here it fell
+        (dict(a=math.inf), dict(a=math.inf), True),
+        (dict(a=math.inf), dict(a=90.0), False),
+        (dict(a=-math.inf, b=5.0), dict(a=-math.inf, b=5.0), True),
+        (dict(a=-math.inf, b=5.0), dict(a=1.0, b=5.0), True),
+        (dict(a=1.0, b=5.0), dict(a=-math.inf, b=5.0), False),
+        (dict(a=None, b=5.0), dict(a=1.0, b=5.0), True),
+        (dict(a=1.0, b=5.0), dict(a=None, b=50.0), False),
+        (dict(a=1.0, b=5.0), dict(a=0.5, b=5.4), True),  # the mean is within its tolerance
+        (dict(a=1.0), dict(a=1.0, c=-50.0), True),  # c is no item of the baseline
+    ],
+)
+def test_what_is_infinite_or_missing_does_not_turn_a_gate_round(before, now, passed):
+    (gate,) = baseline_gates({"image_psnr": of(**now)}, {"image_psnr": of(**before)}, tolerances_with({}))
+    assert gate.passed is passed and bool(gate.detail) is not passed, gate
+
+
+def test_a_metric_that_had_no_value_does_not_gate():
+    assert not baseline_gates({"image_psnr": of(a=3)}, {"image_psnr": of(a=None)}, tolerances_with({}))
 
 
 def test_a_mean_is_of_what_has_a_value_and_says_how_many_have_none():
     none, other = Measurement(value=None, reason="silent"), Measurement(value=None, reason="empty")
     one, two = Measurement(value=1), Measurement(value=2)
     assert mean_of([one, two]) == Measurement(value=1.5)
-    assert mean_of([none, one, two, other]) == Measurement(value=1.5, reason="2 of 4 items have none")
+    assert mean_of([none, one, two, other]) == Measurement(
+        value=1.5, reason="of 4 items, 2 without a value left out"
+    )
+    exact = Measurement(value=None, reason="equal", infinite=1)
+    assert mean_of([exact, one, none]) == Measurement(
+        value=1, reason="of 3 items, 1 infinite and 1 without a value left out"
+    )
     assert mean_of([none, other]) == none
     assert mean_of([]) == Measurement(value=None, reason="there was nothing to measure")
 
@@ -275,15 +323,13 @@ def test_a_mean_is_of_what_has_a_value_and_says_how_many_have_none():
     ],
 )
 def test_tolerances(name, before, now, passed):
-    assert (
-        baseline_gates({name: Measurement(value=now)}, {name: before}, tolerances_with({}))[0].passed
-        is passed
-    )
+    (gate,) = baseline_gates({name: of(a=now)}, {name: of(a=before)}, tolerances_with({}))
+    assert gate.passed is passed
 
 
 def test_a_gate_says_all_of_itself():
-    now = {"image_psnr": Measurement(value=30), "audio_log_mel_l1": Measurement(value=2.5)}
-    before = {"image_psnr": 31, "audio_log_mel_l1": 2, "image_ssim": None}
+    now = {"image_psnr": of(a=30.0), "audio_log_mel_l1": of(b=2.5)}
+    before = {"image_psnr": of(a=31.0), "audio_log_mel_l1": of(b=2.0), "image_ssim": of(a=None)}
     assert baseline_gates(now, before, tolerances_with({"image_psnr": 0.25})) == [
         BaselineGate(
             metric="image_psnr",
@@ -304,7 +350,7 @@ def test_a_gate_says_all_of_itself():
             detail="audio_log_mel_l1 rose by 0.5, from 2 to 2.5; at most 2.1 passes",
         ),
     ]
-    (gate,) = baseline_gates(now, {"image_psnr": 30.4}, tolerances_with({}))
+    (gate,) = baseline_gates(now, {"image_psnr": of(a=30.4)}, tolerances_with({}))
     assert gate.passed and not gate.detail
 
 
@@ -344,8 +390,9 @@ def test_a_metric_needs_one_place(loudness):
     "Measured, gated the right way and known to a config, because it is in the list."
     found = measure("audio", torch.zeros(1, 8), (torch.full((1, 8), 0.5), 24_000))
     assert found["audio_peak"].value == 0.5
+    found = {"a": found["audio_peak"]}
     gates = {
-        before: baseline_gates(found, {"audio_peak": before}, tolerances_with({}))[0]
+        before: baseline_gates({"audio_peak": found}, {"audio_peak": of(a=before)}, tolerances_with({}))[0]
         for before in (0.45, 0.3)
     }
     assert gates[0.45].passed and not gates[0.3].passed and gates[0.3].direction == "<="
@@ -361,7 +408,7 @@ def test_a_metric_needs_one_place(loudness):
 def test_a_tolerance_makes_any_metric_gate():
     "Of a fraction where the metric says so; of what is no metric, or no distance, nothing."
     gate = baseline_gates(
-        {"audio_mae": Measurement(value=0.12)}, {"audio_mae": 0.1}, tolerances_with({"audio_mae": 0.1})
+        {"audio_mae": of(a=0.12)}, {"audio_mae": of(a=0.1)}, tolerances_with({"audio_mae": 0.1})
     )[0]
     assert not gate.passed and gate.limit == pytest.approx(0.11)
     for wrong in ({"audio_peak": 1}, {"image_psnr": -1}, {"image_psnr": math.inf}, {"image_psnr": math.nan}):

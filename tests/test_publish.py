@@ -79,7 +79,9 @@ def typed(tmp_path_factory, small):
     )
     run_audit(AuditPlan(None, work / "first", small))
     first = json.loads((work / "first" / "report.json").read_text())
-    first["metrics_v2"]["image_psnr"] += 2
+    for item in first["items"]:
+        if item["modality"] == "image":
+            item["metrics"]["image_psnr"]["value"] += 2
     (work / "baseline.json").write_text(json.dumps(first))
     for name, text in SHADOWS.items():
         (work / name).write_text(text)

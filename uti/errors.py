@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 # %% auto #0
-__all__ = ['EXTRAS', 'UTIError', 'MissingExtra', 'require']
+__all__ = ['EXTRAS', 'UTIError', 'MissingExtra', 'require', 'out_of_memory']
 
 # %% ../nbs/00_errors.ipynb #errors-002
 class UTIError(ValueError):
@@ -35,3 +35,13 @@ def require(extra: str) -> None:
     if absent:
         are = "are" if len(absent) > 1 else "is"
         raise MissingExtra(f"{' and '.join(absent)} {are} not installed; install uti[{extra}]")
+
+# %% ../nbs/00_errors.ipynb #errors-09
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "std::bad_alloc", "out of memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    "Return whether an error says that memory ran out."
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _NO_MEMORY)
+    )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .earlier import read_record
-from .record import AuditError, AuditRecord, HeldAgainst
+from .record import AuditError, AuditRecord, HeldAgainst, Item
 from .samples import source_hash
 from ..checks.base import Found, check, promised
 from ..checks.case import EncodedCase
@@ -129,16 +129,23 @@ def baseline_ids(held: ThenAndNow) -> Found:
     return Found(False, count, 0, f"{other}: {detail}")
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-005-b
-def hold_against(
-    baseline: Baseline, metrics: dict[str, Measurement], tolerances: dict[str, float]
-) -> HeldAgainst:
-    "What a run's `metrics` are beside the baseline's."
-    before = {name: metric.value for name, metric in baseline.record.metrics.items()}
+def _by_metric(items: Sequence[Item]) -> dict[str, dict[str, Measurement]]:
+    "Return metric → item → its value."
+    found: dict[str, dict[str, Measurement]] = {}
+    for item in items:
+        for name, value in (item.metrics | item.roundtrip).items():
+            found.setdefault(name, {})[item.name] = value
+    return found
+
+
+def hold_against(baseline: Baseline, items: Sequence[Item], tolerances: dict[str, float]) -> HeldAgainst:
+    "Hold the numbers of a run's `items` against the baseline's."
+    record = baseline.record
     return HeldAgainst(
-        created=baseline.record.created,
-        passed=baseline.record.passed,
-        metrics=before,
-        gates=baseline_gates(metrics, before, tolerances),
+        created=record.created,
+        passed=record.passed,
+        metrics={name: metric.value for name, metric in record.metrics.items()},
+        gates=baseline_gates(_by_metric(items), _by_metric(record.items), tolerances),
     )
 
 

@@ -17,7 +17,7 @@ from ..metrics.base import Measurement, MetricFacts
 from ..metrics.registry import BaselineGate
 
 SCHEMA_VERSION = (
-    3  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
+    4  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
 )
 
 
@@ -77,7 +77,7 @@ class AuditRecord(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore")
 
-    schema_version: Literal[3] = 3
+    schema_version: Literal[4] = 4
     passed: bool = Field(alias="pass", description="no gate failed")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")
@@ -93,7 +93,9 @@ class AuditRecord(BaseModel):
     token_hashes: dict[str, str] = Field(
         description="modality → sha256 over the ids of all its items, one after another"
     )
-    metrics: dict[str, Measurement] = Field(description="means over the items")
+    metrics: dict[str, Measurement] = Field(
+        description="means over the items whose value is finite; `reason` says how many are left out"
+    )
     metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
     baseline: HeldAgainst | None = None
     token_lm: dict[str, Any] | None = Field(

@@ -26,6 +26,8 @@ from uti.audit.steps import (
     check_encoding,
     check_structure,
     codec_cases,
+    each_made,
+    encode_with,
     measure_case,
     measure_speed,
     use_by_modality,
@@ -100,7 +102,7 @@ def _record(
     metrics = {
         name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names
     }
-    held = hold_against(baseline, metrics, prepared.config.tolerances) if baseline else None
+    held = hold_against(baseline, items, prepared.config.tolerances) if baseline else None
     return AuditRecord(
         passed=not any(c.failed_gate for c in checks) and all(g.passed for g in (held.gates if held else ())),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -144,16 +146,17 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         warnings.simplefilter("default")
         fresh.start()  # they work while this process does, and are waited for when they are asked
         with clock("encoding"):
-            encoded = [case.encode(fresh) for case in prepared.cases]
+            encoded, checks = each_made(prepared.cases, encode_with(fresh), "encoded item")
             fresh.hand(encoded)
         with clock("checking the encoders"):
-            checks = check_encoding(prepared, encoded)
+            checks += check_encoding(prepared, encoded)
         with clock("checking the token space"):
             checks += check_structure(prepared, codecs)
         with clock("decoding"):
-            decoded = [case.decode() for case in encoded if case.mode]
+            decodable = [case for case in encoded if case.mode]
+            decoded, failed = each_made(decodable, EncodedCase.decode, "decoded item")
         with clock("checking the decoders"):
-            checks += check_decoding(decoded, codecs)
+            checks += failed + check_decoding(decoded, codecs)
             checks += [answer for case in encoded for answer in ask("item in a fresh process", case)]
             checks += [a for case in decoded for a in ask("decoded item in a fresh process", case)]
         with clock("measuring"):

@@ -8,15 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .baseline import ThenAndNow
 from .plan import Prepared
 from .record import Speed
-from ..checks.base import Check
-from ..checks.case import CodecCase, DecodedCase, EncodedCase, SpaceCase, codes_of
+from ..checks.base import CHECKS, Check, Of, raised
+from ..checks.case import Case, CodecCase, DecodedCase, EncodedCase, FreshProcesses, SpaceCase, codes_of
 from ..checks.registry import ask
 from ..codecs.base import alike
 from ..codecs.spec import AudioSpec
@@ -26,8 +26,39 @@ from ..metrics.registry import measure, metrics_of
 from ..modalities.base import Sound
 
 # %% auto #0
-__all__ = ['BATCHES', 'LONGEST', 'check_encoding', 'codec_cases', 'check_structure', 'check_decoding', 'Measured', 'measure_case',
-           'use_of', 'use_by_modality', 'speed_of', 'measure_speed']
+__all__ = ['Made', 'BATCHES', 'LONGEST', 'each_made', 'encode_with', 'check_encoding', 'codec_cases', 'check_structure',
+           'check_decoding', 'Measured', 'measure_case', 'use_of', 'use_by_modality', 'speed_of', 'measure_speed']
+
+# %% ../../nbs/audit/07_steps.ipynb #audit-07-003-g
+Made = TypeVar("Made", bound=Case)
+
+
+def each_made(cases: Sequence[Case], make: Callable[[Any], Made], of: Of) -> tuple[list[Made], list[Check]]:
+    """Return what `make` gives for each case, and an answer for each that it raises on.
+
+    `of`: what is made, of which the first question is answered so.
+    """
+    made, answers = [], []
+    for case in cases:
+        try:
+            made.append(make(case))
+        except OSError:  # a full disk is no codec's fault
+            raise
+        except Exception as error:
+            question = next(q for q in CHECKS.values() if q.is_for(of, case))
+            answers.append(question.answer(case, raised(error)))
+    return made, answers
+
+
+def encode_with(fresh: FreshProcesses) -> Callable[[Case], EncodedCase]:
+    "Return a function that encodes a case, and makes sure that its codes are ids of the token space."
+
+    def encode(case: Case) -> EncodedCase:
+        encoded = case.encode(fresh)
+        codes_of(case.tokenizer, encoded.tokens)
+        return encoded
+
+    return encode
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-003
 def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Check]:
@@ -77,16 +108,31 @@ class Measured:
 
     metrics: dict[str, Measurement]
     roundtrip: dict[str, Measurement]
-    idempotence: float
+    idempotence: float | None
 
 
 def measure_case(case: DecodedCase) -> Measured:
-    "Measure the decoded signal against the input as the codec got it, and against itself after a round trip."
-    metrics = measure(case.modality, case.reference, case.decoded)
-    if not metrics_of(case.modality, "round trip"):
-        return Measured(metrics, {}, case.idempotence)
-    redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
-    return Measured(metrics, measure(case.modality, case.decoded, redecoded, "round trip"), case.idempotence)
+    """Measure the decoded signal against the input as the codec got it, and against itself after a round
+    trip.
+
+    Where the codec does not take its own signal again, the reason stands in the place of those numbers.
+    """
+    metrics, again = (
+        measure(case.modality, case.reference, case.decoded),
+        metrics_of(case.modality, "round trip"),
+    )
+    try:
+        if not again:
+            return Measured(metrics, {}, case.idempotence)
+        redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
+        return Measured(
+            metrics, measure(case.modality, case.decoded, redecoded, "round trip"), case.idempotence
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        none = Measurement(value=None, reason=f"the round trip {raised(error).detail}")
+        return Measured(metrics, {metric.name: none for metric in again}, None)
 
 
 def use_of(cases: Sequence[EncodedCase]) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from ..errors import out_of_memory
 from ..html import mark, table
 
 # %% auto #0
-__all__ = ['Of', 'CHECKS', 'Check', 'Found', 'Question', 'check', 'promised', 'deterministic']
+__all__ = ['Of', 'CHECKS', 'Check', 'Found', 'raised', 'Question', 'check', 'promised', 'deterministic']
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-003
 class Check(BaseModel):
@@ -70,6 +71,12 @@ class Found:
     detail: str = ""
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006-b
+def raised(error: Exception) -> Found:
+    "Return what is found where a codec raises; memory that runs out is named as such."
+    kind = "ran out of memory: " if out_of_memory(error) else f"raised {type(error).__name__}: "
+    return Found(False, detail=f"{kind}{error}")
+
+
 @dataclass(frozen=True)
 class Question:
     """A check in the list.
@@ -99,7 +106,11 @@ class Question:
         except OSError:
             raise
         except Exception as error:  # whatever it is, it is what was asked for
-            found = Found(False, detail=f"raised {type(error).__name__}: {error}")
+            found = raised(error)
+        return self.answer(case, found)
+
+    def answer(self, case: Any, found: Found) -> Check:
+        "Make the answer of what was found out about `case`."
         gates = self.gates(case) if callable(self.gates) else self.gates
         return Check(
             name=self.name,

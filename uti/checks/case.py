@@ -116,11 +116,17 @@ def work(folder: str) -> None:
         time.sleep(0.01)
     given = torch.load(above / "tokens.pt", weights_only=True)
     torch.save([_decoded_there(tokenizer, *one) for one in given], here / "decoded.pt")
-    found = []
-    for name, modality, signal in reversed(saved):
-        tokens = encode(tokenizer, [Sample(name, modality, signal)])[0]
-        found.append((token_hash(tokens.ids), meta_hash(tokens)))
+    found = [_encoded_there(tokenizer, Sample(*one)) for one in reversed(saved)]
     print(json.dumps(found[::-1]))
+
+
+def _encoded_there(tokenizer: UnifiedTokenizer, sample: Sample) -> list[str]:
+    "Return the hashes of the ids and of the meta, or [what was raised]."
+    try:
+        tokens = encode(tokenizer, [sample])[0]
+    except Exception as error:
+        return [f"{type(error).__name__}: {error}"]
+    return [token_hash(tokens.ids), meta_hash(tokens)]
 
 
 def _decoded_there(tokenizer: UnifiedTokenizer, modality: str, ids: Tensor, meta: str, mode: str) -> Any:
@@ -270,10 +276,12 @@ class FreshProcesses:
         decoded = torch.load(folder / "decoded.pt", weights_only=True)
         signals = dict(zip(self._handed or [], decoded, strict=True))
         found = {}
-        for sample, (ids, meta) in zip(self.samples, json.loads(said[-1]), strict=True):
+        for sample, made in zip(self.samples, json.loads(said[-1]), strict=True):
             signal = signals.get((sample.modality, sample.name))
-            error = signal[0] if isinstance(signal, list) else ""
-            found[sample.modality, sample.name] = There(ids, meta, None if error else signal, error)
+            errors = [one[0] for one in (made, signal) if isinstance(one, list) and len(one) == 1]
+            ids, meta = made if len(made) == 2 else ("", "")
+            decoded = None if isinstance(signal, list) else signal
+            found[sample.modality, sample.name] = There(ids, meta, decoded, "; ".join(errors))
         return found
 
     def __enter__(self) -> FreshProcesses:

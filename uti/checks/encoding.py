@@ -73,7 +73,9 @@ def fresh_process(case: EncodedCase) -> Found:
             wrong.append(f"the fresh process failed: {there}")
             continue
         found = there[case.modality, case.item]
-        if (found.token_hash, found.meta_hash) != (token_hash(case.tokens.ids), meta_hash(case.tokens)):
+        if not found.token_hash:
+            wrong.append(f"raised there: {found.error}")
+        elif (found.token_hash, found.meta_hash) != (token_hash(case.tokens.ids), meta_hash(case.tokens)):
             wrong.append(f"ids or meta differ there ({circumstances.told})")
     return Found(not wrong, len(answers) - len(wrong), len(answers), "; ".join(dict.fromkeys(wrong)))
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,9 +23,9 @@ from ..codecs.spec import AudioSpec, CodecSpec, ImageSpec, Meta, TextSpec
 from ..modalities.base import Sound
 
 # %% auto #0
-__all__ = ['PRIME', 'QUADRANTS', 'HOPS', 'TEXTS', 'SAME_DB', 'SAME_IDS', 'CHEAP', 'scrambled', 'noise', 'hop_of', 'wave_probe',
-           'image_probe', 'probes', 'Item', 'differing', 'agreement', 'ratio_db', 'same_signal', 'correlation',
-           'put_back', 'Made', 'Trial', 'items_of']
+__all__ = ['PRIME', 'QUADRANTS', 'HOPS', 'TEXTS', 'SAME_DB', 'SAME_IDS', 'Value', 'CHEAP', 'scrambled', 'noise', 'hop_of',
+           'wave_probe', 'image_probe', 'probes', 'Item', 'differing', 'agreement', 'ratio_db', 'same_signal',
+           'correlation', 'set_to', 'put_back', 'Made', 'Trial', 'items_of']
 
 # %% ../../nbs/checks/02_probes.ipynb #checks-probes-06
 PRIME = 65521  # the largest below 2¹⁶
@@ -172,6 +172,20 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return (a @ b).item() / scale if scale > 1e-12 and math.isfinite(scale) else 0.0
 
 # %% ../../nbs/checks/02_probes.ipynb #checks-probes-17
+Value = TypeVar("Value")
+
+
+@contextmanager
+def set_to(read: Callable[[], Value], write: Callable[[Value], object], value: Value) -> Iterator[None]:
+    "Run a block with a setting of the process at `value`."
+    before = read()
+    write(value)
+    try:
+        yield
+    finally:
+        write(before)
+
+
 @contextmanager
 def put_back() -> Iterator[None]:
     "Run a block, and give torch its number of threads and its default dtype back."

@@ -18,15 +18,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .base import Found, check, deterministic
 from .case import CodecCase
 from .circumstances import umask
-from .probes import SAME_IDS, agreement, items_of, put_back, ratio_db, same_signal
+from .probes import SAME_IDS, agreement, items_of, put_back, ratio_db, same_signal, set_to
+from .repeatability import different
+from ..codecs.base import Codec
 
 # %% auto #0
-__all__ = ['STATE', 'purity_values', 'layouts', 'purity_memory', 'purity_memory_decode', 'odd_state', 'purity_process']
+__all__ = ['STATE', 'purity_values', 'layouts', 'purity_memory', 'purity_memory_decode', 'odd_state', 'purity_process',
+           'networks', 'purity_training']
 
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-06
 def _frozen(value: Any) -> Any:
@@ -187,3 +190,41 @@ def purity_process(case: CodecCase) -> Found:
         changed = _changed_by(call)
         wrong += [f"{what} changes {' and '.join(changed)}"] if changed else []
     return Found(not wrong, len(STATE), None, "; ".join(wrong))
+
+# %% ../../nbs/checks/11_purity.ipynb #checks-purity-10-c
+def networks(codec: Codec) -> dict[str, nn.Module]:
+    "Return name → network of those that a codec holds itself, or in an object that it holds."
+    held = {name: value for name, value in getattr(codec, "__dict__", {}).items()}
+    inside = {
+        f"{name}.{part}": value
+        for name, thing in held.items()
+        for part, value in getattr(thing, "__dict__", {}).items()
+        if not isinstance(thing, nn.Module)
+    }
+    return {name: value for name, value in (held | inside).items() if isinstance(value, nn.Module)}
+
+
+@check("The same ids inside a training loop", of="codec")
+def purity_training(case: CodecCase) -> Found:
+    """Encode under autocast in bfloat16 and with float64 as the default dtype, and look whether a network is
+    in training mode. `found`: how many of these were asked about.
+    """
+    trial, wrong = case.trial, []
+    training = [
+        f"{name}.{part}".rstrip(".")
+        for name, network in networks(case.codec).items()
+        for part, module in network.named_modules()
+        if module.training
+    ]
+    wrong += [f"in training mode: {training[0]}"] if training else []
+    around = {
+        "under autocast": torch.autocast("cpu", torch.bfloat16),
+        "with float64 as the default": set_to(
+            torch.get_default_dtype, torch.set_default_dtype, torch.float64
+        ),
+    }
+    for what, block in around.items():
+        with block:
+            item = trial.encode([trial.probes[0]])[0]
+        wrong += [f"{what}: {said}"] if (said := different(item, trial.alone[0])) else []
+    return Found(not wrong, len(around) + 1, None, "; ".join(wrong))

@@ -5,37 +5,22 @@
 # %% ../../nbs/checks/16_versions.ipynb #checks-versions-03
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager
 
 import torch
 
 from .base import Found, check, deterministic, promised
 from .case import CodecCase
 from .encoding import threads
-from .probes import Item, Trial, ratio_db, same_signal
+from .probes import Item, Trial, ratio_db, same_signal, set_to
 from .repeatability import different
 from ..codecs.base import Codec, CodecError
 from ..codecs.readers import open_codec
 
-Value = TypeVar("Value")
-
 # %% auto #0
-__all__ = ['Value', 'OTHER', 'set_to', 'ways', 'version_encode', 'version_decode', 'in_other_dtype', 'version_dtype']
+__all__ = ['OTHER', 'ways', 'version_encode', 'version_decode', 'in_other_dtype', 'version_dtype']
 
 # %% ../../nbs/checks/16_versions.ipynb #checks-versions-06
-@contextmanager
-def set_to(read: Callable[[], Value], write: Callable[[Value], object], value: Value) -> Iterator[None]:
-    "Run a block with a setting of torch at `value`."
-    before = read()
-    write(value)
-    try:
-        yield
-    finally:
-        write(before)
-
-
 def ways(thorough: bool) -> dict[str, AbstractContextManager[object]]:
     "Return what is another → a block in which torch computes so."
     here = torch.get_num_threads()

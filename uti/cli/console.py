@@ -22,7 +22,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ..errors import UTIError
+from ..errors import UTIError, out_of_memory
 from ..files import disk_full, printable
 from ..modalities.base import MediaWarning
 
@@ -144,6 +144,8 @@ def as_program(app: typer.Typer) -> NoReturn:
         if full := disk_full(error):
             out.on_broken_pipe()
             fail(f"what is printed: {full}")
+        if out_of_memory(error):
+            fail(f"the memory of this machine is used up ({' '.join(str(error).split())[:200]})")
         traceback.print_exc()
         err.print(
             Text(

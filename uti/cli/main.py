@@ -61,12 +61,9 @@ def print_verdict(record: AuditRecord) -> None:
     for name, metric in record.metrics.items():
         gate = gates.get(name)
         value = f"{metric.value:.4f}" if metric.value is not None else f"none: {metric.reason}"
-        metrics.add_row(
-            name,
-            value,
-            f"{gate.baseline:.4f}" if gate else "",
-            f"{gate.direction} {gate.limit:.4f}" if gate else "",
-        )
+        before = "" if gate is None or gate.baseline is None else f"{gate.baseline:.4f}"
+        limit = "" if gate is None or gate.limit is None else f"{gate.direction} {gate.limit:.4f}"
+        metrics.add_row(name, value, before, limit)
     out.print(metrics)
     for warning in record.warnings:
         category, _, told = warning.partition(": ")

@@ -9,7 +9,8 @@ import difflib
 import inspect
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -26,8 +27,8 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from uti.codecs.spec import Signals
 
 # %% auto #0
-__all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'Codec', 'register_codec', 'codec_targets',
-           'load_codec', 'codec_spec', 'registered_here']
+__all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'plain_torch', 'Codec', 'register_codec',
+           'codec_targets', 'load_codec', 'codec_spec', 'registered_here']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -105,6 +106,25 @@ def _check_meta(spec: CodecSpec, item: Meta, n_positions: int) -> None:
             f"codec {spec.name!r}: meta says {item['n_positions']} positions, the codes have {n_positions}"
         )
 
+# %% ../../nbs/codecs/01_base.ipynb #01-base-015-t
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    "Run a block without gradients and without autocast, with float32 and the CPU as torch's defaults."
+    import torch
+
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    with ExitStack() as within:
+        within.enter_context(torch.inference_mode())
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                within.enter_context(torch.autocast(kind, enabled=False))
+        if device.type != "cpu":
+            within.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            within.callback(torch.set_default_dtype, dtype)
+            torch.set_default_dtype(torch.float32)
+        yield
+
 # %% ../../nbs/codecs/01_base.ipynb #01-base-016
 class Codec(ABC):
     """One modality's signal ↔ codes.
@@ -145,10 +165,8 @@ class Codec(ABC):
         sound (default: all). Returns codes int64 [batch, n_codebooks, n_positions] and a meta per item.
         Raises `CodecError` for any other input.
         """
-        import torch
-
         self.spec.check_signals(signals, lengths)
-        with torch.inference_mode():
+        with plain_torch():
             return self._encode(signals, lengths)
 
     def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Signals:
@@ -158,8 +176,6 @@ class Codec(ABC):
         Raises `CodecError` for codes out of range, a meta that does not fit, a mode that the codec lacks, or
         a codec that cannot decode.
         """
-        import torch
-
         modes = self.spec.decode_modes
         if not modes:
             raise CodecError(f"codec {self.spec.name!r} can encode but not decode")
@@ -169,7 +185,7 @@ class Codec(ABC):
         for item in meta:
             self._check_positions(item, codes.shape[2])
         chosen = {"mode": mode or modes[0]} if len(modes) > 1 else {}
-        with torch.inference_mode():
+        with plain_torch():
             return self._decode(codes, meta, **chosen)
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:

@@ -107,6 +107,12 @@ class Measurement(BaseModel):
 
     value: float | None
     reason: str = Field("", description="why `value` is null")
+    infinite: Literal[1, -1] | None = Field(None, description="the sign of a value that is infinite")
+
+    @property
+    def number(self) -> float | None:
+        "The value, infinite ones included; None where there is none."
+        return self.value if self.infinite is None else self.infinite * math.inf
 
 
 def measured(function: Callable[..., float], *signals: Any) -> Measurement:
@@ -115,6 +121,8 @@ def measured(function: Callable[..., float], *signals: Any) -> Measurement:
         value = function(*signals)
     except MetricError as error:
         return Measurement(value=None, reason=str(error))
+    if math.isnan(value):
+        return Measurement(value=None, reason="the metric is not a number")
     if math.isfinite(value):
         return Measurement(value=value)
     if value < 0:
@@ -123,7 +131,7 @@ def measured(function: Callable[..., float], *signals: Any) -> Measurement:
         why = "the estimate equals its reference: the ratio is infinite"
     else:  # SI-SDR at another level, the SNR at the best delay
         why = "the estimate differs from its reference in nothing that is measured: the ratio is infinite"
-    return Measurement(value=None, reason=why)
+    return Measurement(value=None, reason=why, infinite=1 if value > 0 else -1)
 
 
 def _equal(reference: Signal, estimate: Signal) -> bool:
@@ -133,14 +141,15 @@ def _equal(reference: Signal, estimate: Signal) -> bool:
 
 
 def mean_of(measurements: Sequence[Measurement]) -> Measurement:
-    "The mean of the values that are there; null where none is, with the first reason."
+    """Return the mean of the finite values, and how many items have none; null where there is none, with the
+    first reason.
+    """
     values = [m.value for m in measurements if m.value is not None]
     if not values:
-        return Measurement(
-            value=None, reason=measurements[0].reason if measurements else "there was nothing to measure"
-        )
-    missing = len(measurements) - len(values)
-    return Measurement(
-        value=sum(values) / len(values),
-        reason=f"{missing} of {len(measurements)} items have none" if missing else "",
-    )
+        first = measurements[0].reason if measurements else "there was nothing to measure"
+        return Measurement(value=None, reason=first)
+    infinite = sum(m.infinite is not None for m in measurements)
+    missing = len(measurements) - len(values) - infinite
+    left_out = [f"{infinite} infinite"] * bool(infinite) + [f"{missing} without a value"] * bool(missing)
+    reason = f"of {len(measurements)} items, {' and '.join(left_out)} left out" if left_out else ""
+    return Measurement(value=sum(values) / len(values), reason=reason)

@@ -57,7 +57,7 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
     "(`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
     if isinstance(wave, np.ndarray):
         wave = np.ascontiguousarray(wave, dtype=wave.dtype.newbyteorder("="))
-    wave = torch.as_tensor(wave).detach().cpu()
+    wave = torch.as_tensor(wave, device="cpu").detach()
     wave = wave[None] if wave.ndim == 1 else wave
     what = f"wave {str(wave.dtype).removeprefix('torch.')} {list(wave.shape)}"
     if wave.ndim != 2 or not wave.numel():

@@ -327,9 +327,8 @@ def metrics(report: AuditRecord) -> Markup:
     gates, rows = {g.metric: g for g in report.gates}, []
     for name, mean in report.metrics.items():
         facts, gate = report.metric_facts[name], gates.get(name)
-        held = (
-            [gate.baseline, f"{gate.direction} {gate.limit:.4g}", mark(gate.passed)] if gate else ["", "", ""]
-        )
+        limit = "" if gate is None or gate.limit is None else f"{gate.direction} {gate.limit:.4g}"
+        held = [_value(gate.baseline), limit, mark(gate.passed)] if gate else ["", "", ""]
         rows.append(
             [code(name), facts.title, _value(mean.value), facts.unit, facts.better, *held, mean.reason]
         )

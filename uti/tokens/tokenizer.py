@@ -329,17 +329,19 @@ class UnifiedTokenizer:
         """Token ids of each picture (path, PIL image or array, any size), normalised to the codec's size, and
         its meta. Raises `MediaError`.
         """
-        return self.encode_normal(
-            "image", *zip(*(self.normalise("image", image) for image in images), strict=True)
-        )
+        return self._encode_each("image", images)
 
     def encode_audios(self, sounds: Sequence[str | Path | tuple[Tensor | np.ndarray, int]]) -> list[Tokens]:
         """Token ids of each path, `Sound` or (wave [channels, samples] or [samples], sample rate in Hz), in
         one batch whatever their lengths, and its meta. Raises `MediaError`.
         """
-        return self.encode_normal(
-            "audio", *zip(*(self.normalise("audio", sound) for sound in sounds), strict=True)
-        )
+        return self._encode_each("audio", sounds)
+
+    def _encode_each(self, modality: str, signals: Sequence[Any]) -> list[Tokens]:
+        normal = [self.normalise(modality, signal) for signal in signals]
+        if not normal:
+            return []
+        return self.encode_normal(modality, [signal for signal, _ in normal], [done for _, done in normal])
 
     def encode_text(self, text: str) -> Tokens:
         "Token ids of one string: `encode_texts` of one."
