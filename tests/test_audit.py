@@ -576,3 +576,22 @@ def test_a_codec_that_raises_on_one_file_fails_there_and_the_others_are_audited(
 def test_of_nothing_nothing_is_encoded():
     tokenizer = UnifiedTokenizer({"image": Tiles(), "audio": Blocks()})
     assert tokenizer.encode_images([]) == tokenizer.encode_audios([]) == []
+
+
+class Nowhere(Tiles):
+    "Decodes to nothing that is a number."
+
+    def _decode(self, codes, meta):
+        return super()._decode(codes, meta) * torch.nan
+
+
+def test_what_is_no_number_fails_and_is_no_file(tmp_path):
+    (tmp_path / "images").mkdir()
+    write_png(tmp_path / "images" / "grey.png", torch.full((3, 64, 64), 0.4))
+    record = run_audit(
+        AuditPlan(UnifiedTokenizer({"image": Nowhere()}), tmp_path / "out", tmp_path / "images")
+    )
+    assert any(said.startswith("finite, image, grey.png") for said in record.failed)
+    assert record.items[0].original and record.items[0].recon is None
+    assert record.metrics["image_psnr"].number is None
+    assert not any(path.name.startswith("recon.") for path in (tmp_path / "out").iterdir())

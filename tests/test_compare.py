@@ -4,8 +4,10 @@ twice.
 
 import base64
 import json
+import os
 import re
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import Encoded
 from uti.comparison.record import Comparison
-from uti.comparison.references import opus_missing, through_opus
+from uti.comparison.references import opus_missing, references_for, through_opus
 from uti.comparison.run import (
     CompareError,
     check_name,
@@ -462,6 +464,26 @@ def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_pat
         )
         assert "none given" not in result.stderr and result.stderr.count("\n") == 1
     assert not (tmp_path / "reports").exists()
+
+
+BAD_FFMPEG = {
+    "exit 3": "ffmpeg ended with exit code 3",
+    "true": "ffmpeg gave nothing that can be read",
+    "exec sleep 60": "ffmpeg did not end within 1 seconds",
+}
+
+
+@pytest.mark.parametrize("what", BAD_FFMPEG)
+def test_a_reference_that_does_not_run_is_left_out(what, tmp_path, monkeypatch):
+    program = tmp_path / "ffmpeg"
+    program.write_text(f'#!/bin/sh\ncase "$*" in *encoders*) echo libopus;; *) {what};; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda *a, timeout, **k: run(*a, timeout=min(timeout, 1), **k))
+    curves, left_out = references_for([], [torch.zeros(1, 800)], 8000)
+    assert [curve.name for curve in curves] == ["µ-law"]
+    assert left_out[0].startswith(f"Opus is left out: {BAD_FFMPEG[what]}")
 
 
 def test_a_codec_that_breaks_has_failed_and_is_named(third_party, tmp_path, work, monkeypatch):

@@ -19,6 +19,7 @@ from .record import Item
 from ..checks.case import DecodedCase, EncodedCase
 from ..config import dump_config
 from ..files import write_json, write_text
+from ..modalities.base import MediaError
 from ..modalities.registry import MODALITIES
 from ..outdir import is_foreign, known_files
 from ..space import save_space, token_hash
@@ -30,15 +31,20 @@ __all__ = ['CONFIG_FILE', 'token_hashes', 'write_artifacts']
 
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003-b
 def _write_pair(case: DecodedCase, item: Item, folder: Path) -> None:
-    "A picture or sound, normalised and decoded."
+    "Write a picture or sound, normalised and decoded; what is not finite is no file, and a check says so."
     modality = MODALITIES[item.modality]
     item.original, item.recon = (
         f"original/{item.name}{modality.suffix}",
         f"recon/{item.name}{modality.suffix}",
     )
-    for name, content in {item.original: case.reference, item.recon: case.decoded}.items():
+    for name in (item.original, item.recon):
         (folder / name).parent.mkdir(exist_ok=True)
-        modality.write(folder / name, content)
+    modality.write(folder / item.original, case.reference)
+    try:
+        modality.write(folder / item.recon, case.decoded)
+    except MediaError:
+        item.recon = None
+        return
     if not (first := folder / f"recon{modality.suffix}").exists():
         shutil.copyfile(folder / item.recon, first)
 

@@ -20,15 +20,16 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from ..compat import torchaudio
-from ..files import scratch
+from ..files import disk_full, scratch
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import measure
 from ..modalities.audio import normalise_audio, read_audio, write_wav
+from ..modalities.base import MediaError
 
 # %% auto #0
 __all__ = ['PICTURES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through_pillow', 'picture_reference', 'through_mu_law',
-           'mu_law_reference', 'opus_missing', 'through_opus', 'opus_reference', 'references_for', 'at_rate',
-           'out_of_reach']
+           'mu_law_reference', 'opus_missing', 'left_out', 'through_opus', 'opus_reference', 'references_for',
+           'at_rate', 'out_of_reach']
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-003
 class Point(BaseModel):
@@ -146,17 +147,41 @@ def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
 OPUS_KBPS = (6, 12, 24, 48)
 
 
+def _ffmpeg(*arguments: str, seconds: float = 10) -> str:
+    """Run ffmpeg and return what it prints.
+
+    Raises `subprocess.SubprocessError` where it fails or takes longer than `seconds`, OSError where it is no
+    program.
+    """
+    command = ["ffmpeg", "-hide_banner", "-nostdin", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=seconds).stdout
+
+
 def opus_missing() -> str:
     "Why Opus cannot be run here, as a sentence; empty where it can."
-    ffmpeg = shutil.which("ffmpeg")
-    if not ffmpeg:
+    if not shutil.which("ffmpeg"):
         return "Opus is left out: ffmpeg, which runs its encoder, was not installed."
-    encoders = subprocess.run([ffmpeg, "-hide_banner", "-encoders"], capture_output=True, text=True).stdout
+    try:
+        encoders = _ffmpeg("-encoders")
+    except (OSError, subprocess.SubprocessError) as error:
+        return left_out("Opus", error)
     return (
         ""
         if "libopus" in encoders
         else "Opus is left out: the ffmpeg that was installed has no libopus encoder."
     )
+
+
+def left_out(name: str, error: Exception) -> str:
+    "Say why the reference `name` could not be run."
+    if isinstance(error, subprocess.CalledProcessError):
+        last = (error.stderr or "").strip().splitlines()[-1:]
+        why = f"ffmpeg ended with exit code {error.returncode}{f' ({last[0][:200]})' if last else ''}"
+    elif isinstance(error, subprocess.TimeoutExpired):
+        why = f"ffmpeg did not end within {error.timeout:.0f} seconds"
+    else:
+        why = f"ffmpeg gave nothing that can be read ({' '.join(str(error).split())[:200]})"
+    return f"{name} is left out: {why}."
 
 
 def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
@@ -174,32 +199,16 @@ def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
 def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
     """The sound after ffmpeg's libopus at a hard constant `kbps`, aligned.
 
-    Float [1, samples] in [-1, 1]. Raises `subprocess.CalledProcessError` where ffmpeg fails.
+    Float [1, samples] in [-1, 1]. Raises `subprocess.SubprocessError` where ffmpeg fails or hangs, and
+    `MediaError` where what it wrote is no sound.
     """
     with scratch() as folder:
         source, coded, decoded = (str(folder / name) for name in ("in.wav", "coded.opus", "out.wav"))
         write_wav(source, wave, sample_rate)
-        quiet = ["ffmpeg", "-y", "-nostdin", "-loglevel", "error"]
-        subprocess.run(
-            [
-                *quiet,
-                "-i",
-                source,
-                "-c:a",
-                "libopus",
-                "-b:a",
-                f"{kbps}k",
-                "-vbr",
-                "off",
-                "-application",
-                "audio",
-                "-frame_duration",
-                "60",
-                coded,
-            ],
-            check=True,
-        )
-        subprocess.run([*quiet, "-i", coded, "-ar", str(sample_rate), "-ac", "1", decoded], check=True)
+        run = partial(_ffmpeg, "-y", "-loglevel", "error", seconds=10 + wave.shape[-1] / sample_rate)
+        rate = ("-c:a", "libopus", "-b:a", f"{kbps}k", "-vbr", "off")
+        run("-i", source, *rate, "-application", "audio", "-frame_duration", "60", coded)
+        run("-i", coded, "-ar", str(sample_rate), "-ac", "1", decoded)
         back, _ = read_audio(decoded)
     return _undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100)
 
@@ -243,11 +252,16 @@ def references_for(
         runs["µ-law"] = partial(mu_law_reference, waves, sample_rate)
         if not missing:
             runs["Opus"] = partial(opus_reference, waves, sample_rate)
-    curves = []
+    curves, absent = [], [missing] if missing else []
     for name, run in runs.items():
         progress(name)
-        curves.append(run())
-    return curves, [missing] if missing else []
+        try:
+            curves.append(run())
+        except (OSError, subprocess.SubprocessError, MediaError) as error:
+            if disk_full(error):
+                raise
+            absent.append(left_out(name, error))
+    return curves, absent
 
 
 def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
