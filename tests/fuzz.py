@@ -6,6 +6,9 @@ import io
 import itertools
 import json
 import random
+import resource
+import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -18,9 +21,11 @@ import numpy as np
 import soundfile as sf
 import torch
 import yaml
+from checkpoints import save
 from PIL import Image
 
 from uti.audit.samples import ASSETS
+from uti.codecs.readers import open_codec
 from uti.config import DEFAULT_CONFIG, load_config
 from uti.errors import UTIError
 from uti.modalities.audio import read_audio
@@ -48,6 +53,8 @@ ODD = [
     "\ud800",
 ]
 ODD += [[], {}, [[]], [1, 2], {"a": 1}, "cuda", "../x", "\x00", "2026-02-30", [None] * 3]
+MEMORY = 6 * 2**30  # that an input may take
+CARD = b"---\nlicense: mit\ndate: 2024-01-01\ntags: &x [a, b]\ndatasets: *x\n---\n# A model\n"
 PICTURES = {"png": {}, "jpg": {}, "webp": {}, "gif": {}, "bmp": {}, "tif": {}}
 SOUNDS = {
     "wav": ("WAV", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "flac": ("FLAC", "PCM_16"),
@@ -87,6 +94,19 @@ def changed(value: object, rng: random.Random) -> object:
         at = rng.randrange(len(value))
         return [*value[:at], changed(value[at], rng), *value[at + 1 :]]
     return rng.choice(ODD)
+
+
+def renumbered(value: object, rng: random.Random) -> object:
+    "The same structure with one of its whole numbers another, of the right type and far off."
+    if isinstance(value, dict | list) and value:
+        inside = list(value) if isinstance(value, dict) else range(len(value))
+        numbers = [k for k in inside if type(value[k]) in (int, dict, list)]
+        if numbers:
+            key = rng.choice(numbers)
+            copy = value.copy()
+            copy[key] = renumbered(value[key], rng)
+            return copy
+    return rng.choice((-1, 0, 1, 2, 3, 7, 64, 1000, 10**6, 10**9, 2**31)) if type(value) is int else value
 
 
 def files(n: int, rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -152,9 +172,62 @@ def spaces(n: int, rng: random.Random, folder: Path) -> Iterator[tuple[str, Call
         yield "token space", lambda path=path: load_space(path)
 
 
+def checkpoints(n: int, rng: random.Random, folder: Path) -> Iterator[tuple[str, Callable[[], object]]]:
+    "A field of a config, the card, a part of a tokenizer, or bytes of the weights are odd."
+    families = {
+        "audio": ["encodec_24khz", "encodec_48khz", "dac", "mimi", "xcodec2"],
+        "image": ["chameleon_vqgan", "janus_vqgan", "emu3_vqgan", "VQModel", "chameleon"],
+        "text": ["byte_level_bpe", "unigram", "word_piece", "llama"],
+    }
+    wholes = {modality: [save(f, folder) for f in names] for modality, names in families.items()}
+    for i in range(n):
+        modality = list(wholes)[i % 3]
+        path = folder / "checkpoint"
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(rng.choice(wholes[modality]), path)
+        (path / "README.md").write_bytes(damaged(CARD, rng))
+        chosen = rng.choice(sorted(path.glob("*.json"))) if rng.random() < 0.9 else None
+        if chosen is None:
+            weights = next(iter(sorted(path.glob("*.safetensors"))), path / "README.md")
+            weights.write_bytes(damaged(weights.read_bytes(), rng))
+        elif rng.random() < 0.8:
+            found = json.loads(chosen.read_text())
+            how = rng.choice((changed, renumbered, renumbered))
+            for _ in range(rng.choice((1, 1, 1, 2, 5))):
+                found = how(found, rng)
+            chosen.write_text(json.dumps(found))
+        else:
+            chosen.write_bytes(damaged(chosen.read_bytes(), rng))
+        yield f"checkpoint, {modality}", lambda m=modality, path=path: open_codec(m, str(path), {})
+
+
+class TooLong(BaseException):
+    "An input took longer than any that is right."
+
+
+def within_limits(read: Callable[[], object], seconds: int = 30) -> None:
+    "Read an input. Raises `TooLong` where it takes too long, whatever became of it."
+    late = []
+
+    def stop(*_: object) -> None:
+        late.append(True)
+        raise TooLong
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        read()
+    finally:
+        signal.alarm(0)
+        if late:
+            raise TooLong
+
+
 def run(n: int, seed: int) -> int:
-    "`n` files, and a quarter as many of each other kind; how many escaped."
+    "`n` files, a quarter as many of each other kind, a tenth as many checkpoints; how many escaped."
     rng, became, escaped = random.Random(seed), Counter(), []
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
     with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         folder = Path(home)
@@ -163,13 +236,14 @@ def run(n: int, seed: int) -> int:
             metas(n // 4, rng),
             configs(n // 4, rng, folder),
             spaces(n // 4, rng, folder),
+            checkpoints(n // 10, rng, folder),
         ):
             try:
-                read()
+                within_limits(read)
                 became[kind, "read"] += 1
             except UTIError:
                 became[kind, "refused"] += 1
-            except Exception:
+            except (Exception, TooLong):
                 became[kind, "ESCAPED"] += 1
                 escaped.append(traceback.format_exc(limit=-3))
     for (kind, what), count in sorted(became.items()):

@@ -31,6 +31,7 @@ from uti.codecs.hf.image import HFImage
 from uti.codecs.hf.image_families import CENTRED, CHAMELEON, CLIP, FLAVA, RAW
 from uti.codecs.hf.text import PROBES, HFText
 from uti.codecs.readers import modality_of, open_codec, recognise
+from uti.codecs.weights import not_in_files
 from uti.config import Config, ConfigError, load_config, with_codecs
 from uti.testing import check_codec, codec_checks
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -633,7 +634,58 @@ def break_the_config(folder):
 def truncate_the_weights(folder):
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    return ["cannot be loaded"]
+    return ["cannot be read"]
+
+
+def configured(**changes):
+    "A damage: fields of the config are others; returns what is said, given as `said`."
+
+    def damage(folder):
+        said = changes["said"]
+        config = json.loads((folder / "config.json").read_text())
+        own = {name: value for name, value in changes.items() if name != "said"}
+        (folder / "config.json").write_text(json.dumps(config | own))
+        return said
+
+    damage.__name__ = ", ".join(name for name in changes if name != "said")
+    return damage
+
+
+def store_integers(folder):
+    state = load_file(folder / "model.safetensors")
+    state = {name: (20 * value).to(torch.int8) for name, value in state.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return ["is stored as I8, which is no float16"]
+
+
+def store_small_floats(folder):
+    state = load_file(folder / "model.safetensors")
+    state = {name: value.to(torch.float8_e4m3fn) for name, value in state.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    return ["is stored as F8_E4M3"]
+
+
+def lead_out_of_the_folder(folder):
+    (folder / "model.safetensors").rename(folder.parent / "m.safetensors")
+    weight_map = {name: "../m.safetensors" for name in load_file(folder.parent / "m.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return ["model.safetensors.index.json: names a file outside of its folder, ../m.safetensors"]
+
+
+def grow_the_config(folder):
+    (folder / "config.json").write_text("[" + " " * 2**24 + "]")
+    return ["config.json: has more than 16 MB"]
+
+
+FIELDS = [
+    configured(num_residual_layers=10**9, said=["its config asks for a far larger model than its weights"]),
+    configured(num_lstm_layers=10**9, said=["far larger model"]),
+    configured(hidden_size=2**31, said=["cannot be loaded as EncodecModel"]),
+    configured(sampling_rate=0, said=["cannot be loaded as EncodecModel (ZeroDivisionError"]),
+    configured(sampling_rate=10**9, said=["a sampling rate of 1000000000"]),
+    configured(upsampling_ratios=[8, 5, 4, 10**6], said=["cannot be loaded as EncodecModel"]),
+    configured(quantization_config={"quant_method": "gptq"}, said=["weights are quantised (gptq)"]),
+]
 
 
 def forget_the_weights(folder):
@@ -667,6 +719,7 @@ def ask_for_remote_code(folder):
 
 
 DAMAGES = [
+    *FIELDS, store_integers, store_small_floats, lead_out_of_the_folder, grow_the_config,
     remove_a_key, reshape_a_tensor, plant_a_nan, plant_a_pickle, plant_a_raw_pickle, forget_the_config,
     name_an_unknown_model, break_the_config, truncate_the_weights, forget_the_weights, make_it_continuous,
     ask_for_remote_code, hold_it_inside, be_of_pictures
@@ -805,6 +858,165 @@ def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, s
     [note] = report["codecs"]["audio"]["notes"]
     assert all(f"optimizer.step{i}" in note for i in range(60)), "every one, however many"
     assert set(report["codecs"]) == {"audio"}, "without a config only what was named is audited"
+
+
+def whole(folder, state):
+    "As it was saved."
+
+
+def decoy(folder, state):
+    "Another file with weights lies beside it, last by name."
+    save_file({name: value + 0.1 for name, value in state.items()}, folder / "zz.safetensors")
+
+
+def decoy_beside_pickle(folder, state):
+    to_pickle(folder, state)
+    decoy(folder, state)
+
+
+def to_pickle(folder, state):
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+def beside_pickle(folder, state):
+    "safetensors go first."
+    torch.save({name: value + 0.1 for name, value in state.items()}, folder / "pytorch_model.bin")
+
+
+def in_shards(folder, state, suffix="safetensors", stem="model", write=save_file):
+    (folder / "model.safetensors").unlink()
+    names, weight_map = sorted(state), {}
+    for i in range(3):
+        part = {name: state[name].clone() for name in names[i::3]}
+        file = f"{stem}-0000{i + 1}-of-00003.{suffix}"
+        write(part, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+
+
+def in_pickled_shards(folder, state):
+    in_shards(folder, state, "bin", "pytorch_model", torch.save)
+
+
+def shards_and_a_whole(folder, state):
+    "transformers takes the whole one."
+    in_shards(folder, {name: value + 0.1 for name, value in state.items()})
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def named_by_the_config(folder, state):
+    decoy(folder, state)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"transformers_weights": "zz.safetensors"}))
+
+
+def in_half_precision(folder, state):
+    half = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+LAYOUTS = [
+    whole, decoy, decoy_beside_pickle, to_pickle, beside_pickle, in_shards, in_pickled_shards,
+    shards_and_a_whole, named_by_the_config, in_half_precision,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("family", ["dac", "chameleon"])
+def test_what_is_loaded_is_what_the_library_loads_and_what_is_hashed(family, layout, checkpoint, tmp_path):
+    "The ids of the library's own class; and the files that the version is made of are those that were read."
+    folder = shutil.copytree(checkpoint(family), tmp_path / "laid-out")
+    layout(folder, load_file(folder / "model.safetensors"))
+    if family == "dac":
+        codec, model = HFAudio(folder), hf.DacModel.from_pretrained(folder, dtype=torch.float32).eval()
+        signals, _ = sounds(codec, 0.3)
+        with torch.inference_mode():
+            theirs = model.encode(padded(codec, signals)).audio_codes.long()
+    else:
+        codec = HFImage(folder)
+        whole_model = hf.ChameleonForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        signals = torch.rand(1, 3, *codec.spec.input_size, generator=torch.Generator().manual_seed(0))
+        theirs = library_ids(family, whole_model.model.vqmodel.eval(), codec.pixels.normalise(signals))
+    ours = codec.encode(signals).codes
+    assert torch.equal(ours.flatten(), theirs.flatten())
+    assert not not_in_files(codec.loaded_weights()) or layout is in_half_precision
+
+
+@pytest.mark.parametrize("prefix", ["teacher.", ""])
+def test_two_copies_of_a_part_are_the_librarys_one_or_said(prefix, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("chameleon"), tmp_path / "two")
+    state = load_file(folder / "model.safetensors")
+    copy = {
+        prefix + (name if prefix else name.removeprefix("model.")): value + 0.1
+        for name, value in state.items()
+        if ".vqmodel." in name
+    }
+    save_file(state | copy, folder / "model.safetensors", metadata={"format": "pt"})
+    if not prefix:
+        with pytest.raises(CodecError, match=r"holds vqmodel more than once, as vqmodel and model\.vqmodel"):
+            HFImage(folder)
+        return
+    ours, before = HFImage(folder), HFImage(checkpoint("chameleon"))
+    images = torch.rand(1, 3, *ours.spec.input_size)
+    assert torch.equal(ours.encode(images).codes, before.encode(images).codes)
+
+
+CARDS = {
+    "a date that is none": "date: 2024-99-99\nlicense: mit",
+    "an integer that is none": "license: !!int x",
+    "nested": "license: " + "[" * 5000,
+    "an alias bomb": "a0: &a0 [l, l, l, l, l, l, l, l, l]\n"
+    + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
+    + "license: *a9",
+    "long": "x: y\n" * 2**20 + "license: mit",
+}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_that_is_odd_states_no_licence(name, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("dac"), tmp_path / "dac")
+    (folder / "README.md").write_text(f"---\n{CARDS[name]}\n---\n")
+    assert HFAudio(folder).spec.licence == "unknown: the checkpoint states none"
+    (folder / "README.md").write_text("---\nlicense: [mit, apache-2.0]\n---\n")
+    assert HFAudio(folder).spec.licence == "mit, apache-2.0"
+
+
+def tokenizer_with(folder, **model):
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text())
+    data["model"] |= model
+    path.write_text(json.dumps(data))
+
+
+def test_merges_are_not_dropped(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint("byte_level_bpe"), tmp_path / "dropping")
+    tokenizer_with(folder, dropout=0.5)
+    codec, text = HFText(folder), ["the quick brown fox " * 40]
+    assert "its BPE dropout of 0.5 is switched off" in codec.spec.notes[0]
+    ids = codec.encode(text).codes
+    assert all(torch.equal(ids, codec.encode(text).codes) for _ in range(5))
+    assert torch.equal(ids, HFText(checkpoint("byte_level_bpe")).encode(text).codes)
+
+
+def test_a_tokenizer_that_cannot_encode_every_text_or_has_gaps_is_refused(checkpoint, tmp_path):
+    lost = shutil.copytree(checkpoint("unigram"), tmp_path / "lost")
+    tokenizer_with(lost, unk_id=None)
+    with pytest.raises(CodecError, match=r"lost: cannot encode every text .*unk_id"):
+        HFText(lost)
+    gaps = shutil.copytree(checkpoint("byte_level_bpe"), tmp_path / "gaps")
+    vocabulary = json.loads((gaps / "tokenizer.json").read_text())["model"]["vocab"]
+    tokenizer_with(gaps, vocab=vocabulary | {"zzz": 10**9})
+    with pytest.raises(CodecError, match=r"gaps: its vocabulary has \d+ entries and ids up to 1000000000"):
+        HFText(gaps)
+
+
+def test_a_sentencepiece_file_without_sentencepiece_says_what_to_install(tmp_path, monkeypatch):
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    monkeypatch.setattr("uti.codecs.hf.text.find_spec", lambda name: None)
+    with pytest.raises(CodecError, match=r"tokenizer\.model: is read with sentencepiece.*install uti\[hf\]"):
+        HFText(tmp_path)
 
 
 def test_pytorch_weights_are_read_where_there_is_nothing_safer(checkpoint, tmp_path):

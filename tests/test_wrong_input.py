@@ -100,6 +100,18 @@ CASES = {
         "does not take these options: bitrate",
     ),
     "no config file": lambda p: (["--config", p / "absent.yaml"], "absent.yaml: cannot be read"),
+    "a value that holds itself": lambda p: (
+        ["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: &x {weights: *x}}")],
+        "uti.yaml: a value holds itself",
+    ),
+    "an option called name": lambda p: (
+        ["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {name: x}}")],
+        "codec 'embedded-audio' does not take these options: name",
+    ),
+    "a tag of what it is not": lambda p: (
+        ["--config", write(p, "uti.yaml", "audio: {codec: embedded-audio, options: {a: !!timestamp x}}")],
+        "uti.yaml: not YAML",
+    ),
     "broken yaml": lambda p: (["--config", write(p, "uti.yaml", "image: [")], "uti.yaml: not YAML"),
     "yaml that would make an object": lambda p: (
         ["--config", write(p, "uti.yaml", "image: !!python/object/apply:os.system ['true']")],

@@ -239,9 +239,13 @@ def load_config(path: str | Path | None = None) -> Config:
         data = yaml.load(path.read_text(encoding="utf-8"), _Unique)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, too many digits
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())[:300]})") from error
-    return _with_paths(parse_config(data, str(path)), path.parent)
+    except Exception as error:  # a date that is none, too many digits, a tag of what it is not
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise ConfigError(f"{path}: not YAML ({said})") from error
+    try:
+        return _with_paths(parse_config(data, str(path)), path.parent)
+    except RecursionError as error:
+        raise ConfigError(f"{path}: a value holds itself, or is nested without end") from error
 
 
 def dump_config(config: Config) -> str:

@@ -300,7 +300,7 @@ def _target(name: str, options: dict[str, Any]) -> Any:
     return target
 
 
-def load_codec(name: str, **options: Any) -> Codec:
+def load_codec(name: str, /, **options: Any) -> Codec:
     """The codec known as `name`, made with `options`.
 
     Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not
@@ -309,7 +309,7 @@ def load_codec(name: str, **options: Any) -> Codec:
     return _target(name, options)(**options)
 
 
-def codec_spec(name: str, **options: Any) -> CodecSpec:
+def codec_spec(name: str, /, **options: Any) -> CodecSpec:
     """What the codec known as `name`, made with `options`, promises; without its weights where it can say so.
 
     Raises as `load_codec`.

@@ -26,12 +26,13 @@ if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost a
     import torch
 
 # %% auto #0
-__all__ = ['WEIGHT_SUFFIXES', 'DTYPES', 'weight_files', 'hub_name', 'find_checkpoint', 'read_json', 'read_config', 'model_type',
-           'stated_type', 'preprocessor_settings', 'source_of', 'torch_dtype', 'licence', 'content_version',
-           'quiet_libraries']
+__all__ = ['WEIGHT_SUFFIXES', 'MOST_BYTES', 'DTYPES', 'UNKNOWN', 'read_json', 'weight_files', 'hub_name', 'find_checkpoint',
+           'read_config', 'model_type', 'stated_type', 'preprocessor_settings', 'source_of', 'torch_dtype', 'licence',
+           'content_version', 'library_errors', 'quiet_libraries']
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-04
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_KINDS = ("safetensors", "bin")
 
 
 def _not_found(checkpoint: str, error: Exception) -> str:
@@ -63,8 +64,57 @@ def _not_found(checkpoint: str, error: Exception) -> str:
     )
 
 
+MOST_BYTES = 2**24  # of a JSON file; the largest index of shards is a tenth of it
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    "The JSON object in the file `path`. Raises `CodecError` where it holds anything else, or is huge."
+    try:
+        if path.is_file() and path.stat().st_size > MOST_BYTES:
+            raise CodecError(f"{path}: has more than {MOST_BYTES // 2**20} MB, so it is not read")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, CodecError):
+            raise
+        raise CodecError(f"{path}: not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise CodecError(f"{path}: holds no JSON object, but {type(found).__name__}")
+    return found
+
+
+def _named_by(index: Path) -> list[Path]:
+    """Return the files that an index of shards names and that are here, sorted.
+
+    Raises `CodecError` for an index that names one outside of its folder.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise CodecError(f"{index}: its weight_map must name a file for each weight")
+    for name in set(names.values()):
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CodecError(f"{index}: names a file outside of its folder, {name}")
+    return [path for name in sorted(set(names.values())) if (path := index.parent / name).is_file()]
+
+
 def weight_files(folder: Path) -> list[Path]:
-    "The files with weights in `folder`, safetensors alone where there are any, sorted by name."
+    """Return the files with weights that the library opens in `folder`, sorted by name: the whole model, or
+    the shards that an index names; safetensors before PyTorch's.
+
+    transformers takes a whole file first, diffusers an index. Where there is none of their names, as with one
+    shard of a larger model: every file, safetensors alone where there are any. Raises `CodecError`.
+    """
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if "_class_name" in config:
+        stem = "diffusion_pytorch_model"
+        names = [f"{stem}.{kind}{index}" for kind in _KINDS for index in (".index.json", "")]
+    else:
+        stems = zip(("model", "pytorch_model"), _KINDS, strict=True)
+        names = [f"{stem}.{kind}{index}" for stem, kind in stems for index in ("", ".index.json")]
+        if stated := config.get("transformers_weights"):
+            names = [str(stated)]
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is not None:
+        return _named_by(found) if found.suffix == ".json" else [found]
     files = sorted(p for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.is_file())
     return [p for p in files if p.suffix == ".safetensors"] or files
 
@@ -135,17 +185,6 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
     return folder
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-05
-def read_json(path: Path) -> dict[str, Any]:
-    "The JSON object in the file `path`. Raises `CodecError` where it holds anything else."
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CodecError(f"{path}: not JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise CodecError(f"{path}: holds no JSON object, but {type(found).__name__}")
-    return found
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of the checkpoint in `folder`.
 
@@ -209,21 +248,25 @@ def torch_dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
+UNKNOWN = "unknown: the checkpoint states none"
+
+
 def licence(folder: Path) -> str:
     """The licence that the model card in `folder` states in its first lines (YAML between two lines of
-    dashes), else that it is unknown.
+    dashes), else that it is unknown. Nothing is read after 64 KB, and nothing is taken but names.
     """
     card = folder / "README.md"
-    front = (
-        re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.S)
-        if card.is_file()
-        else None
-    )
+    if not card.is_file():
+        return UNKNOWN
+    with card.open("rb") as file:
+        text = file.read(2**16).decode("utf-8", "replace")
+    front = re.match(r"---\n(.*?)\n---", text, flags=re.S)
     try:
         stated = yaml.safe_load(front[1]).get("license") if front else None
-    except (yaml.YAMLError, AttributeError):
+    except Exception:  # dates that are none, nesting, tags: whatever is wrong says no licence
         stated = None
-    return str(stated) if stated else "unknown: the checkpoint states none"
+    names = [name for name in (stated if isinstance(stated, list) else [stated]) if isinstance(name, str)]
+    return ", ".join(names[:4])[:200] or UNKNOWN
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-012
 def content_version(*paths: Path, **settings: Any) -> str:
@@ -237,6 +280,18 @@ def content_version(*paths: Path, **settings: Any) -> str:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+# %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-020-c
+@contextmanager
+def library_errors(said: str) -> Iterator[None]:
+    "Raise whatever a library raises within as a `CodecError` that begins with `said`."
+    try:
+        yield
+    except (CodecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CodecError(f"{said} ({what})") from error
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #06-checkpoint-021
 @contextmanager

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .base import LoadedWeights
-from .checkpoint import WEIGHT_SUFFIXES, quiet_libraries, weight_files
+from uti.codecs.checkpoint import (
+    DTYPES,
+    WEIGHT_SUFFIXES,
+    library_errors,
+    quiet_libraries,
+    read_config,
+    weight_files,
+)
 from .spec import CodecError
 
 # %% auto #0
-__all__ = ['read_state', 'listed', 'load_state', 'surplus_note', 'tensors_in', 'not_in_files', 'names_in', 'not_in_memory',
-           'load_pretrained']
+__all__ = ['read_state', 'listed', 'refuse_other_dtypes', 'load_state', 'surplus_note', 'tensors_in', 'not_in_files', 'names_in',
+           'not_in_memory', 'stored', 'within_files', 'refuse_quantised', 'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -63,6 +72,18 @@ def listed(keys: Iterable[str], most: int = 8) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
+def refuse_other_dtypes(stored: Mapping[str, str], wanted: Mapping[str, Tensor], where: str) -> None:
+    """Raise `CodecError` where a weight is stored as anything but floats: integers would be loaded into
+    floats without a word. `stored`: name → dtype; `wanted`: what the model has by the same names.
+    """
+    for name, dtype in sorted(stored.items()):
+        if dtype in DTYPES:
+            continue
+        known = wanted.get(name)
+        if "weight" in name if known is None else known.is_floating_point():
+            raise CodecError(f"{where}: {name} is stored as {dtype}, which is no {', '.join(DTYPES)}")
+
+
 def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[str]:
     """Load `state` into `module`; returns the keys that were not needed.
 
@@ -78,6 +99,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
         if state[k].shape != v.shape
     ]:
         raise CodecError(f"{where}: weights do not fit the config: {listed(wrong)}")
+    refuse_other_dtypes({k: str(state[k].dtype).removeprefix("torch.") for k in wanted}, wanted, where)
     floats = {k: state[k] for k in wanted if state[k].is_floating_point()}
     if strange := [k for k, v in floats.items() if not v.isfinite().all()]:
         raise CodecError(f"{where}: weights hold NaN or infinity: {listed(strange)}")
@@ -157,6 +179,62 @@ def not_in_memory(weights: LoadedWeights) -> list[str]:
         surplus += [] if used else [name]
     return surplus
 
+# %% ../../nbs/codecs/03_weights.ipynb #codecs-03-12
+def stored(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return name → (dtype, shape) of the tensors of a file with weights; of safetensors, only the header is
+    read. The dtype is as torch calls it, or as the header does where torch has none. Raises `CodecError`.
+    """
+    if path.suffix != ".safetensors":
+        state = read_state(path)
+        return {name: (str(t.dtype).removeprefix("torch."), tuple(t.shape)) for name, t in state.items()}
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in list(file.keys())}
+        return {
+            name: (_DTYPES.get(part.get_dtype(), part.get_dtype()), tuple(part.get_shape()))
+            for name, part in slices.items()
+        }
+
+
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+class _Within(TorchFunctionMode):
+    "Raise `CodecError` where a block makes more tensors, or a larger one, than the files of a model have."
+
+    def __init__(self, files: Sequence[Path], where: str):
+        super().__init__()
+        shapes = [shape for path in files for _, shape in stored(path).values()]
+        # each is made, cast and initialised; masks and tables of positions lie in no file
+        self.left, self.largest = 20_000 + 60 * len(shapes), 2**26 + 4 * sum(map(math.prod, shapes))
+        self.where = where
+
+    def __torch_function__(
+        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        self.left -= 1
+        made = function(*args, **(kwargs or {}))
+        if self.left < 0 or (type(made) is Tensor and made.numel() > self.largest):
+            raise CodecError(f"{self.where}: its config asks for a far larger model than its weights are")
+        return made
+
+
+@contextmanager
+def within_files(files: Sequence[Path], where: str) -> Iterator[None]:
+    """Run a block that builds a model; torch's random state stays.
+
+    Raises `CodecError` where it makes far more, or larger, tensors than `files` hold, and for whatever a
+    library raises.
+    """
+    with library_errors(where), torch.random.fork_rng(devices=[]), _Within(files, where):
+        yield
+
+
+def refuse_quantised(config: Mapping[str, Any], where: Path) -> None:
+    "Raise `CodecError` where a config says that its weights are quantised, by whatever method."
+    if given := config.get("quantization_config"):
+        method = given.get("quant_method", "unnamed") if isinstance(given, dict) else given
+        raise CodecError(f"{where}: its weights are quantised ({method}); give the model before it was")
+
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023-n
 def _refuse_strange_numbers(model: nn.Module, folder: Path) -> None:
     "Raise `CodecError` where a weight is NaN or infinite: every library loads it, and the ids mean nothing."
@@ -189,25 +267,16 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any
         raise CodecError(
             f"{folder}: holds a config.json, but no weights ({', '.join('*' + s for s in WEIGHT_SUFFIXES)})"
         )
-    for path in files:
-        if path.suffix != ".safetensors":
-            read_state(path)  # refused here, with a sentence, before any library opens it
-    try:
-        # building draws initial weights, which nobody else should notice
-        with torch.random.fork_rng(devices=[]):
-            model, info = model_class.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
-    except Exception as error:  # whatever a config or a file makes of a library
-        raise CodecError(
-            f"{folder}: cannot be loaded as {model_class.__name__} ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]})"
-        ) from error
+    refuse_quantised(read_config(folder), folder)
+    # each file is refused here, with a sentence, before any library opens it
+    dtypes = {name: dtype for path in files for name, (dtype, _) in stored(path).items()}
+    with within_files(files, f"{folder}: cannot be loaded as {model_class.__name__}"):
+        model, info = model_class.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
+            **options,
+        )  # fmt: skip
     _refuse_what_is_not_whole(info, folder)
+    refuse_other_dtypes(dtypes, model.state_dict(), str(folder))
     _refuse_strange_numbers(model, folder)
     # a loader that leaves some out without a word says nothing; one that reports knows the names
     surplus = info["unexpected_keys"] or not_in_memory(LoadedWeights(model.state_dict(), files))

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from ..spec import CodecError
+
 # %% auto #0
-__all__ = ['FAMILIES', 'INSIDE', 'CONTINUOUS', 'Family', 'Rates']
+__all__ = ['FAMILIES', 'INSIDE', 'CONTINUOUS', 'MOST_HZ', 'Family', 'Rates']
 
 # %% ../../../nbs/codecs/hf/05_audio_families.ipynb #07-hf-audio-005
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ INSIDE = {
 CONTINUOUS = ("pocket_tts", "vibevoice")  # model types begin so: continuous latents, no ids
 
 # %% ../../../nbs/codecs/hf/05_audio_families.ipynb #07-hf-audio-007
+MOST_HZ = 1_000_000
+
+
 @dataclass(frozen=True)
 class Rates:
     "Rates in Hz and the samples of one position, as a config states them."
@@ -56,13 +62,22 @@ class Rates:
     hop: int  # at the rate of decode
 
     @classmethod
-    def of(cls, config: Any) -> Rates:
-        "Read off a config of transformers, whatever its family calls them."
-        encode = (
-            getattr(config, "input_sampling_rate", None)
-            or getattr(config, "sampling_rate", None)
-            or config.sample_rate
-        )
+    def of(cls, config: Any, where: Path) -> Rates:
+        """Read off a config of transformers, whatever its family calls them.
+
+        Raises `CodecError`, which names `where` it lies, for what is no rate, or for a position of more than
+        a second.
+        """
+        names = ("input_sampling_rate", "sampling_rate", "sample_rate")
+        encode: Any = next((r for name in names if (r := getattr(config, name, None)) is not None), None)
         decode = getattr(config, "output_sampling_rate", encode)
+        for rate in (encode, decode):
+            _check(where, "a sampling rate", rate, MOST_HZ)
         hop = getattr(config, "hop_length", None) or round(decode / config.frame_rate)
-        return cls(encode, decode, int(hop))
+        _check(where, "a hop", hop, decode)
+        return cls(int(encode), int(decode), int(hop))
+
+
+def _check(where: Path, name: str, value: Any, most: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= most:
+        raise CodecError(f"{where}: its config has {name} of {value!r}, which is none of 1 to {most}")

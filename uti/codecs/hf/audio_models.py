@@ -21,7 +21,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..base import CodecError, Meta
-from ..checkpoint import preprocessor_settings, quiet_libraries
+from ..checkpoint import library_errors, preprocessor_settings, quiet_libraries
 from .audio_families import FAMILIES, Family, Rates
 from uti.codecs.hf.encodec import (
     check_chunks,
@@ -62,7 +62,7 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
         return None
     extractor = getattr(transformers, family.extractor)
     files = preprocessor_settings(folder, "feature_extractor")
-    try:
+    with library_errors(f"{folder}: its feature extractor cannot be used"):
         made = extractor.from_pretrained(str(folder), local_files_only=True) if files else extractor()
         if made.sampling_rate != rate:
             raise CodecError(
@@ -70,13 +70,6 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
                 f"at {made.sampling_rate!r} Hz, but the model takes them at {rate}"
             )
         made([torch.zeros(rate // 10).numpy()], sampling_rate=rate, return_tensors="pt")
-    except CodecError:
-        raise
-    except Exception as error:  # whatever the settings make of the library
-        raise CodecError(
-            f"{folder}: its feature extractor cannot be used ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]})"
-        ) from error
     return made
 
 # %% ../../../nbs/codecs/hf/07_audio_models.ipynb #hf-07-08
@@ -133,7 +126,9 @@ class AudioModel:
         self.module, self.notes = load_pretrained(
             getattr(transformers, self.family.model), folder, dtype=dtype
         )
-        self.config, self.rates = self.module.config, Rates.of(self.module.config)
+        self.config = self.module.config
+        with library_errors(f"{folder}: its config states no rates"):
+            self.rates = Rates.of(self.config, folder)
         if self.is_encodec:
             check_chunks(self.config, folder)
         self.channels: int = getattr(self.config, "audio_channels", 1)
@@ -203,12 +198,8 @@ class AudioModel:
         "Raise `CodecError` where silence is not encoded as promised: such a config loads without a sign."
         n = 3 * self.rates.hop * self.rates.encode // self.rates.decode
         silence = torch.zeros(1, self.channels, n)
-        try:
-            with torch.inference_mode():
-                codes, _ = self.encode(silence)
-        except Exception as error:  # whatever a config makes of a library
-            said = " ".join(str(error).split())[:200]
-            raise CodecError(f"{folder}: cannot encode a sound ({type(error).__name__}: {said})") from error
+        with library_errors(f"{folder}: cannot encode a sound"), torch.inference_mode():
+            codes, _ = self.encode(silence)
         self.check_positions(codes.shape[-1], n, folder)
 
     def _placed(self, values: Tensor) -> Tensor:

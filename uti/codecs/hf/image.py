@@ -13,6 +13,7 @@ from ..base import CodecError, Encoded, LoadedWeights, Meta
 from uti.codecs.checkpoint import (
     content_version,
     find_checkpoint,
+    library_errors,
     licence,
     model_type,
     preprocessor_settings,
@@ -129,6 +130,7 @@ class HFImage(CheckpointCodec):
         default = default_pixels(self.family, read_config(folder))
         self.pixels = Pixels.of(folder, default, image_mean, image_std, family.settings)
         size = picture_size(self.family, self.model, factor, image_size, folder)
+        self._probe(folder, size, factor)
         whole = [folder, *folder.parents][len(Path(subfolder).parts)]
         files = [folder / "config.json", *self.files, *preprocessor_settings(folder, "image_processor")]
         made = {"image_mean": image_mean, "image_std": image_std, "codebook": family.codebook}
@@ -144,6 +146,27 @@ class HFImage(CheckpointCodec):
             dtype=dtype,
             notes=notes,
         )
+
+    def _probe(self, folder: Path, size: tuple[int, int], factor: int) -> None:
+        "Raise `CodecError` where black is not encoded as promised: such a config loads without a sign."
+        import torch
+
+        any_size = self.family not in ("flava", "glm_image", "janus")
+        rows, columns = (4 * factor, 4 * factor) if any_size else size
+        with library_errors(f"{folder}: cannot encode an image"), torch.inference_mode():
+            positions = self._ids(torch.zeros(1, 3, rows, columns)).shape[-1]
+        if positions != (promised := rows // factor * (columns // factor)):
+            raise CodecError(
+                f"{folder}: makes {positions} positions of {rows}×{columns} pixels, but its config promises "
+                f"{promised}"
+            )
+
+    def _ids(self, signals: Tensor) -> Tensor:
+        from uti.codecs.hf.image_models import encode_ids
+
+        weight = next(self.model.parameters())
+        pixels = self.pixels.normalise(signals.to(weight.device, weight.dtype))
+        return encode_ids(self.family, self.model, pixels)
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         from uti.codecs.hf.image_models import entries
@@ -164,12 +187,7 @@ class HFImage(CheckpointCodec):
         return self
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
-        from uti.codecs.hf.image_models import encode_ids
-
-        weight = next(self.model.parameters())
-        ids = encode_ids(
-            self.family, self.model, self.pixels.normalise(signals.to(weight.device, weight.dtype))
-        )
+        ids = self._ids(signals)
         return Encoded(ids[:, None].long().cpu(), [self.neutral_meta() for _ in ids])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:

@@ -17,10 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint import quiet_libraries, weight_files
+from ..checkpoint import quiet_libraries, read_config, weight_files
 from .image_families import ALONE, FAMILIES
 from ..spec import CodecError
-from ..weights import load_pretrained, load_state, names_in, surplus_note, tensors_in
+from uti.codecs.weights import (
+    load_pretrained,
+    load_state,
+    names_in,
+    refuse_quantised,
+    surplus_note,
+    tensors_in,
+    within_files,
+)
 
 # %% auto #0
 __all__ = ['pixels_an_id', 'entries', 'encode_ids', 'decode_ids', 'tokenizer_files', 'submodel_state', 'GlmImageTokenizer',
@@ -77,6 +85,9 @@ def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> T
     return model.decode(ids)
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-014
+_PREFIXES = ("", "model")  # under which transformers saves the parts of a whole model
+
+
 def tokenizer_files(folder: Path, kind: str) -> list[Path]:
     """The files in `folder` with weights of the tokenizer; of a whole model, a `kind` in the words of its
     config, not those that hold the language model alone. Raises `CodecError`.
@@ -90,11 +101,18 @@ def tokenizer_files(folder: Path, kind: str) -> list[Path]:
 
 def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
-    safetensors, nothing else is read. Raises `CodecError`.
+    safetensors, nothing else is read. Raises `CodecError` where two copies of it could be meant.
     """
-    inside = f".{name}."
-    found = (item for path in weight_files(folder) for item in tensors_in(path, inside))
-    return {f".{key}".split(inside, 1)[1]: tensor for key, tensor in found}
+    found: dict[str, dict[str, Tensor]] = {}
+    for path in weight_files(folder):
+        for key, tensor in tensors_in(path, f".{name}."):
+            before, _, inside = f".{key}".partition(f".{name}.")
+            found.setdefault(before.strip("."), {})[inside] = tensor
+    own = [prefix for prefix in found if prefix in _PREFIXES] or list(found)
+    if len(own) > 1:
+        copies = " and ".join(f"{prefix}.{name}".strip(".") for prefix in sorted(own))
+        raise CodecError(f"{folder}: holds {name} more than once, as {copies}; which one is meant?")
+    return found[own[0]] if own else {}
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #08-hf-image-009
 class GlmImageTokenizer(nn.Module):
@@ -138,20 +156,14 @@ def _tokenizer_of(folder: Path, kind: str) -> nn.Module:
     """
     import transformers
 
-    try:
-        # building draws initial weights, which nobody else should notice
-        with torch.random.fork_rng(devices=[]):
-            config = transformers.AutoConfig.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
-            )
-            if kind == "glm_image":
-                return GlmImageTokenizer(config)
-            return _class_of(kind)(getattr(config, FAMILIES[kind].config))
-    except Exception as error:  # whatever a config makes of a library
-        said = " ".join(str(error).split())[:200]
-        raise CodecError(
-            f"{folder}: its config makes no {kind} tokenizer ({type(error).__name__}: {said})"
-        ) from error
+    refuse_quantised(read_config(folder), folder)
+    with within_files(tokenizer_files(folder, kind), f"{folder}: its config makes no {kind} tokenizer"):
+        config = transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+        if kind == "glm_image":
+            return GlmImageTokenizer(config)
+        return _class_of(kind)(getattr(config, FAMILIES[kind].config))
 
 # %% ../../../nbs/codecs/hf/03_image_models.ipynb #hf-03-09-b
 def _load_part(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:

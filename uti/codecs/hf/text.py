@@ -6,11 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..base import CodecError, Encoded, Meta, pack_rows
-from ..checkpoint import content_version, find_checkpoint, licence, quiet_libraries, source_of
+from uti.codecs.checkpoint import (
+    content_version,
+    find_checkpoint,
+    library_errors,
+    licence,
+    quiet_libraries,
+    source_of,
+)
 from ..readers import CheckpointCodec
 from ..spec import TextSpec
 
@@ -18,7 +26,8 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'lossy_probes', 'lossy_note', 'HFText']
+__all__ = ['TOKENIZER_FILES', 'PROBES', 'tokenizer_files', 'load_tokenizer', 'check_gaps', 'without_dropout', 'lossy_probes',
+           'lossy_note', 'HFText']
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-005
 TOKENIZER_FILES = (
@@ -47,15 +56,34 @@ def load_tokenizer(path: Path) -> Any:
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    try:
+    model = next(path.glob("*.model"), None) if path.is_dir() else None
+    if model and not (path / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise CodecError(f"{model}: is read with sentencepiece, which is not installed; install uti[hf]")
+    with library_errors(f"{path}: cannot be loaded as a tokenizer"):
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever the files make of the libraries
+
+# %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-006-c
+def check_gaps(vocabulary: Mapping[str, int], path: Path) -> None:
+    "Raise `CodecError` where a vocabulary (token → id) leaves far more ids unused than it has, or is empty."
+    highest = max(vocabulary.values(), default=-1)
+    if not 0 <= highest < 4 * len(vocabulary) + 2**16:
         raise CodecError(
-            f"{path}: cannot be loaded as a tokenizer ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]})"
-        ) from error
+            f"{path}: its vocabulary has {len(vocabulary)} entries and ids up to {highest}, which would "
+            "leave most ids of text unused"
+        )
+
+
+def without_dropout(tokenizer: Any) -> tuple[str, ...]:
+    "Switch off the dropout of merges (arXiv:1910.13267) where a tokenizer has it; a sentence for the report."
+    model: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if not (dropout := getattr(model, "dropout", None)):
+        return ()
+    model.dropout = None
+    return (
+        f"its BPE dropout of {dropout:g} is switched off: the ids of a text would differ from call to call",
+    )
 
 # %% ../../../nbs/codecs/hf/01_text.ipynb #09-hf-text-007
 PROBES = {
@@ -108,7 +136,10 @@ class HFText(CheckpointCodec):
         if not self.recognises(path):
             raise CodecError(f"{path}: holds no tokenizer ({', '.join(TOKENIZER_FILES[:4])}, …)")
         self.tokenizer = load_tokenizer(path)
-        lost = lossy_probes(self._ids, self._text)
+        check_gaps(self.tokenizer.get_vocab(), path)
+        notes = without_dropout(self.tokenizer)
+        with library_errors(f"{path}: cannot encode every text"):
+            lost = lossy_probes(self._ids, self._text)
         self.spec = TextSpec(
             type(self.tokenizer).__name__,
             self.runtime_codebook_sizes(),
@@ -119,7 +150,7 @@ class HFText(CheckpointCodec):
             invariant=True,
             idempotent=not lost,
             dtype="int64",
-            notes=lossy_note(lost),
+            notes=(*notes, *lossy_note(lost)),
         )
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
@@ -127,7 +158,7 @@ class HFText(CheckpointCodec):
         return (max(self.tokenizer.get_vocab().values()) + 1,)
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
 
     def _text(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
