@@ -183,9 +183,28 @@ def _tokenizer_config(codec: Any) -> dict[str, Any]:
     return config
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-022
+def _check_between(built: Tokenizer, tokenizer: UnifiedTokenizer) -> None:
+    """Raise `ExportError` where the ids of a text come back alone, and not between two other ids: as with
+    tokenizers that put a space before a text and take it away again at the beginning of a string.
+    """
+    codec, special = tokenizer.codec("text"), tokenizer.space.special
+    start, end = special["<|text_start|>"], special["<|text_end|>"]
+
+    def comes_back(ids: list[int]) -> bool:
+        return built.encode(built.decode(ids, skip_special_tokens=False), add_special_tokens=False).ids == ids
+
+    for name, text in PROBES.items():
+        ids = tokenizer.encode_text(text).ids.tolist()
+        if comes_back(ids) and not comes_back([start, *ids, end, start, *ids, end]):
+            raise ExportError(
+                f"codec {codec.spec.name!r}: a text with {name} would not come back between two other ids, "
+                "though it does alone: the tokenizer treats the beginning of a string otherwise"
+            )
+
+
 def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str]) -> None:
     """Raise `ExportError` unless `built` has one token for each id of the space, finds each of `added` in a
-    string, and gives texts the ids that the codec gives them.
+    string, and gives texts the ids that the codec gives them, also between others.
     """
     codec, space = tokenizer.codec("text"), tokenizer.space
     vocabulary = built.get_vocab(with_added_tokens=True)
@@ -212,6 +231,7 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
                 f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to "
                 f"a text with {name}"
             )
+    _check_between(built, tokenizer)
     words = [built.decode([i], skip_special_tokens=False) for i in range(space.text) if i not in added]
     pairs = zip(words, _backend(codec).encode_batch(words, add_special_tokens=False), strict=True)
     if wrong := [w for (w, own), b in zip(pairs, built.encode_batch(words), strict=True) if own.ids != b.ids]:
@@ -311,7 +331,8 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     nothing. An earlier export is replaced. Its `encode` gives a text the ids of `encode_text`, and adds none;
     its `decode` gives a string that it encodes to the same ids, where the text tokenizer is lossless, puts no
     space before a text, and each text is as it encodes it. Raises `ExportError` for a space without text, a
-    tokenizer that is not fast, a vocabulary that has tokens of the space already, or a folder that holds
+    tokenizer that is not fast or that treats the beginning of a string otherwise (a Llama-like one), a
+    vocabulary that has tokens of the space already, or a folder that holds
     anything else, and `OutdirError` for one that cannot be written.
     """
     folder = Path(folder)
