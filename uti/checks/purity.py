@@ -194,7 +194,7 @@ def purity_process(case: CodecCase) -> Found:
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-10-c
 def networks(codec: Codec) -> dict[str, nn.Module]:
     "Return name → network of those that a codec holds itself, or in an object that it holds."
-    held = {name: value for name, value in getattr(codec, "__dict__", {}).items()}
+    held: dict[str, object] = dict(getattr(codec, "__dict__", {}))
     inside = {
         f"{name}.{part}": value
         for name, thing in held.items()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .spec import CodecError
-from ..errors import require
+from ..errors import UTIError, require
 
 if TYPE_CHECKING:  # what a reader of checkpoints says of itself must not cost an import of torch
     import torch
@@ -69,13 +69,11 @@ MOST_BYTES = 2**24  # of a JSON file; the largest index of shards is a tenth of 
 
 def read_json(path: Path) -> dict[str, Any]:
     "The JSON object in the file `path`. Raises `CodecError` where it holds anything else, or is huge."
+    if path.is_file() and path.stat().st_size > MOST_BYTES:
+        raise CodecError(f"{path}: has more than {MOST_BYTES // 2**20} MB, so it is not read")
     try:
-        if path.is_file() and path.stat().st_size > MOST_BYTES:
-            raise CodecError(f"{path}: has more than {MOST_BYTES // 2**20} MB, so it is not read")
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, CodecError):
-            raise
         raise CodecError(f"{path}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise CodecError(f"{path}: holds no JSON object, but {type(found).__name__}")
@@ -287,7 +285,7 @@ def library_errors(said: str) -> Iterator[None]:
     "Raise whatever a library raises within as a `CodecError` that begins with `said`."
     try:
         yield
-    except (CodecError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (UTIError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
         what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -5,7 +5,6 @@
 # %% ../../../nbs/codecs/seed2/01_config.ipynb #seed2-01-03
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,12 @@ class Seed2Config:
 
 # %% ../../../nbs/codecs/seed2/01_config.ipynb #09-seed2-network-006
 def _fits(value: Any, default: Any) -> bool:
-    "Whether `value`, read from JSON, can take the place of `default`."
+    "Whether `value`, read from JSON, can take the place of `default`: of a number, one up to four times it."
     if isinstance(default, tuple):
-        return isinstance(value, list) and bool(value) and all(_fits(v, 1) for v in value)
+        return isinstance(value, list) and bool(value) and all(_fits(v, max(default)) for v in value)
     if isinstance(default, bool) or isinstance(value, bool):
         return type(value) is type(default)
-    return isinstance(value, (int, type(default))) and 0 < value < math.inf
+    return isinstance(value, (int, type(default))) and 0 < value <= 4 * default
 
 
 def read_sizes(folder: Path) -> Seed2Config:
