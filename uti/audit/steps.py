@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from .baseline import ThenAndNow
 from .plan import Prepared
 from .record import Speed
-from ..checks.base import CHECKS, Check, Of, raised
+from ..checks.base import CHECKS, Check, Found, Of, attempt
 from ..checks.case import Case, CodecCase, DecodedCase, EncodedCase, FreshProcesses, SpaceCase, codes_of
 from ..checks.registry import ask
 from ..codecs.base import alike
@@ -40,13 +41,12 @@ def each_made(cases: Sequence[Case], make: Callable[[Any], Made], of: Of) -> tup
     """
     made, answers = [], []
     for case in cases:
-        try:
-            made.append(make(case))
-        except OSError:  # a full disk is no codec's fault
-            raise
-        except Exception as error:
+        found = attempt(partial(make, case))
+        if isinstance(found, Found):
             question = next(q for q in CHECKS.values() if q.is_for(of, case))
-            answers.append(question.answer(case, raised(error)))
+            answers.append(question.answer(case, found))
+        else:
+            made.append(found)
     return made, answers
 
 
@@ -117,22 +117,19 @@ def measure_case(case: DecodedCase) -> Measured:
 
     Where the codec does not take its own signal again, the reason stands in the place of those numbers.
     """
-    metrics, again = (
-        measure(case.modality, case.reference, case.decoded),
-        metrics_of(case.modality, "round trip"),
-    )
-    try:
-        if not again:
-            return Measured(metrics, {}, case.idempotence)
-        redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
-        return Measured(
-            metrics, measure(case.modality, case.decoded, redecoded, "round trip"), case.idempotence
-        )
-    except OSError:
-        raise
-    except Exception as error:
-        none = Measurement(value=None, reason=f"the round trip {raised(error).detail}")
-        return Measured(metrics, {metric.name: none for metric in again}, None)
+    metrics = measure(case.modality, case.reference, case.decoded)
+    found = attempt(lambda: (_round_trip(case), case.idempotence))
+    if isinstance(found, Found):
+        none = Measurement(value=None, reason=f"the round trip {found.detail}")
+        return Measured(metrics, {m.name: none for m in metrics_of(case.modality, "round trip")}, None)
+    return Measured(metrics, *found)
+
+
+def _round_trip(case: DecodedCase) -> dict[str, Measurement]:
+    if not metrics_of(case.modality, "round trip"):
+        return {}
+    redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
+    return measure(case.modality, case.decoded, redecoded, "round trip")
 
 
 def use_of(cases: Sequence[EncodedCase]) -> list[dict[str, Any]]:

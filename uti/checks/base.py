@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -15,7 +15,7 @@ from ..errors import out_of_memory
 from ..html import mark, table
 
 # %% auto #0
-__all__ = ['Of', 'CHECKS', 'Check', 'Found', 'raised', 'Question', 'check', 'promised', 'deterministic']
+__all__ = ['Of', 'Made', 'CHECKS', 'Check', 'Found', 'attempt', 'Question', 'check', 'promised', 'deterministic']
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-003
 class Check(BaseModel):
@@ -71,10 +71,20 @@ class Found:
     detail: str = ""
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006-b
-def raised(error: Exception) -> Found:
-    "Return what is found where a codec raises; memory that runs out is named as such."
-    kind = "ran out of memory: " if out_of_memory(error) else f"raised {type(error).__name__}: "
-    return Found(False, detail=f"{kind}{error}")
+Made = TypeVar("Made")
+
+
+def attempt(make: Callable[[], Made]) -> Made | Found:
+    """Return what `make` gives or, where it raises, a wrong answer that says what; memory that runs out is
+    named as such. An `OSError` is raised: a full disk is no codec's fault.
+    """
+    try:
+        return make()
+    except OSError:
+        raise
+    except Exception as error:
+        kind = "ran out of memory" if out_of_memory(error) else f"raised {type(error).__name__}"
+        return Found(False, detail=f"{kind}: {error}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +111,7 @@ class Question:
 
         What either raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault.
         """
-        try:
-            found = self.function(form(case))
-        except OSError:
-            raise
-        except Exception as error:  # whatever it is, it is what was asked for
-            found = raised(error)
-        return self.answer(case, found)
+        return self.answer(case, attempt(lambda: self.function(form(case))))
 
     def answer(self, case: Any, found: Found) -> Check:
         "Make the answer of what was found out about `case`."

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .base import Check, Found, check, promised
+from .base import Check, Found, attempt, check, promised
 from .case import Case, CodecCase, EncodedCase, codes_of, encode, meta_hash
 from ..codecs.base import Encoded
 from ..codecs.weights import listed, not_in_files
@@ -193,15 +193,9 @@ def own(case: Case, form: Callable[[Any], EncodedCase] = lambda case: case) -> l
     """
     signals, _ = case.spec.batch([case.sample.signal])
     about = {"modality": case.modality, "item": case.item, "gates": True}
-    try:
-        answers = case.codec.own_checks(signals, form(case).encoded)
-    except OSError:
-        raise
-    except Exception as error:
-        detail = f"raised {type(error).__name__}: {error}"
-        return [
-            Check(name="own", question="What the codec asks itself", **about, passed=False, detail=detail)
-        ]
+    answers = attempt(lambda: case.codec.own_checks(signals, form(case).encoded))
+    if isinstance(answers, Found):
+        return [Check(name="own", question="What the codec asks itself", **about, **vars(answers))]
     return [
         Check(
             name=name,

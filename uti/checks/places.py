@@ -207,11 +207,11 @@ def place_distortion(case: CodecCase) -> Found:
         if spec.output_rate != spec.sample_rate:
             return Found(None, detail="what is decoded has another sample rate")
         signals = [wave_probe(spec, 12 * spec.sample_rate, seed) for seed in (10, 11)]
+        decoded = [trial.decode(trial.encode([signal]))[0] for signal in signals]
         across = {"second {} of 12": (12, -1)}
     else:
-        signals = trial.probes[:2]
+        signals, decoded = trial.probes[:2], trial.decoded[:2]
         across = {"eighth {} of the rows": (8, -2), "eighth {} of the columns": (8, -1)}
-    decoded = [trial.decode(trial.encode([signal]))[0] for signal in signals]
     if any(a.shape != b.shape for a, b in zip(signals, decoded, strict=True)):
         return Found(None, detail="what is decoded has another shape")
     worst, wrong = -math.inf, []

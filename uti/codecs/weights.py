@@ -33,8 +33,8 @@ from uti.codecs.checkpoint import (
 from .spec import CodecError
 
 # %% auto #0
-__all__ = ['read_state', 'listed', 'refuse_other_dtypes', 'load_state', 'surplus_note', 'tensors_in', 'not_in_files', 'names_in',
-           'not_in_memory', 'stored', 'within_files', 'refuse_quantised', 'load_pretrained']
+__all__ = ['Header', 'read_state', 'listed', 'refuse_other_dtypes', 'load_state', 'surplus_note', 'tensors_in', 'not_in_files',
+           'stored', 'not_in_memory', 'within_files', 'refuse_quantised', 'load_pretrained']
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -72,11 +72,11 @@ def listed(keys: Iterable[str], most: int = 8) -> str:
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
-def refuse_other_dtypes(stored: Mapping[str, str], wanted: Mapping[str, Tensor], where: str) -> None:
+def refuse_other_dtypes(dtypes: Mapping[str, str], wanted: Mapping[str, Tensor], where: str) -> None:
     """Raise `CodecError` where a weight is stored as anything but floats: integers would be loaded into
-    floats without a word. `stored`: name → dtype; `wanted`: what the model has by the same names.
+    floats without a word. `dtypes`: name → how it is stored; `wanted`: what the model has by the same names.
     """
-    for name, dtype in sorted(stored.items()):
+    for name, dtype in sorted(dtypes.items()):
         if dtype in DTYPES:
             continue
         known = wanted.get(name)
@@ -153,34 +153,11 @@ def not_in_files(weights: LoadedWeights) -> list[str]:
     return [name for name, t in weights.tensors.items() if _digest(t, t.dtype) not in known]
 
 # %% ../../nbs/codecs/03_weights.ipynb #codecs-03-10
-def names_in(path: Path) -> list[str]:
-    "The names of the tensors of a file with weights. Raises `CodecError`."
-    if path.suffix != ".safetensors":
-        return list(read_state(path))
-    with _opened(path) as file:
-        return list(file.keys())
+Header = dict[str, tuple[str, tuple[int, ...]]]  # name → (dtype, shape)
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def not_in_memory(weights: LoadedWeights) -> list[str]:
-    """Names of the tensors in the files that were not loaded, judged by their values.
-
-    Nothing is read where the files hold no more tensors than the memory.
-    """
-    if sum(len(names_in(path)) for path in weights.files) <= len(weights.tensors):
-        return []
-    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
-    left = Counter(_digest(t, t.dtype) for t in weights.tensors.values())
-    surplus = []
-    for name, digests in sorted(
-        (name, {_digest(t, dtype) for dtype in dtypes}) for p in weights.files for name, t in tensors_in(p)
-    ):
-        used = [digest for digest in digests if left[digest]]
-        left.subtract(used[:1])
-        surplus += [] if used else [name]
-    return surplus
-
-# %% ../../nbs/codecs/03_weights.ipynb #codecs-03-12
-def stored(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+def stored(path: Path) -> Header:
     """Return name → (dtype, shape) of the tensors of a file with weights; of safetensors, only the header is
     read. The dtype is as torch calls it, or as the header does where torch has none. Raises `CodecError`.
     """
@@ -195,15 +172,31 @@ def stored(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         }
 
 
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+def not_in_memory(weights: LoadedWeights) -> list[str]:
+    """Names of the tensors in the files that were not loaded, judged by their values.
 
+    Nothing is read where the files hold no more tensors than the memory.
+    """
+    if sum(len(stored(path)) for path in weights.files) <= len(weights.tensors):
+        return []
+    dtypes = {tensor.dtype for tensor in weights.tensors.values()}
+    left = Counter(_digest(t, t.dtype) for t in weights.tensors.values())
+    surplus = []
+    for name, digests in sorted(
+        (name, {_digest(t, dtype) for dtype in dtypes}) for p in weights.files for name, t in tensors_in(p)
+    ):
+        used = [digest for digest in digests if left[digest]]
+        left.subtract(used[:1])
+        surplus += [] if used else [name]
+    return surplus
 
+# %% ../../nbs/codecs/03_weights.ipynb #codecs-03-12
 class _Within(TorchFunctionMode):
     "Raise `CodecError` where a block makes more tensors, or a larger one, than the files of a model have."
 
-    def __init__(self, files: Sequence[Path], where: str):
+    def __init__(self, headers: Sequence[Header], where: str):
         super().__init__()
-        shapes = [shape for path in files for _, shape in stored(path).values()]
+        shapes = [shape for header in headers for _, shape in header.values()]
         # each is made, cast and initialised; masks and tables of positions lie in no file
         self.left, self.largest = 20_000 + 60 * len(shapes), 2**26 + 4 * sum(map(math.prod, shapes))
         self.where = where
@@ -219,13 +212,13 @@ class _Within(TorchFunctionMode):
 
 
 @contextmanager
-def within_files(files: Sequence[Path], where: str) -> Iterator[None]:
+def within_files(headers: Sequence[Header], where: str) -> Iterator[None]:
     """Run a block that builds a model; torch's random state stays.
 
-    Raises `CodecError` where it makes far more, or larger, tensors than `files` hold, and for whatever a
-    library raises.
+    Raises `CodecError` where it makes far more, or larger, tensors than the files with those `headers` hold,
+    and for whatever a library raises.
     """
-    with library_errors(where), torch.random.fork_rng(devices=[]), _Within(files, where):
+    with library_errors(where), torch.random.fork_rng(devices=[]), _Within(headers, where):
         yield
 
 
@@ -269,13 +262,14 @@ def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any
         )
     refuse_quantised(read_config(folder), folder)
     # each file is refused here, with a sentence, before any library opens it
-    dtypes = {name: dtype for path in files for name, (dtype, _) in stored(path).items()}
-    with within_files(files, f"{folder}: cannot be loaded as {model_class.__name__}"):
+    headers = [stored(path) for path in files]
+    with within_files(headers, f"{folder}: cannot be loaded as {model_class.__name__}"):
         model, info = model_class.from_pretrained(
             str(folder), local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True,
             **options,
         )  # fmt: skip
     _refuse_what_is_not_whole(info, folder)
+    dtypes = {name: dtype for header in headers for name, (dtype, _) in header.items()}
     refuse_other_dtypes(dtypes, model.state_dict(), str(folder))
     _refuse_strange_numbers(model, folder)
     # a loader that leaves some out without a word says nothing; one that reports knows the names

@@ -23,8 +23,8 @@ from ..spec import CodecError
 from uti.codecs.weights import (
     load_pretrained,
     load_state,
-    names_in,
     refuse_quantised,
+    stored,
     surplus_note,
     tensors_in,
     within_files,
@@ -96,7 +96,7 @@ def tokenizer_files(folder: Path, kind: str) -> list[Path]:
     if kind in ALONE or kind == "VQModel":
         return files
     wanted = [f".{part}." for part in FAMILIES[kind].parts]
-    return [path for path in files if any(part in f".{k}" for k in names_in(path) for part in wanted)]
+    return [path for path in files if any(part in f".{k}" for k in stored(path) for part in wanted)]
 
 
 def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
@@ -157,7 +157,8 @@ def _tokenizer_of(folder: Path, kind: str) -> nn.Module:
     import transformers
 
     refuse_quantised(read_config(folder), folder)
-    with within_files(tokenizer_files(folder, kind), f"{folder}: its config makes no {kind} tokenizer"):
+    headers = [stored(path) for path in tokenizer_files(folder, kind)]
+    with within_files(headers, f"{folder}: its config makes no {kind} tokenizer"):
         config = transformers.AutoConfig.from_pretrained(
             str(folder), local_files_only=True, trust_remote_code=False
         )

@@ -83,7 +83,7 @@ class Seed2Config:
 
 # %% ../../../nbs/codecs/seed2/01_config.ipynb #09-seed2-network-006
 def _fits(value: Any, default: Any) -> bool:
-    "Whether `value`, read from JSON, can take the place of `default`: of a number, one up to four times it."
+    "Return whether `value`, read from JSON, can replace `default`: a number by one of at most four times it."
     if isinstance(default, tuple):
         return isinstance(value, list) and bool(value) and all(_fits(v, max(default)) for v in value)
     if isinstance(default, bool) or isinstance(value, bool):
