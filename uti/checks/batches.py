@@ -70,7 +70,7 @@ def batch_encode(case: CodecCase) -> Found:
 
     `found`: how many items were asked about.
     """
-    trial, wrong, asked = case.trial, [], 0
+    trial, wrong, asked = case.small, [], 0
 
     def ask(what: str, place: int, item: Item) -> None:
         nonlocal asked
@@ -92,7 +92,7 @@ def batch_encode(case: CodecCase) -> Found:
 @check("Items of a batch decode to what they decode to alone", of="decoder", gates=deterministic)
 def batch_decode(case: CodecCase) -> Found:
     "Compare by the dB of the signal over what differs in the worst item; 60 where they are the same."
-    trial = case.trial
+    trial = case.small
     return same_signal({
         f"batch of {len(order)}, item {position}": ratio_db(trial.decoded[place], signal)
         for order in batches(trial)

@@ -436,6 +436,14 @@ class CodecCase:
         "Make the trial that the codec's questions share."
         return Trial(self.codec, self.mode, self.thorough)
 
+    @cached_property
+    def small(self) -> Trial:
+        """Make the trial of the codec for smaller images, where it has such a form: for questions that take
+        many calls, and whose answer does not depend on the size of a signal.
+        """
+        smaller = self.codec.smaller()
+        return self.trial if smaller is None else Trial(smaller, self.mode, self.thorough)
+
 
 @dataclass(frozen=True)
 class SpaceCase:

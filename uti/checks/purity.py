@@ -62,7 +62,7 @@ class _Kept:
 @check("Inputs and earlier results stay as they were", of="codec")
 def purity_values(case: CodecCase) -> Found:
     "Look at inputs and results after each call; `found`: the number of calls."
-    trial, kept, before = case.trial, _Kept(), sum(case.trial.calls.values())
+    trial, kept, before = case.small, _Kept(), sum(case.small.calls.values())
     for probe in trial.probes[: 3 if trial.cheap else 2]:
         batch, lengths = trial.batch([probe])
         kept.add(the_signal_that_encode_was_given=batch, the_lengths_that_encode_was_given=lengths)
@@ -96,7 +96,7 @@ def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
 @check("The same ids however a signal lies in memory", of="codec", modalities=("image", "audio"))
 def purity_memory(case: CodecCase) -> Found:
     "Compare all where invariance is promised, else nine tenths; `found`: ways that were asked about."
-    trial, wrong, asked = case.trial, [], 0
+    trial, wrong, asked = case.small, [], 0
     least = 1.0 if trial.spec.invariant else SAME_IDS
     batch, lengths = trial.batch(trial.probes[:1])
     for what, view in layouts(batch):
@@ -115,7 +115,7 @@ def purity_memory(case: CodecCase) -> Found:
 @check("The same signal however codes lie in memory", of="decoder", gates=deterministic)
 def purity_memory_decode(case: CodecCase) -> Found:
     "Compare by the least dB of the signal over what differs; 60 where they are the same."
-    trial = case.trial
+    trial = case.small
     codes, meta = trial.alone[0].codes[None], [trial.alone[0].meta]
     strided = torch.zeros(*codes.shape[:-1], 2 * codes.shape[-1], dtype=torch.int64)
     strided[..., ::2] = codes
@@ -178,7 +178,7 @@ def _changed_by(call: Callable[[], Any]) -> list[str]:
 @check("The process is as it was after a call", of="codec")
 def purity_process(case: CodecCase) -> Found:
     "Compare the state before and after a call; `found`: the number of things that were compared."
-    trial, codec = case.trial, case.codec
+    trial, codec = case.small, case.small.codec
     batch, lengths = trial.batch(trial.probes[:1])
     item = trial.alone[0]
     calls: dict[str, Callable[[], Any]] = {"encode": lambda: codec.encode(batch, lengths)}
@@ -209,7 +209,7 @@ def purity_training(case: CodecCase) -> Found:
     """Encode under autocast in bfloat16 and with float64 as the default dtype, and look whether a network is
     in training mode. `found`: how many of these were asked about.
     """
-    trial, wrong = case.trial, []
+    trial, wrong = case.small, []
     training = [
         f"{name}.{part}".rstrip(".")
         for name, network in networks(case.codec).items()

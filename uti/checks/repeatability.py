@@ -47,7 +47,7 @@ def repeatability(case: CodecCase) -> Found:
 
     A fault of one call in n is found by 4.6 n calls with a chance of 99 %.
     """
-    trial, start, n = case.trial, time.perf_counter(), 0
+    trial, start, n = case.small, time.perf_counter(), 0
     seconds, most = (60, 500) if case.thorough else (SECONDS, MOST)
     least = len(ORDER) if trial.cheap else 5
     for i in itertools.cycle(ORDER):
@@ -63,7 +63,7 @@ def repeatability(case: CodecCase) -> Found:
 @check("The same signal again, after another was encoded", of="decoder", gates=deterministic)
 def repeatability_decode(case: CodecCase) -> Found:
     "Compare by the least dB of the decoded signal over what differs; 60 where they are the same."
-    trial, ratios = case.trial, {}
+    trial, ratios = case.small, {}
     for i, other in ((0, 1), (0, 2), (1, 2), (1, 3))[: 4 if trial.cheap else 2]:
         before = trial.decoded[i]
         trial.encode([trial.probes[other]])

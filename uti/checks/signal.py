@@ -29,7 +29,7 @@ SMALL = 16  # entries of a codebook, below which it may say what no probe has, o
 @check("Other signals have other ids, in every codebook", of="codec")
 def signal_ids(case: CodecCase) -> Found:
     "Compare the ids of the probes; `found`: the fewest values that a codebook has over all of them."
-    trial = case.trial
+    trial = case.small
     items = trial.alone if trial.cheap or trial.thorough else trial.alone[:4]
     wrong = [
         f"probes {i} and {j} have the same ids"
@@ -77,7 +77,7 @@ def ids_to_change(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
 @check("Every id changes what is decoded", of="decoder", gates=deterministic)
 def signal_decoder(case: CodecCase) -> Found:
     "Change one id at a time; `found`: how many changed what is decoded, `expected`: how many were changed."
-    trial, asked, unheard, heard = case.trial, 0, [], set()
+    trial, asked, unheard, heard = case.small, 0, [], set()
     item, before = trial.alone[0], trial.decoded[0]
     for k, position in ids_to_change(trial, item):
         size = trial.spec.codebook_sizes[k]
@@ -115,10 +115,11 @@ def _bits(trial: Trial, item: Item) -> float:
 def signal_meta_size(case: CodecCase) -> Found:
     "Measure JSON in bytes: of the probes, and of two seconds where the codec is for audio."
     trial = case.trial
-    largest = max(trial.alone[:4], key=_size)
+    items = trial.alone[: 4 if isinstance(trial.spec, AudioSpec) else 2]
+    largest = max(items, key=_size)
     found, allowed, what = _size(largest), META, "a meta"
     if found <= META and isinstance(trial.spec, AudioSpec):
-        allowed, what = min(map(_size, trial.alone[:4])) + 3 * GROWTH, "the meta of two seconds"
+        allowed, what = min(map(_size, items)) + 3 * GROWTH, "the meta of two seconds"
         largest = trial.encode([wave_probe(trial.spec, 2 * trial.spec.sample_rate, 1)])[0]
         found = _size(largest)
     beside = f"{what} takes {8 * found:,} bits beside {_bits(trial, largest):,.0f} of ids"

@@ -235,6 +235,10 @@ class Codec(ABC):
         "This codec with its first `n` codebooks alone, on the same weights; None where it has no such form."
         return None
 
+    def smaller(self) -> Codec | None:
+        "This codec for smaller images, on the same weights; None where it has no such form."
+        return None
+
     def loaded_weights(self) -> LoadedWeights | None:
         "The weights and where they came from; None for a codec that has none, or does not know."
         return None

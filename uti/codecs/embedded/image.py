@@ -5,6 +5,7 @@
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-01
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'MAX_SIZE', 'EmbeddedImage']
+__all__ = ['WEIGHTS', 'SMALL', 'MAX_SIZE', 'EmbeddedImage']
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-02
 WEIGHTS = packaged("codecs/weights/image.safetensors")
+SMALL = 64  # pixels along a side, enough to ask whether batches, memory or other calls change an id
 MAX_SIZE = 8192  # pixels along a side: beyond, one picture takes all memory
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #03-image-013
@@ -67,6 +69,13 @@ class EmbeddedImage(Codec):
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
         return (self.network.quantiser.codebook_size,)
+
+    def smaller(self) -> EmbeddedImage | None:
+        if self.spec.input_size[0] <= SMALL:
+            return None
+        small = copy.copy(self)
+        small.spec = self.spec_of(SMALL, self.weights)
+        return small
 
     def loaded_weights(self) -> LoadedWeights:
         return LoadedWeights(self.network.state_dict(), [self.weights])
