@@ -36,7 +36,7 @@ check: $(STAMP)  ## style, what is generated is in sync, and the tests that neit
 	$(BIN)/python tests/check_sync.py
 	$(PYTEST) -m "not run"
 
-test: $(STAMP)  ## style, notebooks in sync, the notebooks themselves, and the tests
+test: $(STAMP)  ## style, notebooks in sync, the notebooks but for those that make models, and the tests
 	$(LINT)
 	$(BIN)/python tests/check_sync.py
 	$(PYTEST)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import forked, fresh_fork, report_in_fork, run_command, training_fork
+from forked import ANSWERS, be_brief, forked, fresh_fork, report_in_fork, run_command, training_fork
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # jsonschema, which nbformat imports, would compile a grammar of IRIs for seconds, and does without it
@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 
 # Whole runs, each made once for all the tests that only look at what it left: a file's tests share a process,
 # so no other makes it again.
-SHARED = ("audited", "fallen", "hostile", "published", "mixed", "smoked", "typed")
+SHARED = ("alone", "audited", "fallen", "hostile", "published", "mixed", "smoked", "typed")
 # and what makes and loads models of other libraries, which takes as long
 MODELS = ("test_checkpoints.py", "test_export.py", "test_lm.py", "test_seed2.py", "test_smoke.py")
 NOTEBOOKS = "test_notebooks.py"
@@ -82,32 +82,16 @@ def warm():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def brief():
-    """Questions that are asked as often as the time allows are asked less often here; codecs that are given
-    as objects are not sent to other processes; and what is asked of an embedded codec by itself, whatever
-    the files, is asked once in a process.
+def brief(tmp_path_factory):
+    """Questions are asked as `be_brief` says, here and in forks, and codecs that are given as objects are not
+    sent to other processes.
     """
-    from uti.audit import steps
-    from uti.checks import places, repeatability
-    from uti.checks.base import CHECKS
     from uti.checks.case import FreshProcesses
 
-    answers: dict[tuple, list] = {}
-    ask = steps.ask
-
-    def ask_once(of, case, *form):
-        ours = of in ("codec", "decoder") and type(case.codec).__module__.startswith("uti.codecs.embedded")
-        if not ours:
-            return ask(of, case, *form)
-        key = of, case.spec, case.mode, case.thorough, case.seed, tuple(CHECKS)
-        if key not in answers:
-            answers[key] = ask(of, case, *form)
-        return answers[key]
-
+    base = tmp_path_factory.getbasetemp()  # of this one of the processes that share the tests
+    os.environ[ANSWERS] = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "answers")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repeatability, "SECONDS", 0.05)
-        patch.setattr(places, "SECONDS", 0.1)
-        patch.setattr(steps, "ask", ask_once)
+        be_brief(patch.setattr)
         sent = vars(FreshProcesses)["_pickled"]
         patch.setattr(FreshProcesses, "_pickled", "they stay in this process")
         yield sent

@@ -5,9 +5,11 @@ The fork server imports them once, before it has any thread, and each call gets 
 own, with its own working folder, environment, streams and exit code.
 """
 
+import hashlib
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -113,6 +115,38 @@ def training_fork(arguments: list[str], log: Path) -> Fork:
     return Fork(run_command, "train", *arguments, streams=[log, log])
 
 
+ANSWERS = "UTI_TESTS_ANSWERS"  # names the folder of what was answered about embedded codecs
+
+
+def be_brief(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Ask less often what is asked as often as the time allows, and ask once for all processes what is asked
+    of an embedded codec by itself, whatever the files. `replace`: as `setattr`.
+    """
+    from uti.audit import steps
+    from uti.checks import places, repeatability
+    from uti.checks.base import CHECKS
+
+    ask, folder = steps.ask, Path(os.environ[ANSWERS])
+    folder.mkdir(exist_ok=True)
+
+    def ask_once(of, case, *form):
+        ours = of in ("codec", "decoder") and type(case.codec).__module__.startswith("uti.codecs.embedded")
+        if not ours:
+            return ask(of, case, *form)
+        questions = [(name, question.function.__qualname__) for name, question in CHECKS.items()]
+        key = repr((of, case.spec, case.mode, case.thorough, case.seed, questions))
+        known = folder / hashlib.sha256(key.encode()).hexdigest()
+        if not known.exists():
+            part = folder / f"{known.name}.{os.getpid()}"
+            part.write_bytes(pickle.dumps(ask(of, case, *form)))
+            part.rename(known)
+        return pickle.loads(known.read_bytes())
+
+    replace(repeatability, "SECONDS", 0.05)
+    replace(places, "SECONDS", 0.1)
+    replace(steps, "ask", ask_once)
+
+
 def run_fresh(folder: str) -> None:
     from uti.checks.case import work
 
@@ -121,14 +155,14 @@ def run_fresh(folder: str) -> None:
 
 
 def run_command(*arguments: str) -> None:
-    """Run the command `uti` with `arguments`; the fresh processes of its audit are forks of it, and what is
-    asked as often as the time allows is asked less often, as in the tests' own process.
+    """Run the command `uti` with `arguments`; the fresh processes of its audit are forks of it, and questions
+    are asked as in the tests' own process.
     """
     import torch
 
-    from uti.checks import case, places, repeatability
+    from uti.checks import case
 
-    repeatability.SECONDS, places.SECONDS = 0.05, 0.1
+    be_brief()
     if torch.get_num_threads() == 1:  # a fork does not inherit the threads that OpenMP waits for
         case._spawn = partial(fresh_fork, context=multiprocessing.get_context("fork"))
     run_cold_command(*arguments)
@@ -150,6 +184,7 @@ def run_notebooks(paths: Sequence[Path], skipped: tuple[str, ...]) -> None:
     from IPython.core import pylabtools
     from nbdev.test import test_nb
 
+    be_brief()
     pylabtools.print_figure = lambda *_, **__: None
     raise SystemExit(0 if all(test_nb(path, skip_flags=skipped)[0] for path in paths) else 1)
 

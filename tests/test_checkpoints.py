@@ -176,15 +176,13 @@ def test_decoded_sounds_are_the_librarys(family, checkpoint):
     assert torch.equal(ours, theirs) or ("scales" in meta[0] and torch.allclose(ours, theirs, atol=1e-6))
 
 
-@pytest.mark.parametrize("family", some(AUDIO, "encodec_48khz", "mimi"))
+@pytest.mark.parametrize("family", some(AUDIO, "mimi"))
 def test_audio_families_keep_the_contract(family, checkpoint):
     answers = {answer.name: answer for answer in check_codec(HFAudio(checkpoint(family)))}
     assert answers["weights"].passed and answers["weights"].found > 100
 
 
-@pytest.mark.parametrize(
-    "family", some([f for f in AUDIO if f not in ("xcodec2", "neucodec")], "encodec_48khz", "dac")
-)
+@pytest.mark.parametrize("family", some([f for f in AUDIO if f not in ("xcodec2", "neucodec")], "dac"))
 def test_few_codebooks_are_the_first_of_many(family, checkpoint):
     every, few = HFAudio(checkpoint(family)), HFAudio(checkpoint(family), n_codebooks=2)
     waves, _ = sounds(every, 0.7)
@@ -284,7 +282,7 @@ def test_image_ids_are_the_librarys(family, checkpoint):
     assert {m["n_positions"] for m in meta} == {codec.spec.grid[0] * codec.spec.grid[1]}
 
 
-@pytest.mark.parametrize("family", some(IMAGE, "emu3_vqgan", "janus", "flava"))
+@pytest.mark.parametrize("family", some(IMAGE, "janus", "flava"))
 def test_image_families_keep_the_contract(family, checkpoint):
     answers = check_codec(HFImage(checkpoint(family), **OPTIONS.get(family, {})))
     assert next(answer for answer in answers if answer.name == "weights").passed
@@ -428,10 +426,10 @@ def test_a_model_that_is_given_as_an_object_is_asked_in_fresh_processes(checkpoi
 @pytest.mark.run
 def test_a_tokenizer_that_is_not_lossless_says_so_in_the_report(checkpoint, tmp_path, uti_here):
     (tmp_path / "words.json").write_bytes((checkpoint("word_piece") / "tokenizer.json").read_bytes())
-    run = uti_here("audit", "--text", "words.json", "--outdir", "out", "--thorough")
+    run = uti_here("audit", "--text", "words.json", "--outdir", "out")
     assert run.returncode == 0, run.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert [speed["batch"] for speed in report["speed"]] == [1, 8]
+    assert set(report["codecs"]) == {"text"}, "without a config only what was named is audited"
     assert "capitals" in report["codecs"]["text"]["notes"][0] and not report["codecs"]["text"]["lossless"]
     assert [
         c for c in report["checks"] if c["name"] == "lossless" and c["passed"] is False and not c["gates"]
@@ -772,7 +770,7 @@ def test_mimi_computes_its_codebooks_anew_where_it_goes(checkpoint):
     assert codec.decode(codes, meta).isfinite().all()
 
 
-@pytest.mark.run
+@pytest.mark.slow  # a process of its own for each of nine commands
 def test_the_libraries_say_nothing_of_their_own(checkpoint, tmp_path):
     """In a process of its own, where what transformers and diffusers print reaches the terminal: a line for
     each command, one of them on a checkpoint with weights that are missing or do not fit.
@@ -841,8 +839,7 @@ def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
     assert all(word in str(error.value) for word in expected)
 
 
-@pytest.mark.run
-def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, small):
+def test_surplus_keys_are_listed(checkpoint, tmp_path):
     folder = shutil.copytree(checkpoint("dac"), tmp_path / "mine")
     save_file(
         {
@@ -852,12 +849,8 @@ def test_surplus_keys_are_listed_in_the_report(checkpoint, tmp_path, uti_here, s
         folder / "model.safetensors",
         metadata={"format": "pt"},
     )
-    run = uti_here("audit", "--audio", "./mine", "--smoke-assets", small, "--outdir", "out")
-    assert run.returncode == 0, run.stderr
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    [note] = report["codecs"]["audio"]["notes"]
+    [note] = HFAudio(folder).spec.notes
     assert all(f"optimizer.step{i}" in note for i in range(60)), "every one, however many"
-    assert set(report["codecs"]) == {"audio"}, "without a config only what was named is audited"
 
 
 def whole(folder, state):

@@ -133,6 +133,7 @@ def mixed(work, uti_in):
     return work / "reports" / "mixed", run.stdout
 
 
+@pytest.mark.slow  # models of others, whose common form is asked of small codecs below
 def test_checkpoints_stand_beside_the_embedded_codecs(mixed):
     folder, printed = mixed
     comparison, page = read_comparison(folder / "comparison.json"), (folder / "index.html").read_text()
@@ -158,6 +159,7 @@ def test_checkpoints_stand_beside_the_embedded_codecs(mixed):
     )
 
 
+@pytest.mark.slow  # models of others, whose common form is asked of small codecs below
 def test_the_page_names_both_rates_of_a_picture(mixed):
     folder, _ = mixed
     embedded, small = read_comparison(folder / "comparison.json").results("image").values()
@@ -167,6 +169,7 @@ def test_the_page_names_both_rates_of_a_picture(mixed):
     assert "1,024 tokens, 0.25 bits/pixel" in page and "16 bits/pixel" not in page
 
 
+@pytest.mark.slow  # models of others, whose common form is asked of small codecs below
 def test_the_page_says_how_far_a_reference_goes(mixed):
     folder, _ = mixed
     page = (folder / "index.html").read_text()
@@ -176,6 +179,7 @@ def test_the_page_says_how_far_a_reference_goes(mixed):
         assert page.count(sentence) == 2  # beside PSNR and SSIM
 
 
+@pytest.mark.slow  # models of others, whose common form is asked of small codecs below
 def test_each_codec_stands_beside_what_it_got(mixed):
     folder, _ = mixed
     results = read_comparison(folder / "comparison.json").results("image")

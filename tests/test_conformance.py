@@ -6,7 +6,6 @@ import errno
 import itertools
 import math
 import os
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from small_codecs import Blocks, Rising
 from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
 from uti.audit.run import run_audit
+from uti.checks import case as uti_case
 from uti.checks.base import CHECKS, Found, check, promised
 from uti.checks.case import Case, CodecCase, FreshProcesses
 from uti.codecs import base
@@ -280,11 +280,14 @@ class Coarse(Blocks):
 
 
 def test_fewer_codebooks_that_are_others_are_said_and_gate_nothing():
-    answers = [a for a in check_codec(OtherWithFewer()) if a.name == "more_codebooks"]
+    def more_codebooks(codec):
+        return [a for name, ask in codec_checks(codec) if name == "more_codebooks" for a in ask()]
+
+    answers = more_codebooks(OtherWithFewer())
     assert answers and not any(a.gates for a in answers)
     assert any("the codes of 1 codebooks are not those of the first 1 of 2" in a.detail for a in answers)
-    assert all(a.passed is None for a in check_codec(Blocks()) if a.name == "more_codebooks")
-    own = {a.item: a for a in check_codec(EmbeddedAudio()) if a.name == "more_codebooks"}
+    assert all(a.passed is None for a in more_codebooks(Blocks()))
+    own = {a.item: a for a in more_codebooks(EmbeddedAudio())}
     assert own["a second"].passed and not any("are not those" in a.detail for a in own.values())
 
 
@@ -430,14 +433,12 @@ class OnlyWhereATestRuns(EmbeddedText):
         super().__init__()
 
 
-def test_fresh_processes_that_fail_are_started_once_and_quoted(monkeypatch, cold):
+def test_fresh_processes_that_fail_are_started_once_and_quoted(monkeypatch):
     monkeypatch.setenv("ONLY_IN", str(os.getpid()))
     tokenizer = registered(monkeypatch, OnlyWhereATestRuns)
     samples = [Sample(name, "text", name) for name in ("one", "two", "three")]
-    started, popen = [], subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *given, **more: started.append(given) or popen(*given, **more)
-    )
+    started, spawn = [], uti_case._spawn
+    monkeypatch.setattr(uti_case, "_spawn", lambda *given: started.append(given) or spawn(*given))
     fresh = FreshProcesses(tokenizer, samples)
     cases = [Case.of(tokenizer, sample).encode(fresh) for sample in samples]
     answers = [CHECKS["fresh_process"].ask(case) for case in cases]
@@ -447,12 +448,7 @@ def test_fresh_processes_that_fail_are_started_once_and_quoted(monkeypatch, cold
     )
 
 
-def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_asked(
-    monkeypatch, tmp_path, cold
-):
-    "And a script in the working folder that is called as a module is, is not taken for it."
-    (tmp_path / "random.py").write_text("seed = 7\n")
-    monkeypatch.chdir(tmp_path)
+def test_a_codec_that_was_registered_here_is_found_there_or_the_question_is_not_asked(monkeypatch):
     case = Case.of(registered(monkeypatch, EmbeddedText), Sample("one", "text", "one")).encode()
     assert CHECKS["fresh_process"].ask(case).passed is True
     for target in (lambda: EmbeddedText(), type("Made", (EmbeddedText,), {})):

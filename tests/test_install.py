@@ -1,6 +1,7 @@
 """What is installed is what is imported, and what is not installed is said by its name in brackets."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +65,8 @@ def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys(["transformers", "diffusers", "accelerate", "tensorboard", "einops"]))
+from forked import be_brief
+be_brief()
 from typer.testing import CliRunner
 from uti.cli.main import app
 for arguments in {commands}:
@@ -71,8 +74,14 @@ for arguments in {commands}:
     print(run.exit_code, run.stderr.strip().splitlines()[-1])
 print("✓" in CliRunner().invoke(app, ["codecs"]).stdout)
 """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
     run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     lines = run.stdout.splitlines()
     assert lines == [

@@ -12,6 +12,8 @@ NOTEBOOKS = {
     for path in sorted(NBS.rglob("*.ipynb"))
     if path.parent.name != "reports"  # those are run by the command
 }
+# they make and train models, as test_checkpoints, test_seed2 and test_lm do with more of them
+WITH_MODELS = ("codecs/decoders", "codecs/hf", "codecs/seed2", "lm")
 TRAINING = {path for path in NOTEBOOKS if path.parent.name == "train"}  # minutes each
 SLOW = {path for path, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
 ROOMS: dict[str, list[Path]] = {}
@@ -26,7 +28,9 @@ def runs(*paths: Path, skipped: tuple[str, ...] = ()) -> None:
 
 
 @pytest.mark.run
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize(
+    "room", [pytest.param(room, marks=[pytest.mark.slow] * (room in WITH_MODELS)) for room in ROOMS]
+)
 def test_the_notebooks_of_a_room_run(room):
     "One after the other in a process, which imports once what they share."
     runs(*ROOMS[room], skipped=("slow",))

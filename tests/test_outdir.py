@@ -188,7 +188,12 @@ def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_pat
     ("command", "how", "while_it"),
     [
         (["audit", "--outdir", "out"], signal.SIGINT, "[1/7] checking the encoders"),
-        (["report", "--reports", ".", "--name", "out"], signal.SIGTERM, "[1/1] drawing the page"),
+        pytest.param(
+            ["report", "--reports", ".", "--name", "out"],
+            signal.SIGTERM,
+            "[1/1] drawing the page",
+            marks=pytest.mark.slow,  # a whole report, and a kernel
+        ),
     ],
 )
 def test_interrupted_everything_of_ours_ends(folder, tmp_path, tmp_path_factory, command, how, while_it):

@@ -41,7 +41,9 @@ def speech(assets) -> torch.Tensor:
     return normalise_audio(wave, rate, target_rate=8000, channels=1)[0]
 
 
-@pytest.mark.parametrize("bitrate", [3200, 2400, 1200])
+@pytest.mark.parametrize(
+    "bitrate", [pytest.param(rate, marks=pytest.mark.slow) for rate in (3200, 2400)] + [1200]
+)
 def test_it_keeps_the_contract(site, bitrate):
     codec = load_codec("codec2", bitrate=bitrate)
     assert len(set(codec.spec.codebook_sizes)) > 2 and len(check_codec(codec)) > 50
@@ -71,7 +73,7 @@ def test_what_it_does_not_take_is_said(site):
         load_codec("codec2", colour="red")
 
 
-@pytest.mark.run
+@pytest.mark.slow  # the page is that of any codec
 def test_the_audits_page_shows_it(site, assets, uti_in, tmp_path):
     assert "codec2" in codec_targets() and "codec2-3200" not in uti_in(tmp_path, "codecs").stderr
     (tmp_path / "mine").mkdir()
