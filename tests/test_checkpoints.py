@@ -1061,6 +1061,16 @@ PREPROCESSORS = {
         {"image_processor": [1]},
         "image_processor must be a JSON object",
     ),
+    "a mean that leaves no pixel": (
+        "preprocessor_config.json",
+        {"image_mean": [1e38, 0, 0]},
+        "image_mean must be three finite numbers",
+    ),
+    "a word for a truth": (
+        "preprocessor_config.json",
+        {"do_normalize": "false"},
+        "do_normalize must be true or false, got 'false'",
+    ),
     "too deep": ("preprocessor_config.json", "[" * 100_000, "not JSON"),
 }
 

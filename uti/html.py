@@ -88,7 +88,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
         for i in range(len(columns))
     ]
     place = [Markup(' class="num"') if number else "" for number in numeric]
-    head = joined(Markup("<th{}>{}</th>").format(p, c) for p, c in zip(place, columns, strict=True))
+    head = joined(
+        Markup('<th{} scope="col">{}</th>').format(p, c) for p, c in zip(place, columns, strict=True)
+    )
     body = joined(
         Markup("<tr>{}</tr>").format(
             joined(

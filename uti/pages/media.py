@@ -25,16 +25,16 @@ def _inside(mime: str, data: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
-def player(path: Path, style: str = "") -> Markup:
-    "A player with the WAV file inside the page."
-    return Markup('<audio controls preload="none" style="{}" src="{}"></audio>').format(
-        style, _inside("audio/wav", path.read_bytes())
+def player(path: Path, label: str, style: str = "") -> Markup:
+    "A player with the WAV file inside the page; `label`: what it plays, for who cannot see where it stands."
+    return Markup('<audio controls preload="none" aria-label="{}" style="{}" src="{}"></audio>').format(
+        label, style, _inside("audio/wav", path.read_bytes())
     )
 
 
 def audio_player(path: Path, label: str) -> Markup:
     "A player under its label."
-    return Markup("<div>{}{}</div>").format(label, player(path))
+    return Markup("<div>{}{}</div>").format(label, player(path, label))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-004
 def _png_of(figure: Figure, dpi: int) -> bytes:
@@ -72,7 +72,7 @@ def card(
     image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
     text = joined(Markup("<br>{}").format(line) for line in lines)
     return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(
-        image, title, text, player(sound) if sound else ""
+        image, title, text, player(sound, title) if sound else ""
     )
 
 
@@ -109,7 +109,7 @@ def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
                 value, _inside("image/png", path.read_bytes())
             )
         if value.endswith(".wav") and path.is_file():
-            return player(path, "width:14rem")
+            return player(path, value, "width:14rem")
         return value  # a model may write anything, markup too
 
     return table(

@@ -130,6 +130,9 @@ def check_ids(ids: Any) -> None:
             f"ids must be an integer tensor [n_tokens], got {getattr(ids, 'dtype', type(ids).__name__)} "
             f"{list(getattr(ids, 'shape', []))}"
         )
+    if ids.layout != torch.strided or ids.device.type == "meta":
+        kind = "meta" if ids.device.type == "meta" else str(ids.layout).removeprefix("torch.")
+        raise TokenizerError(f"ids must be a dense tensor that holds its values, got a {kind} tensor")
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-z
 def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:

@@ -18,11 +18,16 @@ if TYPE_CHECKING:  # which checkpoints are read must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['RAW', 'CLIP', 'CENTRED', 'CHAMELEON', 'FLAVA', 'FAMILIES', 'ALONE', 'Pixels', 'Family', 'default_pixels']
+__all__ = ['MOST', 'RAW', 'CLIP', 'CENTRED', 'CHAMELEON', 'FLAVA', 'FAMILIES', 'ALONE', 'Pixels', 'Family', 'default_pixels']
 
 # %% ../../../nbs/codecs/hf/02_image_families.ipynb #08-hf-image-005
+MOST = 1e6  # beyond it, or below a millionth, statistics leave nothing of a pixel in float32
+
+
 def _is_number(value: Any, above: float = -math.inf) -> bool:
-    return type(value) in (int, float) and above < value and abs(value) < 3e38  # finite in float32, too
+    if type(value) not in (int, float) or not above < value:
+        return False
+    return abs(value) <= MOST and (above < 0 or value >= 1 / MOST)
 
 
 def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> tuple[float, float, float]:
@@ -35,7 +40,7 @@ def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> 
     ):
         raise CodecError(
             f"{where}: {name} must be three finite numbers{' above 0' if above == 0 else ''}, one a "
-            f"channel, got {values!r}"
+            f"channel, got {values!r}; beyond 1e6, or below 1e-6 in a std, nothing is left of a pixel"
         )
     return tuple(values)
 
@@ -56,6 +61,9 @@ class Pixels:
         where they say nothing. Raises `CodecError` for what are no statistics of three channels.
         """
         said = {name.removeprefix(prefix): v for name, v in settings.items() if name.startswith(prefix)}
+        for name in ("do_map_pixels", "do_normalize", "do_rescale"):
+            if said.get(name) not in (None, True, False):
+                raise CodecError(f"{where}: {prefix}{name} must be true or false, got {said[name]!r}")
         if said.get("do_map_pixels"):
             default = RAW
         own: dict[str, Any] = {
