@@ -25,7 +25,7 @@ from checkpoints import save
 from PIL import Image
 
 from uti.audit.samples import ASSETS
-from uti.codecs.readers import open_codec
+from uti.codecs.readers import load_codec
 from uti.config import DEFAULT_CONFIG, load_config
 from uti.errors import UTIError
 from uti.modalities.audio import read_audio
@@ -198,7 +198,7 @@ def checkpoints(n: int, rng: random.Random, folder: Path) -> Iterator[tuple[str,
             chosen.write_text(json.dumps(found))
         else:
             chosen.write_bytes(damaged(chosen.read_bytes(), rng))
-        yield f"checkpoint, {modality}", lambda m=modality, path=path: open_codec(m, str(path), {})
+        yield f"checkpoint, {modality}", lambda m=modality, path=path: load_codec(path, m)
 
 
 class TooLong(BaseException):

@@ -30,7 +30,7 @@ from uti.codecs.hf.audio import HFAudio
 from uti.codecs.hf.image import HFImage
 from uti.codecs.hf.image_families import CENTRED, CHAMELEON, CLIP, FLAVA, RAW
 from uti.codecs.hf.text import PROBES, HFText
-from uti.codecs.readers import modality_of, open_codec, recognise
+from uti.codecs.readers import checkpoint_codecs, load_codec, modality_of
 from uti.codecs.weights import not_in_files
 from uti.config import Config, ConfigError, load_config, with_codecs
 from uti.testing import check_codec, codec_checks
@@ -507,17 +507,13 @@ def test_a_vqmodel_inside_a_pipeline(checkpoint, tmp_path):
     shutil.copytree(checkpoint("VQModel"), whole / "vqvae")
     (whole / "README.md").write_text("---\nlicense: mit\n---\n")
     assert HFImage(whole / "vqvae").spec.input_size == (512, 512)
-    codec = open_codec(
-        "image",
-        str(whole),
-        {"subfolder": "vqvae", "image_size": 32, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]},
-    )
+    codec = load_codec(whole, subfolder="vqvae", image_size=32, image_mean=[0, 0, 0], image_std=[1, 1, 1])
     assert (codec.spec.licence, codec.spec.source) == ("mit", "pipeline/vqvae")
     image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert torch.equal(codec.encode(image).codes[:, 0], library_ids("VQModel", codec.model, image))
     for subfolder in ("movq", "../pipeline", 5):
         with pytest.raises(CodecError, match=f"{whole}: .*folder"):
-            open_codec("image", str(whole), {"subfolder": subfolder})
+            load_codec(whole, "image", subfolder=subfolder)
 
 
 def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monkeypatch):
@@ -530,8 +526,7 @@ def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monk
     shutil.copytree(checkpoint("VQModel"), tmp_path / "vqvae")
     monkeypatch.setattr("uti.codecs.checkpoint._download", download)
     assert (
-        open_codec("image", "somebody/pipeline", {"subfolder": "vqvae"}).spec.source
-        == "somebody/pipeline/vqvae"
+        load_codec("somebody/pipeline", "image", subfolder="vqvae").spec.source == "somebody/pipeline/vqvae"
     )
     assert set(asked) == {("somebody/pipeline", "vqvae", False)}
 
@@ -806,10 +801,10 @@ from uti.cli.main import app
 for arguments in {audits}:
     with contextlib.suppress(SystemExit):
         app(arguments)
-from uti.codecs.readers import open_codec
+from uti.codecs.readers import load_codec
 from uti.codecs.decoders.unclip import Unclip
 for modality, folder in {good}:
-    open_codec(modality, folder, {{}})
+    load_codec(folder, modality)
 Unclip("unclip")
 """
     run = forked(run_code, code, folder=tmp_path)
@@ -835,7 +830,7 @@ def test_damage_is_found_in_every_kind(family, damage, checkpoint, tmp_path):
     else:
         expected = damage(folder)
     with pytest.raises(CodecError) as error:
-        open_codec("audio" if family in AUDIO else "image", str(folder), {})
+        load_codec(folder, "audio" if family in AUDIO else "image")
     assert all(word in str(error.value) for word in expected)
 
 
@@ -1114,7 +1109,7 @@ def test_a_config_that_no_machine_can_serve_is_refused(case, checkpoint, tmp_pat
     folder = shutil.copytree(checkpoint(family), tmp_path / "bad")
     write_json(folder, "config.json", json.loads((folder / "config.json").read_text()) | change)
     with pytest.raises(CodecError, match=f"bad: .*{expected}"):
-        open_codec("audio" if family in AUDIO else "image", str(folder), {})
+        load_codec(folder, "audio" if family in AUDIO else "image")
 
 
 A_CHECKPOINT = "a checkpoint must be a folder or the id of a model on the Hugging Face hub"
@@ -1173,11 +1168,11 @@ def test_options_go_with_a_path(checkpoint):
     config = with_codecs(None, audio=str(checkpoint("encodec_48khz")))
     assert set(config.codecs()) == {"audio"}
     assert (
-        open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 3.0}).spec.n_codebooks
-        < open_codec("audio", str(checkpoint("encodec_48khz")), {"bandwidth": 6.0}).spec.n_codebooks
+        load_codec(checkpoint("encodec_48khz"), bandwidth=3.0).spec.n_codebooks
+        < load_codec(checkpoint("encodec_48khz"), bandwidth=6.0).spec.n_codebooks
     )
     with pytest.raises(CodecError, match=r"does not take these options"):
-        open_codec("audio", str(checkpoint("dac")), {"volume": 11})
+        load_codec(checkpoint("dac"), volume=11)
     with pytest.raises(CodecError, match=r"bandwidth must be one of"):
         HFAudio(checkpoint("encodec_48khz"), bandwidth=5.0)
     with pytest.raises(CodecError, match=r"not by bandwidth"):
@@ -1264,13 +1259,13 @@ def test_a_revision_is_read_from_the_hub_cache(checkpoint, tmp_path):
 
 
 def test_whole_models_are_images_and_glms_quantiser_alone_is_refused(checkpoint, tmp_path):
-    assert recognise("image", checkpoint("janus")) == "hf-image"
+    assert modality_of(str(checkpoint("janus"))) == "image"
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "glm_image_vqmodel"}))
     with pytest.raises(CodecError, match=r"give the whole model"):
-        recognise("image", tmp_path)
+        load_codec(tmp_path, "image")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL"}))
     with pytest.raises(CodecError, match=r"continuous latents"):
-        recognise("image", tmp_path)
+        load_codec(tmp_path, "image")
     with pytest.raises(CodecError, match=r"no such folder"):
         find_checkpoint("nowhere at all")
 
@@ -1278,15 +1273,17 @@ def test_whole_models_are_images_and_glms_quantiser_alone_is_refused(checkpoint,
 def test_two_files_without_a_config_are_seed2(tmp_path):
     for name in ("eva_vit_g.pth", "seed_quantizer.pt"):
         (tmp_path / name).touch()
-    assert (modality_of(str(tmp_path)), recognise("image", tmp_path)) == ("image", "seed2")
+    readers = checkpoint_codecs("image")
+    assert [name for name, reader in readers.items() if reader.recognises(tmp_path)] == ["seed2"]
+    assert modality_of(str(tmp_path)) == "image"
     with pytest.raises(CodecError, match=r"holds no config.json"):
-        recognise("audio", tmp_path)
+        load_codec(tmp_path, "audio")
 
 
 def test_a_reader_of_checkpoints_needs_one():
-    for modality, name in {"audio": "hf-audio", "image": "seed2", "text": "hf-text"}.items():
+    for name in ("hf-audio", "seed2", "hf-text"):
         with pytest.raises(CodecError, match=f"{name}' reads a checkpoint: give a folder"):
-            open_codec(modality, name, {})
+            load_codec(name)
 
 
 def test_diffusion_is_refused_where_nothing_draws(checkpoint, tmp_path):

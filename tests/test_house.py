@@ -29,6 +29,7 @@ ROOMS = {
     "lm": 6,
     "pages": 7,
     "publish": 8,
+    "roundtrip": 8,
     "testing": 8,
     "cli": 9,
     "__main__": 10,

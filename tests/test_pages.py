@@ -119,7 +119,7 @@ def test_the_page_begins_with_the_verdict_a_picture_and_a_sound(report):
 )
 def test_every_section_bears_a_record_that_lacks_something(report, change, monkeypatch):
     monkeypatch.setattr(
-        "uti.pages.media._png_of", lambda figure, dpi: plt.close(figure) or b"drawn elsewhere"
+        "uti.pages.media._drawn_as", lambda kind, figure, dpi: plt.close(figure) or b"drawn elsewhere"
     )
     there = report.model_copy(update=change)
     alone = [

@@ -11,7 +11,8 @@ import torch
 
 from uti.audit.earlier import read_record
 from uti.codecs import base
-from uti.codecs.base import CodecError, codec_targets, load_codec
+from uti.codecs.base import CodecError, codec_targets
+from uti.codecs.readers import load_codec
 from uti.modalities.audio import normalise_audio, read_audio
 from uti.pages import audit as sections
 from uti.testing import check_codec

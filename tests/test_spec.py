@@ -15,7 +15,7 @@ from uti.codecs.base import (
     alike,
     codec_spec,
     codec_targets,
-    load_codec,
+    load_registered,
     pack_rows,
     register_codec,
     registered_here,
@@ -283,8 +283,8 @@ def test_a_codec_is_known_by_its_name_and_made_with_its_options(monkeypatch):
         patch.setattr(Plain, "spec_of", classmethod(lambda cls, spec: "said without being made"))
         assert codec_spec("plain", spec=None) == "said without being made"
     spec = audio()
-    assert load_codec("plain", spec=spec).spec is codec_spec("elsewhere", spec=spec) is spec
-    assert codec_spec("made", size=8).input_size == load_codec("made", size=8).spec.input_size == (8, 8)
+    assert load_registered("plain", spec=spec).spec is codec_spec("elsewhere", spec=spec) is spec
+    assert codec_spec("made", size=8).input_size == load_registered("made", size=8).spec.input_size == (8, 8)
     assert registered_here() == {
         "plain": "small_codecs:Plain",
         "made": None,
@@ -293,10 +293,10 @@ def test_a_codec_is_known_by_its_name_and_made_with_its_options(monkeypatch):
     with pytest.raises(CodecError, match="a codec named 'plain' is registered already"):
         register_codec("plain", Plain)
     with pytest.raises(CodecError, match="no codec is named 'embedded-imag'; the nearest names are em"):
-        load_codec("embedded-imag")
+        load_registered("embedded-imag")
     with pytest.raises(CodecError, match=r"no codec is named '§'; the nearest names are .*embedded-audio, "):
-        load_codec("§")
+        load_registered("§")
     with pytest.raises(CodecError, match="codec 'made' does not take these options: side, size"):
-        load_codec("made", side=1, size=2)
+        load_registered("made", side=1, size=2)
     with pytest.raises(CodecError, match="codec 'plain' does not take these options: none given"):
-        load_codec("plain")
+        load_registered("plain")

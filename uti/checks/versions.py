@@ -15,7 +15,7 @@ from .encoding import threads
 from .probes import Item, Trial, ratio_db, same_signal, set_to
 from .repeatability import different
 from ..codecs.base import Codec, CodecError
-from ..codecs.readers import open_codec
+from ..codecs.readers import load_codec
 
 # %% auto #0
 __all__ = ['OTHER', 'ways', 'version_encode', 'version_decode', 'in_other_dtype', 'version_dtype']
@@ -76,7 +76,7 @@ def in_other_dtype(case: CodecCase) -> Codec | str:
         return f"it computes in {case.spec.dtype} alone"
     try:
         options = {**wanted.options, "dtype": OTHER[case.spec.dtype]}
-        return open_codec(case.modality, wanted.codec, options).to(config.device)
+        return load_codec(wanted.codec, case.modality, **options).to(config.device)
     except CodecError as error:
         return str(error)
 

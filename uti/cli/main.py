@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,14 +44,24 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare',
-           'codecs', 'space', 'main']
+           'codecs', 'encode', 'decode', 'space', 'main']
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-004
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        out.print(installed_version("uti"), highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
-def _uti() -> None:
+def _uti(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
     "Unified Token Interface: text, images and audio in one space of token ids, and the audit that proves it."
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-005
@@ -268,17 +279,16 @@ def _list_codecs() -> None:
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014-b-x
 def _describe(name: str) -> None:
     "What the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
-    from uti.codecs.readers import modality_of, open_codec
+    from uti.codecs.readers import load_codec
 
-    modality = modality_of(name)
-    spec = open_codec(modality, name, {}).spec
+    spec = load_codec(name).spec
     table = Table("", Column(overflow="fold"), show_header=False, box=None)
     facts = {"reads": spec.form, **spec.to_dict(), "codebook_sizes": _sizes(spec.codebook_sizes)}
     for field, value in facts.items():
         told = "; ".join(value) if field in ("notes", "decode_modes") else value
         table.add_row(field, "none" if told in ("", None) else str(told))
     out.print(table, highlight=False)
-    out.print(f"\nuti audit --{modality} {name}", highlight=False, markup=False)
+    out.print(f"\nuti audit --{spec.modality} {name}", highlight=False, markup=False)
 
 
 @app.command()
@@ -291,6 +301,47 @@ def codecs(
     "List the codecs that there are, what each needs, and whether it can be loaded here; or describe one."
     with sentences():
         _describe(name) if name else _list_codecs()
+
+# %% ../../nbs/cli/03_main.ipynb #13-cli-016-b
+@app.command()
+def encode(
+    file: Annotated[Path, typer.Argument(help="A text (.txt), an image or audio.")],
+    output: Annotated[Path, typer.Option("--out", help="The safetensors file for ids and meta.")],
+    config: ConfigOption = None,
+    text: TextOption = None,
+    image: ImageOption = None,
+    audio: AudioOption = None,
+) -> None:
+    "Encode a file into token ids."
+    with sentences():
+        from uti.roundtrip import encode_file
+        from uti.tokens.tokenizer import UnifiedTokenizer
+
+        tokens = encode_file(UnifiedTokenizer.from_config(wanted_config(config, text, image, audio)), file)
+        tokens.save(output)
+    meta = tokens.meta
+    said = f"{len(tokens.ids):,} ids of {meta['codec']}, {meta['n_codebooks']} × {meta['n_positions']}"
+    out.print(f"{said} → {output}", highlight=False, markup=False)
+
+
+@app.command()
+def decode(
+    tokens: Annotated[Path, typer.Argument(help="A file that uti encode wrote.")],
+    output: Annotated[Path, typer.Option("--out", help="The file: .txt, .png or .wav, by what was encoded.")],
+    config: ConfigOption = None,
+    text: TextOption = None,
+    image: ImageOption = None,
+    audio: AudioOption = None,
+    decode_mode: ModeOption = DecodeMode.deterministic,
+) -> None:
+    "Decode token ids into a file."
+    with sentences():
+        from uti.roundtrip import decode_file
+        from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
+
+        tokenizer = UnifiedTokenizer.from_config(wanted_config(config, text, image, audio))
+        decode_file(tokenizer, Tokens.load(tokens), output, decode_mode.value)
+    out.print(f"{tokens} → {output}", highlight=False, markup=False)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-015-a
 @app.command()

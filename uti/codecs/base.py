@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
 
 # %% auto #0
 __all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'plain_torch', 'Codec', 'register_codec',
-           'codec_targets', 'load_codec', 'codec_spec', 'registered_here']
+           'codec_targets', 'load_registered', 'codec_spec', 'registered_here']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
@@ -188,6 +188,10 @@ class Codec(ABC):
         with plain_torch():
             return self._decode(codes, meta, **chosen)
 
+    def __call__(self, signal: Any) -> Any:
+        "Try the codec on a file or a signal: `uti.roundtrip` of it."
+        return import_module("uti.roundtrip").roundtrip(self, signal)  # the one step up, when it is called
+
     def _check_positions(self, item: Meta, n_positions: int) -> None:
         """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's
         codes (`n_positions`) as well.
@@ -304,8 +308,8 @@ def _target(name: str, options: dict[str, Any]) -> Any:
     return target
 
 
-def load_codec(name: str, /, **options: Any) -> Codec:
-    """The codec known as `name`, made with `options`.
+def load_registered(name: str, /, **options: Any) -> Codec:
+    """Load the codec registered as `name`, made with `options`.
 
     Raises `CodecError` for an unknown name (the message lists the nearest), for options that it does not
     take, and whatever the codec raises while it loads.
@@ -316,7 +320,7 @@ def load_codec(name: str, /, **options: Any) -> Codec:
 def codec_spec(name: str, /, **options: Any) -> CodecSpec:
     """What the codec known as `name`, made with `options`, promises; without its weights where it can say so.
 
-    Raises as `load_codec`.
+    Raises as `load_registered`.
     """
     target = _target(name, options)
     is_class = isinstance(target, type) and issubclass(target, Codec)

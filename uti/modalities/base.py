@@ -5,6 +5,8 @@
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-002
 from __future__ import annotations
 
+import base64
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,9 +56,21 @@ class Sound(NamedTuple):
 
     def _repr_html_(self) -> str:
         "In Jupyter, a sound plays itself."
-        from IPython.display import Audio
+        data = base64.b64encode(self.ogg()).decode()
+        return f'<audio controls preload="none" src="data:audio/ogg;base64,{data}"></audio>'
 
-        return Audio(self.wave.numpy(), rate=self.rate, normalize=False)._repr_html_()
+    def ogg(self) -> bytes:
+        "Return an Ogg Vorbis file of it, for a player: a tenth of its samples' size, and not quite as exact."
+        import soundfile
+
+        samples = self.wave.nan_to_num().clamp(-1, 1).T.numpy()
+        buffer = io.BytesIO()
+        with soundfile.SoundFile(
+            buffer, "w", self.rate, samples.shape[1], format="OGG", subtype="VORBIS"
+        ) as file:
+            for start in range(0, len(samples), 2**16):  # libsndfile's stack does not hold minutes at once
+                file.write(samples[start : start + 2**16])
+        return buffer.getvalue()
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-006
 @dataclass(frozen=True)

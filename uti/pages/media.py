@@ -37,22 +37,24 @@ def audio_player(path: Path, label: str) -> Markup:
     return Markup("<div>{}{}</div>").format(label, player(path, label))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-004
-def _png_of(figure: Figure, dpi: int) -> bytes:
-    "A figure as PNG; it is closed."
+def _drawn_as(kind: str, figure: Figure, dpi: int) -> bytes:
+    "A figure as a PNG or JPEG file; it is closed."
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format=kind, dpi=dpi)
     plt.close(figure)
     return buffer.getvalue()
 
 
-def drawn(figure: Figure, what: str, dpi: int = 90) -> Markup:
-    """A figure inside the page, as wide as the text; `what` it shows, for who cannot see it.
+def drawn(figure: Figure, what: str, dpi: int = 90, kind: str = "png") -> Markup:
+    """A figure inside the page, as wide as the text; `what` it shows, for who cannot see it. `kind`: png, or
+    jpeg, a fifth of its size where it holds photographs.
 
     The figure is closed.
     """
-    return Markup('<p><img alt="{}" src="{}"></p>').format(what, _inside("image/png", _png_of(figure, dpi)))
+    source = _inside(f"image/{kind}", _drawn_as(kind, figure, dpi))
+    return Markup('<p><img alt="{}" src="{}"></p>').format(what, source)
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-007
 def card(
@@ -67,7 +69,7 @@ def card(
         if picture is None
         else picture.read_bytes()
         if isinstance(picture, Path)
-        else _png_of(picture, 180)
+        else _drawn_as("png", picture, 180)
     )
     image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
     text = joined(Markup("<br>{}").format(line) for line in lines)

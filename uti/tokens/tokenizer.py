@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..codecs.base import Codec, CodecError, Encoded, codec_targets
-from ..codecs.readers import open_codec
-from ..config import Config, dump_config, load_config
+from ..codecs.readers import load_codec
+from ..config import Config, dump_config, load_config, with_codecs
 from ..errors import UTIError
-from ..files import write_text
+from ..files import atomic_path, write_text
 from ..html import table
 from ..modalities.base import Sound
 from uti.space import (
@@ -40,8 +43,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 # %% auto #0
-__all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'check_ids', 'check_meta',
-           'UnifiedTokenizer']
+__all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'opened', 'check_ids',
+           'check_meta', 'UnifiedTokenizer']
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
 def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
@@ -73,6 +76,20 @@ class Tokens(NamedTuple):
     def with_ids(self, ids: Tensor) -> Tokens:
         "As many other `ids` with what is known of this signal: for who edits ids on purpose."
         return Tokens(ids, self.meta | {"digest": meta_digest(ids, self.meta)})
+
+    def save(self, path: str | Path) -> None:
+        "Write ids and meta to a safetensors file, whole or not at all. Raises `OSError`."
+        with atomic_path(path) as temporary:
+            save_file({"ids": self.ids.long().contiguous()}, temporary, {"meta": json.dumps(self.meta)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokens:
+        "Read what `save` wrote. Raises `TokenizerError` for any other file."
+        try:
+            with safe_open(path, "pt") as file:
+                return cls(file.get_tensor("ids"), json.loads(file.metadata()["meta"]))
+        except Exception as error:  # the library has errors of its own, of many kinds
+            raise TokenizerError(f"{path}: holds no tokens that `Tokens.save` wrote ({error})") from error
 
     def _repr_html_(self) -> str:
         "In Jupyter: how many ids of what, and the first of them."
@@ -114,13 +131,28 @@ def load_codecs(config: Config) -> dict[str, Codec]:
     check_device(config.device)
     codecs = {}
     for modality, wanted in config.codecs().items():
-        codec = open_codec(modality, wanted.codec, wanted.options)
+        codec = load_codec(wanted.codec, modality, **wanted.options)
         if codec.spec.modality != modality:
             raise CodecError(
                 f"codec {wanted.codec!r} is for {codec.spec.modality}, but the config has it under {modality}"
             )
         codecs[modality] = codec.to(config.device)
     return codecs
+
+# %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-open
+def opened(named: Mapping[str, Codec | str | Path]) -> tuple[dict[str, Codec], Config | None]:
+    """Load the codecs that are `named` by modality, and make the config that names them; None where one of
+    them is an object, which no config names. Raises `CodecError`.
+    """
+    names = {modality: os.fspath(c) for modality, c in named.items() if not isinstance(c, Codec)}
+    if len(names) == len(named):
+        config = with_codecs(None, **names)
+        return load_codecs(config), config
+    loaded = {
+        modality: codec if isinstance(codec, Codec) else load_codec(codec, modality)
+        for modality, codec in named.items()
+    }
+    return loaded, None
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009
 def check_ids(ids: Any) -> None:
@@ -202,12 +234,28 @@ def _carried(config: Config, folder: Path) -> Config:
 class UnifiedTokenizer:
     """Encode and decode texts, pictures and sounds in global ids.
 
-    `codecs`: modality → codec. `config`: serialisation and clip length; default: interleaved, whole sounds.
-    `UnifiedTokenizer.from_config` makes both from a `uti.yaml`. Who handles all modalities alike names them
-    in the call (`decode("image", tokens)`); who has one in hand calls its own (`decode_image(ids, meta)`).
+    `text`, `image`, `audio`: of each modality a codec, or what `load_codec` takes: a name, a folder or a hub
+    id. Or `codecs`, modality → codec, and `config`: serialisation and clip length; default:
+    interleaved, whole sounds. `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
+
+    Who handles all modalities alike names them in the call (`decode("image", tokens)`); who has one in hand
+    calls its own (`decode_image(ids, meta)`).
     """
 
-    def __init__(self, codecs: dict[str, Codec], config: Config | None = None):
+    def __init__(
+        self, codecs: dict[str, Codec] | None = None, config: Config | None = None, *,
+        text: Codec | str | Path | None = None, image: Codec | str | Path | None = None,
+        audio: Codec | str | Path | None = None,
+    ):  # fmt: skip
+        given = {"text": text, "image": image, "audio": audio}
+        named = {modality: codec for modality, codec in given.items() if codec is not None}
+        if (codecs is None) != bool(named):
+            raise TokenizerError(
+                "a tokenizer is made of codecs by modality, as in UnifiedTokenizer(image='embedded-image'), "
+                "or of a dict of codecs"
+            )
+        if codecs is None:
+            codecs, config = opened(named)
         for modality, codec in codecs.items():
             if codec.spec.modality != modality:
                 raise TokenizerError(
