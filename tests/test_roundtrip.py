@@ -22,7 +22,9 @@ SINE = Sound(0.3 * torch.sin(torch.arange(24_000) * 0.05)[None], 24_000)
 
 def test_one_door_opens_what_has_a_name_and_what_lies_in_a_folder(tmp_path):
     assert uti.load_codec is load_codec
-    assert load_codec("embedded-image", size=64).spec.input_size == (64, 64)
+    small = load_codec("embedded-image", size=64)
+    assert small.spec.input_size == (64, 64)
+    assert repr(small) == "<embedded-image, image: 64×64 → 8×8, ids of 1 × 65,536>"
     for family, modality in {"dac": "audio", "VQModel": "image", "word_piece": "text"}.items():
         save(family, tmp_path)
         codec = load_codec(tmp_path / family)

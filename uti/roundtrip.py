@@ -134,9 +134,8 @@ def _sample(tokenizer: UnifiedTokenizer, signal: Any) -> Sample:
         suited = [m for m in modalities if path.suffix.lower() in MODALITIES[m].suffixes]
         modality = (modalities if len(modalities) == 1 else suited)[:1]
         if not modality:
-            raise MediaError(
-                f"{path}: none of {', '.join(modalities)} is read from {path.suffix or 'a name'} files"
-            )
+            ending = f"{path.suffix} files" if path.suffix else "files without a suffix"
+            raise MediaError(f"{path}: none of {', '.join(modalities)} is read from {ending}")
         return Sample(path.name, modality[0], MODALITIES[modality[0]].read(path))
     kind = "text" if isinstance(signal, str) else "audio" if isinstance(signal, tuple) else "image"
     if kind not in modalities:

@@ -188,6 +188,14 @@ class Codec(ABC):
         with plain_torch():
             return self._decode(codes, meta, **chosen)
 
+    def __repr__(self) -> str:
+        spec = getattr(self, "spec", None)
+        if spec is None:  # it failed while it was made
+            return f"<{type(self).__name__}>"
+        sizes = spec.codebook_sizes
+        books = f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else " + ".join(map(str, sizes))
+        return f"<{spec.name}, {spec.modality}: {spec.form}, ids of {books}>"
+
     def __call__(self, signal: Any) -> Any:
         "Try the codec on a file or a signal: `uti.roundtrip` of it."
         return import_module("uti.roundtrip").roundtrip(self, signal)  # the one step up, when it is called
