@@ -22,6 +22,7 @@ EXTRAS = {  # name in brackets → the modules that it brings
     "hf": ("transformers",),
     "diffusion": ("diffusers", "transformers"),
     "lm": ("transformers", "accelerate", "tensorboard"),
+    "snac": ("snac",),
 }
 
 

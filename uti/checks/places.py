@@ -20,8 +20,9 @@ from .case import CodecCase
 from .probes import Item, Trial, hop_of, image_probe, noise, scrambled, wave_probe
 
 # %% auto #0
-__all__ = ['SECONDS', 'PRIMES', 'LONG', 'AT', 'WORSE_DB', 'QUIETER_DB', 'in_time', 'lengths', 'length_fault', 'place_lengths',
-           'long_sounds', 'place_sensitivity', 'place_ends', 'parts', 'place_distortion', 'entries', 'place_entries']
+__all__ = ['SECONDS', 'PRIMES', 'LONG', 'AT', 'FEW_VARY', 'WORSE_DB', 'QUIETER_DB', 'in_time', 'lengths', 'length_fault',
+           'place_lengths', 'long_sounds', 'place_sensitivity', 'place_ends', 'parts', 'place_distortion', 'entries',
+           'place_entries']
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-06
 SECONDS = 0.5  # for each question here; a thorough run takes six times as long
@@ -154,6 +155,9 @@ def place_sensitivity(case: CodecCase) -> Found:
     return Found(not deaf, asked, None, f"nothing changes with {', '.join(deaf[:4])}" if deaf else "")
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-12
+FEW_VARY = 0.05  # of the positions between, where six waves have the same ids as well
+
+
 @check("The ids at both ends are not always the same", of="codec", modalities=("audio",))
 def place_ends(case: CodecCase) -> Found:
     "Ask about four lengths; `found`: how many could be asked."
@@ -167,14 +171,14 @@ def place_ends(case: CodecCase) -> Found:
         items = trial.encode([wave.clamp(-1, 1) for wave in waves])
         if items[0].codes.shape[-1] != hops:
             continue
+        codes = torch.stack([item.codes for item in items])
+        same = (codes == codes[:1]).all(0).all(0)
+        if same[1:-1].double().mean() > FEW_VARY:
+            continue
         asked += 1
-        wrong += [
-            f"the {name} of {hops} positions"
-            for name, at in (("first", 0), ("last", -1))
-            if all(torch.equal(item.codes[:, at], items[0].codes[:, at]) for item in items)
-        ]
+        wrong += [f"the {name} of {hops} positions" for name, at in (("first", 0), ("last", -1)) if same[at]]
     if not asked:
-        return Found(None, detail="its positions are not its hops")
+        return Found(None, detail="its positions are not its hops, or its ids hardly vary anywhere")
     return Found(
         not wrong, asked, None, f"six waves have the same ids at {', '.join(wrong)}" if wrong else ""
     )
