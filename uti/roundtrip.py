@@ -8,9 +8,10 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from markupsafe import Markup
 from torch import Tensor
@@ -29,7 +30,7 @@ from .pages.plots import picture_row, sound_rows, spectrogram
 from .tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['RoundTrip', 'RoundTrips', 'roundtrip', 'encode_file', 'decode_file']
+__all__ = ['Named', 'RoundTrip', 'RoundTrips', 'roundtrip', 'encode_file', 'decode_file']
 
 # %% ../nbs/07_roundtrip.ipynb #rt-06
 def _shown(signal: Any) -> Any:
@@ -119,6 +120,9 @@ class RoundTrips(list[RoundTrip]):
         return str(joined([before, table(["", *(trip.codec for trip in self)], rows)]))
 
 # %% ../nbs/07_roundtrip.ipynb #rt-08
+Named = Codec | UnifiedTokenizer | str | Path
+
+
 def _is_file(name: str) -> bool:
     try:
         return Path(name).is_file()
@@ -147,14 +151,20 @@ def _sample(tokenizer: UnifiedTokenizer, signal: Any) -> Sample:
     return Sample(kind, kind, signal)
 
 
-def _tokenizer_of(codec: Codec | UnifiedTokenizer | str | Path) -> UnifiedTokenizer:
+def _tokenizer_of(codec: Named) -> UnifiedTokenizer:
     if isinstance(codec, UnifiedTokenizer):
         return codec
     loaded = codec if isinstance(codec, Codec) else load_codec(codec)
     return UnifiedTokenizer({loaded.spec.modality: loaded})
 
 
-def roundtrip(codec: Any, signal: Any, mode: str = "deterministic") -> Any:
+@overload
+def roundtrip(codec: Named, signal: Any, mode: str = "deterministic") -> RoundTrip: ...
+@overload
+def roundtrip(codec: Sequence[Named], signal: Any, mode: str = "deterministic") -> RoundTrips: ...
+def roundtrip(
+    codec: Named | Sequence[Named], signal: Any, mode: str = "deterministic"
+) -> RoundTrip | RoundTrips:
     """Encode a signal, decode its ids, and measure what came back: a `RoundTrip`, which shows itself.
 
     `codec`: a `Codec`, a `UnifiedTokenizer`, or what `load_codec` takes; a list of these gives `RoundTrips`.
@@ -162,7 +172,7 @@ def roundtrip(codec: Any, signal: Any, mode: str = "deterministic") -> Any:
     `mode`: the decoder, "deterministic" or "diffusion", where the codec has it. Raises `MediaError` for a
     signal that the codec cannot have, and `CodecError`.
     """
-    if isinstance(codec, (list, tuple)):
+    if isinstance(codec, Sequence) and not isinstance(codec, str):
         return RoundTrips(roundtrip(one, signal, mode) for one in codec)
     tokenizer = _tokenizer_of(codec)
     case = Case.of(tokenizer, _sample(tokenizer, signal), mode).encode()

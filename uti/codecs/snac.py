@@ -125,7 +125,7 @@ class Snac(CheckpointCodec):
         self.network.to(torch_dtype(dtype))
         self.strides: list[int] = config["vq_strides"]
         self.slots = depth_first(self.strides)
-        window = config.get("attn_window_size", 32) or 1  # the library's default
+        window = self.network.attn_window_size or 1
         hop = math.prod(config["encoder_rates"])
         self.padded_to = hop * math.lcm(self.strides[0], window)
         self.spec = AudioSpec(
@@ -186,10 +186,8 @@ class Snac(CheckpointCodec):
         "Decode int64 [slots, positions] to float32 [1, samples], with the noise of seed 0."
         import torch
 
-        device, per_frame = (
-            next(self.network.parameters()).device,
-            [self.strides[0] // s for s in self.strides],
-        )
+        device = next(self.network.parameters()).device
+        per_frame = [self.strides[0] // stride for stride in self.strides]
         levels = [slots.new_zeros(1, n * slots.shape[-1]) for n in per_frame]
         for codes, (level, place) in zip(slots, self.slots, strict=True):
             levels[level][0, place :: per_frame[level]] = codes
