@@ -34,7 +34,7 @@ __all__ = ['Named', 'RoundTrip', 'RoundTrips', 'roundtrip', 'encode_file', 'deco
 
 # %% ../nbs/07_roundtrip.ipynb #rt-06
 def _shown(signal: Any) -> Any:
-    "A text as it is, a sound as its player, an image inside the page."
+    "Return a text as it is, a sound as its player, an image inside the page."
     if isinstance(signal, Sound):
         return Markup(signal._repr_html_())
     if not isinstance(signal, Tensor):
@@ -77,7 +77,7 @@ class RoundTrip:
 
     @property
     def numbers(self) -> dict[str, Any]:
-        "What is counted and measured → its value: ids, bits, rate, metrics, and whether a text came back."
+        "Return name → value of ids, bits, rate, metrics, and of whether a text came back."
         found: dict[str, Any] = {"ids": len(self.tokens.ids), "bits": (self.bits, 0), "rate": self.rate}
         for name, measurement in self.metrics.items():
             metric = METRICS[name]
@@ -89,7 +89,7 @@ class RoundTrip:
         return found
 
     def _repr_html_(self) -> str:
-        "In Jupyter: before, after, where they differ, and the numbers."
+        "Show in Jupyter: before, after, where they differ, and the numbers."
         counts = table(["", self.codec], list(self.numbers.items()))
         if self.decoded is None:
             said = paragraph("This codec has no decoder here.")
@@ -195,8 +195,8 @@ def decode_file(
 ) -> None:
     """Decode `tokens` into the file `path`, whole or not at all: .txt, .png or .wav, by their modality.
 
-    `mode`: as in `roundtrip`. Raises `TokenizerError` for tokens of another codec, `MediaError` for another
-    suffix, `OSError`.
+    `mode`: as in `roundtrip`. Raises `TokenizerError` for tokens of another codec, `CodecError` where it has
+    no decoder, `MediaError` for another suffix, `OSError`.
     """
     path, modality = Path(path), tokens.meta.get("modality")
     if modality not in tokenizer.codecs:
@@ -206,10 +206,7 @@ def decode_file(
     suffix = MODALITIES[modality].suffix or ".txt"
     if path.suffix.lower() != suffix:
         raise MediaError(f"{path}: decoded {modality} is written to a file that ends in {suffix}")
-    chosen = decoder_of(tokenizer.codec(modality).spec, mode)
-    if chosen is None:
-        raise TokenizerError(f"codec {tokenizer.codec(modality).spec.name!r} has no decoder here")
-    decoded = tokenizer.decode(modality, tokens, chosen)
+    decoded = tokenizer.decode(modality, tokens, decoder_of(tokenizer.codec(modality).spec, mode))
     if isinstance(decoded, str):
         write_text(path, decoded)
         return

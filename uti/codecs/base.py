@@ -248,7 +248,7 @@ class Codec(ABC):
         return None
 
     def smaller(self) -> Codec | None:
-        "This codec for smaller images, on the same weights; None where it has no such form."
+        "Return this codec for smaller images, on the same weights; None where it has no such form."
         return None
 
     def loaded_weights(self) -> LoadedWeights | None:

@@ -52,21 +52,24 @@ class CheckpointCodec(Codec):
         raise NotImplementedError
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-08
+def _reader(name: str) -> type[CheckpointCodec] | None:
+    "Return the class registered as `name` where it reads checkpoints; None where it cannot be imported here."
+    target = codec_targets().get(name)
+    try:
+        module, _, attribute = target.partition(":") if isinstance(target, str) else ("", "", "")
+        target = getattr(import_module(module), attribute) if module else target
+    except Exception:
+        return None
+    return target if isinstance(target, type) and issubclass(target, CheckpointCodec) else None
+
+
 def checkpoint_codecs(modality: str) -> dict[str, type[CheckpointCodec]]:
-    """Registered codecs of `modality` that read checkpoints: name → class.
+    """Return the registered codecs of `modality` that read checkpoints: name → class.
 
     A target that cannot be imported here is left out; `uti codecs` says why.
     """
-    found = {}
-    for name, target in codec_targets().items():
-        try:
-            module, _, attribute = target.partition(":") if isinstance(target, str) else ("", "", "")
-            target = getattr(import_module(module), attribute) if module else target
-        except Exception:
-            continue
-        if isinstance(target, type) and issubclass(target, CheckpointCodec) and target.modality == modality:
-            found[name] = target
-    return found
+    readers = {name: reader for name in codec_targets() if (reader := _reader(name))}
+    return {name: reader for name, reader in readers.items() if reader.modality == modality}
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-10
 def _recognised(modality: str, folder: Path) -> str:
@@ -117,9 +120,8 @@ def modality_of(name: str, subfolder: str = "") -> str:
 
     Raises `CodecError` for what is neither.
     """
-    for modality in SPECS:
-        if name in checkpoint_codecs(modality):  # whoever opens it asks for a checkpoint
-            return modality
+    if reader := _reader(name):  # whoever opens it asks for a checkpoint
+        return reader.modality
     if not _is_checkpoint(name):
         return _named(codec_spec, name, {}).modality
     for weights in (False, True):  # most models say what they are without them
@@ -142,7 +144,7 @@ def load_codec(name: str | Path, modality: str | None = None, /, **options: Any)
     and whatever the codec raises while it loads.
     """
     name = os.fspath(name)
-    if "checkpoint" not in options and any(name in checkpoint_codecs(of) for of in SPECS):
+    if "checkpoint" not in options and _reader(name):
         raise CodecError(
             f"codec {name!r} reads a checkpoint: give a folder (./{name} for one of that name) or a hub id "
             "in the place of its name"

@@ -26,7 +26,7 @@ def _inside(mime: str, data: bytes) -> str:
 
 
 def player(path: Path, label: str, style: str = "") -> Markup:
-    "A player with the WAV file inside the page; `label`: what it plays, for who cannot see where it stands."
+    "Make a player with the WAV file inside the page; `label`: what it plays, for who does not see the page."
     return Markup('<audio controls preload="none" aria-label="{}" style="{}" src="{}"></audio>').format(
         label, style, _inside("audio/wav", path.read_bytes())
     )
@@ -38,7 +38,7 @@ def audio_player(path: Path, label: str) -> Markup:
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-004
 def _drawn_as(kind: str, figure: Figure, dpi: int) -> bytes:
-    "A figure as a PNG or JPEG file; it is closed."
+    "Return a figure as a PNG or JPEG file; it is closed."
     import matplotlib.pyplot as plt
 
     buffer = io.BytesIO()
