@@ -15,7 +15,7 @@ from language import SPACE, language
 from uti.audit.earlier import read_record
 from uti.audit.samples import load_samples
 from uti.audit.smoke_report import read_smoke
-from uti.config import SMOKE_CONFIG, load_config, parse_config
+from uti.config import SMOKE_CONFIG, ConfigError, Smoke, load_config, parse_config
 from uti.lm import endurance, model, smoke, training
 from uti.lm.data import DatasetError, load_dataset, make_dataset
 from uti.lm.endurance import kill, kill_checks, resume, same_end
@@ -409,3 +409,16 @@ def test_one_sentence_and_exit_2(name, smoked, work, uti_in, tmp_path):
         result.stderr
     )
     assert sorted(tmp_path.rglob("*")) == before
+
+
+NUMBERS = [
+    name
+    for name, field in Smoke.model_fields.items()
+    if int in (field.annotation, *getattr(field.annotation, "__args__", ())) and field.annotation is not bool
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_whole_number_has_an_upper_bound(name):
+    with pytest.raises(ConfigError, match=rf"smoke\.{name}: input should be less than or equal to \d+, got"):
+        parse_config({"smoke": {name: 2**40}}, "uti.yaml")

@@ -140,6 +140,14 @@ def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
     assert [w.shape[1] for w, _ in decoded] == lengths
 
 
+@pytest.mark.parametrize("name", ["coffee.png", "speech.wav"])
+def test_a_file_is_encoded_under_another_default_device(name, tokenizer, assets):
+    encode = tokenizer.encode_image if name.endswith("png") else tokenizer.encode_audio
+    here = encode(assets / name)
+    with torch.device("meta"):
+        assert torch.equal(encode(assets / name).ids, here.ids)
+
+
 def test_files_sounds_and_waves_are_the_same(tokenizer, assets):
     sound = read_audio(assets / "speech.wav")
     ways = [

@@ -347,7 +347,7 @@ class AudioSpec(CodecSpec):
         import torch
 
         waves = [wave for wave, _ in signals]
-        lengths = torch.tensor([wave.shape[-1] for wave in waves])
+        lengths = torch.tensor([wave.shape[-1] for wave in waves], device="cpu")
         longest = int(lengths.max())
         padded = [
             w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1]))
