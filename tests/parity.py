@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from test_checkpoints import library_codes, library_sound, sounds
 
-from uti.codecs.hf.audio import HFAudio
+from uti.zoo.hf.audio import HFAudio
 
 SECONDS = (1.3, 1.3, 0.51, 0.9)  # two alike, and others in one batch with them
 

@@ -62,7 +62,8 @@ def test_what_must_not_matter_is_another_in_fresh_processes(what, sent):
 @pytest.mark.slow  # two processes that import torch, for each codec
 def test_hashes_have_another_seed_in_fresh_processes(sent, cold):
     assert set(elsewhere(Elsewhere("the hash of a word"))) == {"fresh_process"}
-    assert "hash seed 7341" in elsewhere(ElsewhereLouder("the hash of a word"))["fresh_process_decode"]
+    said = elsewhere(ElsewhereLouder("the hash of a word"))["fresh_process_decode"]
+    assert "hash seed 7341" in said or "hash seed 40961" in said  # either may agree with this one by chance
     assert elsewhere(Blocks()) == elsewhere(Tiles()) == elsewhere(Bytes()) == {}
 
 

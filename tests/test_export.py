@@ -18,13 +18,14 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from uti.codecs.embedded.text import EmbeddedText
-from uti.codecs.hf.text import PROBES, HFText
 from uti.config import parse_config
+from uti.modalities.text import PROBES
 from uti.outdir import OutdirError
 from uti.space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, load_space
 from uti.tokens.export import FILES, ExportError, export_tokenizer, token_names
 from uti.tokens.sequences import segment
 from uti.tokens.tokenizer import UnifiedTokenizer
+from uti.zoo.hf.text import HFText
 
 
 def unified(text, image=(300, 16), audio=(20,) * 12):

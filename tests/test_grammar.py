@@ -238,8 +238,8 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     """
     import transformers
 
-    from uti.codecs.hf.audio import HFAudio
     from uti.lm.data import grammar_of
+    from uti.zoo.hf.audio import HFAudio
 
     torch.manual_seed(0)
     config = transformers.EncodecConfig(

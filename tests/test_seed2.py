@@ -24,15 +24,15 @@ from torch import nn
 
 from uti.checks.case import reference_of
 from uti.codecs.base import CodecError
-from uti.codecs.decoders.unclip import Unclip, pipeline_folder
-from uti.codecs.seed2.codec import Seed2
-from uti.codecs.seed2.config import Seed2Config
-from uti.codecs.seed2.network import MEAN, STD, Seed2Network, load_network, published
 from uti.files import packaged
 from uti.modalities.base import Sample
 from uti.modalities.image import normalise_image
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
+from uti.zoo.decoders.unclip import Unclip, pipeline_folder
+from uti.zoo.seed2.codec import Seed2
+from uti.zoo.seed2.config import Seed2Config
+from uti.zoo.seed2.network import MEAN, STD, Seed2Network, load_network, published
 
 REFERENCE = Path(__file__).parent / "data" / "seed2_parity.pt"
 META = {"n_positions": 32}
@@ -579,7 +579,7 @@ def test_a_hub_id_is_read_from_the_cache_without_a_network(tmp_path, unclip_fold
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123abc")
     code = (
-        "import sys; from uti.codecs.decoders.unclip import pipeline_folder; "
+        "import sys; from uti.zoo.decoders.unclip import pipeline_folder; "
         "print(*[pipeline_folder(model) for model in sys.argv[1:]])"
     )
     run = subprocess.run(

@@ -8,9 +8,9 @@ from snac import SNAC
 
 from uti.codecs.base import CodecError
 from uti.codecs.readers import load_codec, modality_of
-from uti.codecs.snac import Snac
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
+from uti.zoo.snac import Snac
 
 SMALL = {
     "sampling_rate": 24_000, "encoder_dim": 8, "encoder_rates": [2, 4, 8, 8], "decoder_dim": 64,

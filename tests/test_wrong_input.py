@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -252,8 +254,10 @@ def test_an_odd_config_is_one_short_sentence(name, tmp_path):
 
 
 @pytest.mark.slow  # the encoding of a terminal
-def test_a_narrow_terminal_is_printed_to(uti):
-    result = uti("codecs", PYTHONIOENCODING="ascii")
+def test_a_narrow_terminal_is_printed_to():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "uti", "codecs"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "\\xd7 1024" in result.stdout.replace(",", ""), result.stdout
 
 

@@ -12,9 +12,9 @@ import transformers  # noqa: E402
 from checkpoints import STEREO, liven  # noqa: E402
 from timing import ratio, report  # noqa: E402
 
-from uti.codecs.hf.audio import HFAudio  # noqa: E402
-from uti.codecs.hf.encodec import padded_length  # noqa: E402
 from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
+from uti.zoo.hf.audio import HFAudio  # noqa: E402
+from uti.zoo.hf.encodec import padded_length  # noqa: E402
 
 OVERHEAD_FLOOR, GAIN_FLOOR = 1.03, 0.95
 RATE, SECONDS, BANDWIDTH = 48_000, 10, 24.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from .base import MediaError, Modality
 
 # %% auto #0
-__all__ = ['TEXT', 'read_text']
+__all__ = ['TEXT', 'PROBES', 'read_text']
 
 # %% ../../nbs/modalities/02_text.ipynb #modalities-02-003
 def read_text(path: str | Path) -> str:
@@ -30,3 +30,16 @@ def _neighbours(text: str) -> dict[str, str]:
 TEXT = Modality(
     "text", "text", (".txt",), read_text, lambda text: text.encode("utf-8", "surrogatepass"), _neighbours
 )
+
+# %% ../../nbs/modalities/02_text.ipynb #modalities-02-006
+PROBES = {
+    "capitals": "Hello World, HELLO world",
+    "spaces": "  two  spaces, a trailing one ",
+    "line ends": "a\nb\r\nc\td\n\n\n",
+    "punctuation": "don 't stop . Now , ( really ) ?",
+    "composed": "caf\u00e9 and cafe\u0301, \ufb01 and fi, \u212b and \u00c5",
+    "scripts": "Ελληνικά, кириллица, עברית, हिन्दी, 漢字とかな, 한국어",
+    "emoji": "👩🏽‍🚀 🏳️‍🌈",
+    "controls": "nul \x00 bell \x07 \ufeff end",
+    "marks of tokenizers": "\u2581 \u0120a ##a <s>a</s> <0x0A>",
+}

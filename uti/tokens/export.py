@@ -12,9 +12,9 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from ..codecs.base import Codec
-from ..codecs.hf.text import PROBES
 from ..errors import UTIError
 from ..files import write_json, write_text
+from ..modalities.text import PROBES
 from ..outdir import MANIFEST, output_folder
 from ..space import N_SPECIAL, SPECIAL_TOKENS, TokenSpace, save_space
 from .sequences import SHORT
