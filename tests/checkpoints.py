@@ -249,7 +249,7 @@ def liven(model: nn.Module, codebooks: float = 0.05) -> nn.Module:
             table = module._buffers.get(name)
             if table is not None and table.ndim == 2:
                 table.normal_(std=codebooks)
-        if isinstance(module, hf.FlavaImageCodebook):  # classes that all pictures score alike decide nothing
+        if isinstance(module, hf.FlavaImageCodebook):  # classes that all images score alike decide nothing
             with torch.inference_mode():
                 scores = module(torch.rand(4, 3, 64, 64))
             module.blocks.output.conv.bias.data = -scores.mean((0, 2, 3)).clone()

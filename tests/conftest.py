@@ -167,7 +167,7 @@ from uti.codecs.base import Codec, Encoded
 from uti.codecs.spec import ImageSpec
 
 class Stripes(Codec):
-    "One id a picture: its mean grey."
+    "One id an image: its mean grey."
     spec = ImageSpec("stripes", (256,), version="1", licence="MIT", source="none",
                      input_size=(16, 16), grid=(1, 1), invariant=True)
     def __init__(self, breaks=False):
@@ -208,13 +208,13 @@ def assets() -> Path:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory, assets) -> Path:
-    "A folder with a picture of 96×96 and a second of sound, for audits of which the size is not the point."
-    from uti.modalities.audio import read_audio, write_wav
+    "A folder with an image of 96×96 and a second of audio, for audits of which the size is not the point."
+    from uti.modalities.audio import load_audio, write_wav
     from uti.modalities.image import normalise_image, write_png
 
     folder = tmp_path_factory.mktemp("assets") / "small"
     folder.mkdir()
     write_png(folder / "coffee.png", normalise_image(assets / "coffee.png", (96, 96))[0])
-    wave, rate = read_audio(assets / "speech.wav")
+    wave, rate = load_audio(assets / "speech.wav")
     write_wav(folder / "speech.wav", wave[:, :rate], rate)
     return folder

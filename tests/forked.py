@@ -74,7 +74,7 @@ class Fork:
         return self.process.exitcode
 
     def wait(self) -> int:
-        self.process.join(300)  # far longer than any takes: what hangs is ended
+        self.process.join(900)  # far longer than any takes: what hangs is ended
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()

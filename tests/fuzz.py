@@ -55,7 +55,7 @@ ODD = [
 ODD += [[], {}, [[]], [1, 2], {"a": 1}, "cuda", "../x", "\x00", "2026-02-30", [None] * 3]
 MEMORY = 6 * 2**30  # that an input may take
 CARD = b"---\nlicense: mit\ndate: 2024-01-01\ntags: &x [a, b]\ndatasets: *x\n---\n# A model\n"
-PICTURES = {"png": {}, "jpg": {}, "webp": {}, "gif": {}, "bmp": {}, "tif": {}}
+IMAGES = {"png": {}, "jpg": {}, "webp": {}, "gif": {}, "bmp": {}, "tif": {}}
 SOUNDS = {
     "wav": ("WAV", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "flac": ("FLAC", "PCM_16"),
     "ogg": ("OGG", "VORBIS"), "opus": ("OGG", "OPUS"), "mp3": ("MP3", None),
@@ -115,7 +115,7 @@ def files(n: int, rng: random.Random, folder: Path) -> Iterator[tuple[str, Calla
     exif[0x112], exif[0x10E] = 6, "a cup"
     wave = (0.3 * np.sin(np.arange(9_600) * 0.05)).astype(np.float32)
     whole = {}
-    for suffix in PICTURES:
+    for suffix in IMAGES:
         kept = io.BytesIO()
         image.save(kept, format={"jpg": "JPEG", "tif": "TIFF"}.get(suffix, suffix.upper()), exif=exif)
         whole[suffix] = kept.getvalue()

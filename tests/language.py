@@ -19,7 +19,7 @@ def language(
     tasks: tuple[str, ...] = ("t2i",),
     **smoke,
 ) -> Dataset:
-    "`n` sequences of texts and pictures, all `tasks` in turn; `smoke`: settings of the model and the run."
+    "`n` sequences of texts and images, all `tasks` in turn; `smoke`: settings of the model and the run."
     generator, image, examples = np.random.default_rng(0), space.ranges["IMAGE"], []
     for i in range(n):
         picture = generator.integers(image.start, image.stop, 9)

@@ -1,4 +1,4 @@
-"""Each family's codes and sounds beside those of the library's own class, counted: `make parity`.
+"""Each family's codes and audio beside those of the library's own class, counted: `make parity`.
 
 Checkpoints are small, their classes real, their weights random. Exits 1 where anything differs.
 """

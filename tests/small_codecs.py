@@ -12,7 +12,7 @@ from uti.codecs.spec import AudioSpec, ImageSpec, TextSpec
 
 
 class Held(Codec):
-    "Every `hop`-th sample in 8 bits, at 8 kHz; or, as a picture, its mean grey in a frame of another shape."
+    "Every `hop`-th sample in 8 bits, at 8 kHz; or, as an image, its mean grey in a frame of another shape."
 
     def __init__(self, modality="audio", image_size=(16, 32)):
         form = (
@@ -43,7 +43,7 @@ class Held(Codec):
 
 
 class TwoWays(Codec):
-    "A codec of grey pictures with two decoders, which say which of them ran."
+    "A codec of grey images with two decoders, which say which of them ran."
 
     spec = ImageSpec(
         "two-ways",

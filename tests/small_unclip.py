@@ -9,7 +9,7 @@ from uti.compat import torchaudio  # noqa: F401, before transformers
 
 def save_small_unclip(folder: Path, embedding: int = 32, pixels: int = 32) -> Path:
     """Write the pipeline to `folder`, as the published one lies on a disk: it takes image embeddings [batch,
-    embedding] and draws pictures of `pixels` a side. Returns `folder`.
+    embedding] and draws images of `pixels` a side. Returns `folder`.
     """
     from diffusers import (
         AutoencoderKL,

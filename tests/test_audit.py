@@ -328,8 +328,8 @@ def test_the_decoder_that_the_plan_names_is_the_one_that_runs_and_objects_are_au
                 ((64, 64),) * 3 if mode == "deterministic" else ((191, 191),) * 3
             )
     tokens = tokenizer.encode_image(small / "coffee.png")
-    assert abs(tokenizer.decode_image(*tokens).max() - 0.25) < 1e-3  # the first that it has
-    assert abs(tokenizer.decode_image(*tokens, mode="diffusion").min() - 0.75) < 1e-3
+    assert abs(tokenizer.decode_image(*tokens).pixels.max() - 0.25) < 1e-3  # the first that it has
+    assert abs(tokenizer.decode_image(*tokens, mode="diffusion").pixels.min() - 0.75) < 1e-3
     with pytest.raises(CodecError, match="'two-ways' has no fast decoder; it has deterministic, diffusion"):
         tokenizer.decode_image(*tokens, mode="fast")
     with pytest.raises(AuditError, match="'embedded-text' has no diffusion decoder"):
@@ -364,10 +364,10 @@ def test_a_sample_is_normalised_once_and_encoded_as_often_as_is_asked(tmp_path, 
     assert len(seen) == len(prepared.samples)
     run_audit(prepared)
     again = [signal for signal in seen[len(prepared.samples) :] if not isinstance(signal, str)]
-    assert len(again) == 2  # what was decoded, a picture and a sound, for the round trip
+    assert len(again) == 2  # what was decoded, an image and audio, for the round trip
     assert not any(signal is s.signal for signal in again for s in prepared.samples)
     # its tokens · again · other threads · in a batch · after the round trip; two more by the fresh processes
-    # a sound also with one codebook and with half of them
+    # audio also with one codebook and with half of them
     assert (calls["image_encode"], calls["audio_encode"]) == (5, 7)
     # its reconstruction · again · after the round trip
     assert (calls["image_decode"], calls["audio_decode"]) == (3, 5)

@@ -1087,7 +1087,7 @@ def test_pixel_statistics_that_are_none_are_refused(case, checkpoint, tmp_path):
     "content, expected",
     [
         ("{", "not JSON"),
-        ({"sampling_rate": 8000}, "takes sounds at 8000 Hz"),
+        ({"sampling_rate": 8000}, "takes audio at 8000 Hz"),
         ({"hop_length": "x"}, "cannot be used"),
     ],
 )
@@ -1103,7 +1103,7 @@ CONFIGS = {
     "no way to the next": ("encodec_48khz", {"overlap": 1.0}, "one every 1;"),
     "a gap": ("encodec_48khz", {"overlap": -1.0}, "leave no gap"),
     "no patch": ("janus_vqgan", {"num_patches": 0}, "image_size must be a multiple of 4 pixels .* got 0"),
-    "a picture too large": ("chameleon_vqgan", {"resolution": 100_000_000}, "at most 4096, got 100000000"),
+    "an image too large": ("chameleon_vqgan", {"resolution": 100_000_000}, "at most 4096, got 100000000"),
 }
 
 
@@ -1298,8 +1298,10 @@ def test_neucodec_takes_16_and_gives_24_khz(checkpoint):
     tokenizer = UnifiedTokenizer({"audio": HFAudio(checkpoint("neucodec"))})
     wave = 0.1 * torch.randn(1, 16_001).clamp(-1, 1)
     tokens = tokenizer.encode_audio(wave, 16_000)
-    back, rate = tokenizer.decode_audio(*tokens)
-    assert (rate, back.shape) == (24_000, (1, 24_001)) and tokens.meta["preprocessing"]["rate"] == 16_000
+    back = tokenizer.decode_audio(*tokens)
+    assert (back.rate, back.wave.shape) == (24_000, (1, 24_001)) and tokens.meta["preprocessing"][
+        "rate"
+    ] == 16_000
 
 
 @pytest.mark.run

@@ -17,17 +17,17 @@ from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
 from uti.config import parse_config
-from uti.modalities.base import Sample
+from uti.modalities.base import Audio, Image, Sample
 from uti.space import TokenSpace
 from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
 
 
 @pytest.fixture(scope="module")
 def cases() -> dict[str, DecodedCase]:
-    "A short sound in three codebooks, and a text."
+    "Short audio in three codebooks, and a text."
     tokenizer = UnifiedTokenizer({"text": EmbeddedText(), "audio": EmbeddedAudio(n_codebooks=3)})
     noise = 0.1 * torch.randn(1, 2000, generator=torch.Generator().manual_seed(0))
-    samples = Sample("noise", "audio", (noise, 24_000)), Sample("words", "text", "A few words.")
+    samples = Sample("noise", "audio", Audio(noise, 24_000)), Sample("words", "text", "A few words.")
     return {s.modality: Case.of(tokenizer, s).encode().decode() for s in samples}
 
 
@@ -207,17 +207,17 @@ def test_ids_that_differ_are_counted_beside_none(cases):
 def test_what_a_check_raises_is_a_wrong_answer(cases):
     class Broken(EmbeddedAudio):
         def _encode(self, signals, lengths):
-            raise ArithmeticError("no sound today")
+            raise ArithmeticError("no audio today")
 
     case = Case.of(UnifiedTokenizer({"audio": Broken(1)}), cases["audio"].source)
     answers = [a for a in ask("encoded item", case, Case.encode) if a.name == "determinism"]
     assert [(a.passed, a.gates, a.detail) for a in answers] == [
-        (False, True, "raised ArithmeticError: no sound today")
+        (False, True, "raised ArithmeticError: no audio today")
     ]
 
 
 class Doubtful(EmbeddedAudio):
-    "Asks of itself what the list does not, and misjudges how many positions a sound has."
+    "Asks of itself what the list does not, and misjudges how many positions audio has."
 
     def own_checks(self, signals, encoded):
         return [
@@ -265,7 +265,7 @@ def test_what_is_found_stands_beside_what_was_expected(cases):
     assert answers["channels"] == (True, 1, 1)
     assert answers["length"] == (True, 2000, 2000)
     assert answers["finite"] == (True, True, True)
-    picture = Sample("grey", "image", torch.full((3, 20, 30), 128, dtype=torch.uint8))
+    picture = Sample("grey", "image", Image(torch.full((3, 20, 30), 128, dtype=torch.uint8)))
     case = Case.of(UnifiedTokenizer({"image": EmbeddedImage(size=64)}), picture).encode().decode()
     answers = {a.name: (a.passed, a.found, a.expected) for a in ask("decoded item", case)}
     assert answers["size"] == (True, [3, 64, 64], [3, 64, 64]) and answers["finite"] == (True, True, True)
@@ -303,7 +303,7 @@ def test_codes_are_decoded_at_once_and_one_by_one_only_where_that_fails():
 
 @dataclass(frozen=True)
 class Shifted(TokenSpace):
-    "A space whose picture ids begin one id later than they should."
+    "A space whose image ids begin one id later than they should."
 
     @property
     def ranges(self):

@@ -36,7 +36,7 @@ from uti.comparison.run import (
 )
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
 from uti.metrics.audio import snr_db
-from uti.modalities.audio import read_audio, write_wav
+from uti.modalities.audio import load_audio, write_wav
 from uti.modalities.base import MediaError
 from uti.modalities.image import load_image
 from uti.publish import report_comparison
@@ -88,11 +88,11 @@ def test_the_page_says_who_passed_at_what_rate(published):
         assert said in page
     assert (
         page.count("<audio") == 3 and page.count("data:image/png") >= 2 + 3 + 3
-    )  # figures, pictures, spectrograms
+    )  # figures, images, spectrograms
     assert "comparison of eight-uti, two-uti" in (published.parent / "index.html").read_text()
 
 
-FORMS = {"image": "pictures at 256×256", "audio": "sounds in mono at 24 kHz", "text": "bits/byte"}
+FORMS = {"image": "images at 256×256", "audio": "sounds in mono at 24 kHz", "text": "bits/byte"}
 
 
 @pytest.mark.run
@@ -110,7 +110,7 @@ def test_a_comparison_may_be_of_one_modality(uti_here, tmp_path, work, modality)
 @pytest.fixture(scope="module")
 def mixed(work, uti_in):
     """The folder of the report of the embedded codecs, an EnCodec with random weights, and a codec of small
-    pictures; and what the command printed.
+    images; and what the command printed.
     """
     for family in ("encodec_48khz", "VQModel"):
         save(family, work)
@@ -259,7 +259,7 @@ def test_without_ffmpeg_there_is_a_sentence_in_place_of_opus(published, work, tm
 
 @pytest.mark.skipif(bool(opus_missing()), reason="there is no ffmpeg with libopus")
 def test_opus_is_aligned(work):
-    wave, rate = read_audio(work / "small" / "speech.wav")
+    wave, rate = load_audio(work / "small" / "speech.wav")
     back = through_opus(wave, rate, 48)
     snrs = [snr_db(wave, back.roll(delay, 1)) for delay in (-1, 0, 1)]
     assert max(snrs) == snrs[1] > 10
@@ -296,7 +296,7 @@ def test_different_forms_are_compared_in_a_common_one(work, tmp_path, monkeypatc
         assets=work / "small",
     )
     assert comparison.common_form.sample_rate == 8000 and comparison.common_form.clip_seconds == 0.5
-    original, rate = read_audio(tmp_path / "out" / comparison.assets[-1].original)
+    original, rate = load_audio(tmp_path / "out" / comparison.assets[-1].original)
     assert original.shape == (1, 4000) and rate == 8000
     held, embedded = comparison.results("audio").values()
     assert held.rate.kbps == 32 and held.rate.tokens_per_second == 4000 and embedded.rate.kbps == 6
@@ -346,7 +346,7 @@ def test_other_inputs_and_lost_files_are_audited_again(work, tmp_path, keeps):
     assert not keeps(config, out, mine)
     lost.write_bytes(found)
     assert keeps(config, out, mine)
-    wave, rate = read_audio(mine / "speech.wav")
+    wave, rate = load_audio(mine / "speech.wav")
     write_wav(mine / "speech.wav", wave.flip(1), rate)
     assert not keeps(config, out, mine)
 
@@ -423,7 +423,7 @@ def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(wor
     )
     with pytest.raises(
         CompareError,
-        match="square: its pictures of 256×256 show another part of a picture than those of 16×32",
+        match="square: its images of 256×256 show another part of an image than those of 16×32",
     ):
         prepare_compare({"square": square, "flat": flat}, tmp_path / "out", assets=work / "small")
     for name in ("", "..", "a/b"):

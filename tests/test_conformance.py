@@ -264,7 +264,7 @@ def test_a_thorough_audit_says_how_fast_a_codec_is(tmp_path):
 
 
 class OtherWithFewer(Blocks):
-    "With one codebook its codes are others, and sound worse than silence."
+    "With one codebook its codes are others, and audio worse than silence."
 
     def first_codebooks(self, n):
         return Coarse(codebook_sizes=(16,))

@@ -185,7 +185,7 @@ def test_other_families_give_mixed_sequences_back(family):
 
 
 def test_ten_thousand_lists_give_themselves_back(family):
-    "Of texts that come back alone, and of ids of images and sounds between them."
+    "Of texts that come back alone, and of ids of images and audio between them."
     tokenizer, exported = family
     backend, rng, space = exported.backend_tokenizer, random.Random(0), tokenizer.space
     words = ["the", " lazy", " jugs", "!", " 12", "\n", "x", " of", " quick", "."]

@@ -233,7 +233,7 @@ def test_a_grammar_comes_back_from_json():
 
 
 def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
-    """EnCodec at 48 kHz encodes overlapping chunks: not every number of positions is one that a sound makes,
+    """EnCodec at 48 kHz encodes overlapping chunks: not every number of positions is one that audio makes,
     and the grammar admits only those.
     """
     import transformers
@@ -264,7 +264,7 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     for n_positions, n_samples in lengths.items():
         books = torch.arange(n_positions * codec.spec.n_codebooks) % codec.spec.n_codebooks
         ids = books * 16 + tokenizer.space.ranges["AUDIO_CB0"].start
-        wave, rate = tokenizer.decode_audio(ids, tokenizer.generated_meta("audio", ids))
-        assert wave.shape == (2, n_samples) and rate == 4800
+        audio = tokenizer.decode_audio(ids, tokenizer.generated_meta("audio", ids))
+        assert audio.wave.shape == (2, n_samples) and audio.rate == 4800
     with pytest.raises(TokenizerError, match="no audio makes"):
         tokenizer.generated_meta("audio", ids[:1].expand(missing[0] * codec.spec.n_codebooks))

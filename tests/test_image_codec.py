@@ -51,40 +51,40 @@ def test_it_says_what_it_promises():
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     arrays = list(photographs().values())[:3]
     return torch.from_numpy(np.stack(arrays)).movedim(-1, 1).float() / 255
 
 
-def test_ids_do_not_depend_on_threads_or_batch(codec, pictures):
+def test_ids_do_not_depend_on_threads_or_batch(codec, images):
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        together = codec.encode(pictures).codes
+        together = codec.encode(images).codes
         torch.set_num_threads(2)
-        assert torch.equal(codec.encode(pictures).codes, together)
-        assert torch.equal(torch.cat([codec.encode(p[None]).codes for p in pictures]), together)
-        assert torch.equal(codec.encode(pictures.flip(0)).codes.flip(0), together)
+        assert torch.equal(codec.encode(images).codes, together)
+        assert torch.equal(torch.cat([codec.encode(p[None]).codes for p in images]), together)
+        assert torch.equal(codec.encode(images.flip(0)).codes.flip(0), together)
     finally:
         torch.set_num_threads(threads)
 
 
 def test_ids_of_version_1_are_these(codec):
-    """Version 1 gives these ids for this picture, on any machine; ids that change their meaning need another
+    """Version 1 gives these ids for this image, on any machine; ids that change their meaning need another
     version.
     """
     assert codec.spec.version == "1"
     y, x = torch.meshgrid(torch.arange(256), torch.arange(256), indexing="ij")
-    picture = torch.stack([x / 255, y / 255, ((x // 16 + y // 16) % 2).float()])[None]
-    codes = codec.encode(picture).codes
+    image = torch.stack([x / 255, y / 255, ((x // 16 + y // 16) % 2).float()])[None]
+    codes = codec.encode(image).codes
     assert (
         hashlib.sha256(codes.numpy().astype("<i8").tobytes()).hexdigest()
         == "38e0560063728124c466c529cd9cb84c3c06e4ce93492860d988b990618993cc"
     )
 
 
-def test_shapes_ranges_and_meta(codec, pictures):
-    codes, meta = codec.encode(pictures)
+def test_shapes_ranges_and_meta(codec, images):
+    codes, meta = codec.encode(images)
     assert codes.shape == (3, 1, 1024) and codes.dtype == torch.int64
     assert (
         codes.min() >= 0
@@ -96,9 +96,9 @@ def test_shapes_ranges_and_meta(codec, pictures):
     assert decoded.min() >= 0 and decoded.max() <= 1
 
 
-def test_decoded_pictures_resemble_the_originals(codec, pictures):
-    for picture, decoded in zip(pictures, codec.decode(*codec.encode(pictures)), strict=True):
-        assert peak_signal_noise_ratio(picture.numpy(), decoded.numpy(), data_range=1) > 20
+def test_decoded_pictures_resemble_the_originals(codec, images):
+    for image, decoded in zip(images, codec.decode(*codec.encode(images)), strict=True):
+        assert peak_signal_noise_ratio(image.numpy(), decoded.numpy(), data_range=1) > 20
 
 
 @pytest.mark.parametrize("fill", [0, 2**16 - 1, None])
@@ -130,7 +130,7 @@ def test_another_number_of_positions_is_refused(codec, n):
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         torch.rand(1, 3, 255, 256),
         torch.rand(1, 1, 256, 256),
@@ -138,9 +138,9 @@ def test_another_number_of_positions_is_refused(codec, n):
         torch.full((1, 3, 256, 256), torch.nan),
     ],
 )
-def test_what_is_no_picture_is_refused(codec, picture):
+def test_what_is_no_picture_is_refused(codec, image):
     with pytest.raises(CodecError, match="embedded-image"):
-        codec.encode(picture)
+        codec.encode(image)
 
 
 @pytest.mark.parametrize("make", [EmbeddedImage, EmbeddedAudio])

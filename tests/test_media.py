@@ -1,5 +1,6 @@
 """Files of every format, as they come from cameras, scanners, editors and recorders."""
 
+import io
 import json
 import math
 import os
@@ -20,7 +21,8 @@ from PIL import Image
 from uti.audit.samples import load_samples
 from uti.compat import torchaudio
 from uti.modalities.audio import load_audio, normalise_audio, read_audio, write_wav
-from uti.modalities.base import MediaError, MediaWarning, Sound
+from uti.modalities.base import Audio, MediaError, MediaWarning
+from uti.modalities.base import Image as ImageValue
 from uti.modalities.image import load_image, normalise_image, read_image, write_png
 from uti.modalities.registry import MODALITIES, find_media
 from uti.modalities.sound_files import decode_whole, missing_bytes
@@ -208,7 +210,7 @@ def test_an_exif_that_cannot_be_read_is_said_and_the_picture_is_not_turned(monke
 
 def test_postscript_behind_the_name_of_a_jpeg_never_reaches_ghostscript(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
-    with pytest.raises(MediaError, match="not a picture"):
+    with pytest.raises(MediaError, match="not an image"):
         load_image(tmp_path / "a.jpg")
 
 
@@ -277,7 +279,7 @@ def test_an_ogg_that_lost_its_first_page_of_sound_is_said(subtype, rate, tmp_pat
     sf.write(path, np.tile(LONG, 2)[: 4 * rate], rate, format="OGG", subtype=subtype)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        wave, found = read_audio(path)
+        wave, found = load_audio(path)
         assert wave.shape[1] == 4 * found  # a whole one is nothing to be said of
     data = bytearray(path.read_bytes())
     pages = [at for at in range(len(data)) if data[at : at + 4] == b"OggS"]
@@ -335,7 +337,7 @@ def test_a_list_of_files_behind_the_name_of_a_sound_is_no_sound(tmp_path):
         "hls.m4a": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\nb.wav\n#EXT-X-ENDLIST\n",
     }.items():
         (tmp_path / name).write_text(text)
-        with pytest.raises(MediaError, match=f"{name}: cannot be read as a sound"):
+        with pytest.raises(MediaError, match=f"{name}: cannot be read as audio"):
             read_audio(tmp_path / name)
 
 
@@ -349,7 +351,7 @@ def test_samples_on_another_scale_are_said():
 
 
 def test_frames_before_channels_are_refused():
-    with pytest.raises(MediaError, match=r"more channels than samples; a sound is \[channels, samples\]"):
+    with pytest.raises(MediaError, match=r"more channels than samples; audio is \[channels, samples\]"):
         normalise_audio(np.zeros((24_000, 2), np.float32), 24_000, target_rate=24_000, channels=1)
 
 
@@ -512,7 +514,7 @@ WAVE = (0.5 * np.sin(np.arange(4800) * 0.1)).astype(np.float32)
 )
 def test_wav_of_every_sample_format(tmp_path, subtype):
     sf.write(tmp_path / "a.wav", WAVE, 48_000, subtype=subtype)
-    wave, rate = read_audio(tmp_path / "a.wav")
+    wave, rate = load_audio(tmp_path / "a.wav")
     assert rate == 48_000 and wave.dtype == torch.float32
     error = (wave[0, 1000:4800] - torch.from_numpy(WAVE)[1000:]).abs().max()  # ADPCM adapts for a while
     assert error < {"PCM_U8": 0.01, "ULAW": 0.03, "ALAW": 0.03, "IMA_ADPCM": 0.03}.get(subtype, 1e-4)
@@ -521,7 +523,7 @@ def test_wav_of_every_sample_format(tmp_path, subtype):
 @pytest.mark.parametrize(("suffix", "options"), [("flac", {}), ("ogg", {}), ("mp3", {}), ("WAV", {})])
 def test_other_containers(tmp_path, suffix, options):
     sf.write(tmp_path / f"a.{suffix}", np.stack([WAVE, -WAVE], 1), 48_000, format=suffix.upper(), **options)
-    wave, rate = read_audio(tmp_path / f"a.{suffix}")
+    wave, rate = load_audio(tmp_path / f"a.{suffix}")
     assert wave.shape[0] == 2 and rate == 48_000
     assert find_media(tmp_path) == {"text": [], "image": [], "audio": [tmp_path / f"a.{suffix}"]}
 
@@ -556,7 +558,7 @@ def test_at_an_odd_rate_a_tone_is_the_same_tone(rate):
 
 @pytest.mark.parametrize("rate", [-1, 0, 1, 99, 1_000_001, 2**31 - 1])
 def test_a_rate_that_no_sound_has_is_refused(rate):
-    with pytest.raises(MediaError, match=f"a sound has 100 to 1,000,000 samples a second, not {rate}"):
+    with pytest.raises(MediaError, match=f"audio has 100 to 1,000,000 samples a second, not {rate}"):
         normalise_audio(torch.zeros(1, 100), rate, target_rate=24_000, channels=1)
 
 
@@ -566,7 +568,7 @@ def test_a_header_that_claims_terabytes_is_refused(tmp_path):
     data[21] |= 0x0F  # the number of samples: 36 bits of the first metadata block
     data[22:26] = b"\xff" * 4
     (tmp_path / "a.flac").write_bytes(data)
-    with pytest.raises(MediaError, match=r"a.flac: (cannot be read as a sound|is cut off)"):
+    with pytest.raises(MediaError, match=r"a.flac: (cannot be read as audio|is cut off)"):
         read_audio(tmp_path / "a.flac")
 
 
@@ -609,8 +611,8 @@ def test_what_was_done_to_a_sound_is_recorded_and_a_few_samples_too_loud_are_cut
 @pytest.mark.parametrize(
     ("wave", "told"),
     [
-        (torch.zeros(2, 3, 4), r"wave float32 \[2, 3, 4\]: a sound must be \[channels, samples\]"),
-        (torch.zeros(1, 0), r"wave float32 \[1, 0\]: a sound must be"),
+        (torch.zeros(2, 3, 4), r"wave float32 \[2, 3, 4\]: audio must be \[channels, samples\]"),
+        (torch.zeros(1, 0), r"wave float32 \[1, 0\]: audio must be"),
         (torch.zeros(9, 8), r"wave float32 \[9, 8\]: has more channels than samples"),
         (np.zeros((1, 4), np.int32), r"wave int32 \[1, 4\]: samples must be floating point"),
         (torch.tensor([[0.1, math.inf]]), "not finite"),
@@ -696,7 +698,7 @@ def test_written_files_are_the_same_every_time_and_clipped(tmp_path):
         )
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert read_audio(tmp_path / "a.wav")[0].abs().max() <= 1
+    assert read_audio(tmp_path / "a.wav").wave.abs().max() <= 1
     assert len(list(tmp_path.iterdir())) == 4  # no temporary file stays
 
 
@@ -707,7 +709,8 @@ def test_a_float_is_written_as_the_nearest_of_256(tmp_path):
         assert image.format == "PNG" and image.mode == "RGB" and image.size == (10, 2)
         assert np.asarray(image)[1, :, 2].tolist() == [0, 0, 0, 1, 127, 128, 254, 255, 255, 255]
     read = MODALITIES["image"].read(tmp_path / "named-as-it-may-be")
-    assert torch.equal(read, MODALITIES["image"].as_read(levels.clamp(0, 1).expand(3, 2, 10)))
+    written = MODALITIES["image"].as_read(ImageValue(levels.clamp(0, 1).expand(3, 2, 10)))
+    assert torch.equal(read.pixels, written.pixels)
 
 
 def test_a_wave_is_written_as_the_nearest_of_sixteen_bits(tmp_path):
@@ -722,14 +725,14 @@ def test_a_wave_is_written_as_the_nearest_of_sixteen_bits(tmp_path):
 
 def test_the_neighbours_of_a_signal_are_a_part_of_it_and_another_of_its_size():
     wave = torch.arange(20.0).view(2, 10)
-    sounds = MODALITIES["audio"].neighbours(Sound(wave, 8000))
+    sounds = MODALITIES["audio"].neighbours(Audio(wave, 8000))
     assert {name: (s.wave.tolist(), s.rate) for name, s in sounds.items()} == {
         "its beginning": (wave[:, :6].tolist(), 8000),
         "backwards": (wave.flip(1).tolist(), 8000),
     }
     picture = torch.arange(12).view(3, 2, 2)
-    pictures = MODALITIES["image"].neighbours(picture)
-    assert {name: p.tolist() for name, p in pictures.items()} == {
+    pictures = MODALITIES["image"].neighbours(ImageValue(picture))
+    assert {name: p.pixels.tolist() for name, p in pictures.items()} == {
         "upside down": picture.flip(1).tolist(),
         "mirrored": picture.flip(2).tolist(),
     }
@@ -742,16 +745,16 @@ def test_the_neighbours_of_a_signal_are_a_part_of_it_and_another_of_its_size():
 def test_sixteen_bits_come_back_as_they_were(tmp_path):
     every = np.arange(-32768, 32768).astype(np.int16)
     sf.write(tmp_path / "a.wav", every, 8000)
-    write_wav(tmp_path / "b.wav", *read_audio(tmp_path / "a.wav"))
+    write_wav(tmp_path / "b.wav", *load_audio(tmp_path / "a.wav"))
     assert np.array_equal(sf.read(tmp_path / "b.wav", dtype="int16")[0], every)
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
     for wave in (torch.zeros(1, 0), torch.zeros(9), torch.full((1, 9), math.nan)):
-        with pytest.raises(MediaError, match=r"a.wav: a sound to write"):
+        with pytest.raises(MediaError, match=r"a.wav: audio to write"):
             write_wav(tmp_path / "a.wav", wave, 8000)
     for image in (torch.zeros(1, 4, 4), torch.zeros(3, 0, 4), torch.full((3, 4, 4), math.inf)):
-        with pytest.raises(MediaError, match=r"a.png: a picture to write"):
+        with pytest.raises(MediaError, match=r"a.png: an image to write"):
             write_png(tmp_path / "a.png", image)
     assert not list(tmp_path.iterdir())
     with pytest.raises(OSError, match=r"absent"):
@@ -764,3 +767,13 @@ def test_a_folder_lists_what_it_holds_in_order(tmp_path):
     (tmp_path / "deeper.png").mkdir()
     _, images, sounds = find_media(tmp_path).values()
     assert [p.name for p in images] == ["a.jpg", "b.PNG"] and [p.name for p in sounds] == ["c.wav"]
+
+
+def test_an_image_shows_itself_as_the_file_that_would_be_written(tmp_path):
+    levels = torch.tensor([-9, 0, 0.4, 0.6, 127.4, 127.6, 254.4, 254.6, 255, 999]) / 255
+    image = ImageValue(levels.expand(3, 2, 10))
+    write_png(tmp_path / "a.png", image.pixels)
+    shown = Image.open(io.BytesIO(image.png()))
+    assert np.array_equal(np.asarray(shown), np.asarray(Image.open(tmp_path / "a.png")))
+    assert repr(image) == "Image(2×10)" and 'src="data:image/png;base64,' in image._repr_html_()
+    assert ImageValue(torch.full((3, 2, 2), torch.nan)).png()  # what is not finite is shown as black

@@ -85,7 +85,7 @@ def test_a_sound_is_measured_as_by_hand():
     b = torch.tensor([[1.5, -2.0], [2.0, -1.0]])
     assert mae(a, b) == 0.625
     assert snr_db(a, b) == pytest.approx(10 * math.log10(14 / 2.25))
-    found = measure("audio", (a, 24_000), (b, 24_000))
+    found = measure("audio", a, b, 24_000)
     assert {name: m.value for name, m in found.items()} == {
         "audio_snr_db": snr_db(a, b),
         "audio_aligned_snr_db": aligned_snr_db(a, b)[0],
@@ -93,7 +93,7 @@ def test_a_sound_is_measured_as_by_hand():
         "audio_mae": mae(a, b),
         "audio_log_mel_l1": log_mel_l1(a, b, 24_000),
     }
-    again = measure("audio", (a, 24_000), (b, 24_000), "round trip")
+    again = measure("audio", a, b, 24_000, "round trip")
     assert {name: m.value for name, m in again.items()} == {
         "audio_roundtrip_snr_db": snr_db(a, b),
         "audio_roundtrip_mae": mae(a, b),
@@ -144,7 +144,7 @@ def test_a_delay_is_looked_for_up_to_the_limit_and_no_further(limit):
 @pytest.mark.parametrize("shape", [(3, 8), (1, 8, 8), (4, 8, 8), (3, 8, 8, 1), (1, 3, 8, 8)])
 def test_a_picture_has_three_channels_rows_and_columns(shape):
     for metric in (psnr, ssim, ssim_gaussian, error_map):
-        with pytest.raises(MetricError, match=r"pictures must be \[3, H, W\]"):
+        with pytest.raises(MetricError, match=r"images must be \[3, H, W\]"):
             metric(torch.zeros(shape), torch.ones(shape))
 
 
@@ -169,7 +169,7 @@ def test_float32_would_have_lost_it():
 def test_psnr_and_ssim_know_the_range():
     a = (
         torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.1
-    )  # a dark picture: a guessed range would flatter
+    )  # a dark image: a guessed range would flatter
     assert psnr(a, a + 0.01) == pytest.approx(40, abs=1e-3)
     assert ssim(a, 1 - a) < 0.1
     for b in (a * 255, a - 0.2, a * 15):
@@ -388,7 +388,7 @@ def loudness():
 
 def test_a_metric_needs_one_place(loudness):
     "Measured, gated the right way and known to a config, because it is in the list."
-    found = measure("audio", torch.zeros(1, 8), (torch.full((1, 8), 0.5), 24_000))
+    found = measure("audio", torch.zeros(1, 8), torch.full((1, 8), 0.5), 24_000)
     assert found["audio_peak"].value == 0.5
     found = {"a": found["audio_peak"]}
     gates = {

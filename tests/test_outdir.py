@@ -38,7 +38,7 @@ TEXT = parse_config({"text": "embedded-text"})
 
 @pytest.fixture
 def folder(tmp_path, small):
-    "A folder that holds a user's files, and the results of an audit of a picture, a sound and texts."
+    "A folder that holds a user's files, and the results of an audit of an image, audio and texts."
     out = tmp_path / "out"
     for name, text in NOTES.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)

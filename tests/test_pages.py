@@ -48,7 +48,7 @@ def additions():
         )
     )
 
-    @check("A sound is never silent", of="decoded item", modalities=("audio",))
+    @check("Audio is never silent", of="decoded item", modalities=("audio",))
     def never_silent(case):
         return Found(bool(case.decoded.wave.any()))
 
@@ -64,7 +64,7 @@ def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additio
     gate = next(g for g in record.gates if g.metric == "audio_peak")
     assert record.passed and gate.direction == "<=" and gate.limit == pytest.approx(gate.baseline + 0.1)
     assert "peak" in sections.summary(record) and "audio_peak" in sections.metrics(record)
-    assert "A sound is never silent" in sections.correctness(record)
+    assert "Audio is never silent" in sections.correctness(record)
     assert "peak" in sections.caption(record, record.items[0])
 
 

@@ -13,7 +13,7 @@ from uti.audit.earlier import read_record
 from uti.codecs import base
 from uti.codecs.base import CodecError, codec_targets
 from uti.codecs.readers import load_codec
-from uti.modalities.audio import normalise_audio, read_audio
+from uti.modalities.audio import load_audio, normalise_audio
 from uti.pages import audit as sections
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -38,7 +38,7 @@ def site(tmp_path_factory):
 
 
 def speech(assets) -> torch.Tensor:
-    wave, rate = read_audio(assets / "speech.wav")
+    wave, rate = load_audio(assets / "speech.wav")
     return normalise_audio(wave, rate, target_rate=8000, channels=1)[0]
 
 

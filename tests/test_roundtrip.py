@@ -13,11 +13,11 @@ from small_codecs import Blocks
 import uti
 from uti.codecs.base import CodecError
 from uti.codecs.readers import load_codec
-from uti.modalities.base import MediaError, Sound
+from uti.modalities.base import Audio, MediaError
 from uti.roundtrip import roundtrip
 from uti.tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
 
-SINE = Sound(0.3 * torch.sin(torch.arange(24_000) * 0.05)[None], 24_000)
+SINE = Audio(0.3 * torch.sin(torch.arange(24_000) * 0.05)[None], 24_000)
 
 
 def test_one_door_opens_what_has_a_name_and_what_lies_in_a_folder(tmp_path):
@@ -90,8 +90,8 @@ def test_what_a_codec_cannot_have_is_said(tmp_path):
     tokenizer = UnifiedTokenizer(image="embedded-image", audio="embedded-audio")
     for codec, signal, said in (
         ("embedded-image", "absent.png", "no file named 'absent.png'; this codec is for image"),
-        ("embedded-image", SINE, "Sound is no signal for it; this codec is for image"),
-        ("embedded-audio", torch.zeros(1, 800), r"give its rate as well, Sound\(wave, rate\)"),
+        ("embedded-image", SINE, "Audio is no signal for it; this codec is for image"),
+        ("embedded-audio", torch.zeros(1, 800), r"give its rate as well, Audio\(wave, rate\)"),
         (tokenizer, tmp_path / "notes.pdf", "none of image, audio is read from .pdf files"),
     ):
         with pytest.raises(MediaError, match=said):

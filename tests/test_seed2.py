@@ -25,7 +25,7 @@ from torch import nn
 from uti.checks.case import reference_of
 from uti.codecs.base import CodecError
 from uti.files import packaged
-from uti.modalities.base import Sample
+from uti.modalities.base import Image, Sample
 from uti.modalities.image import normalise_image
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -205,9 +205,8 @@ def test_pictures_of_any_proportions_reach_the_codec_stretched(checkpoint, resam
         tokens.ids - tokenizer.space.ranges["IMAGE"].start, codec.encode(stretched[None]).codes.flatten()
     )
     assert tokens.meta["preprocessing"] == record and codec.spec.resample == resample
-    assert torch.equal(
-        reference_of(tokenizer, Sample("a", "image", torch.from_numpy(pixels).movedim(-1, 0))), stretched
-    )
+    image = Image(torch.from_numpy(pixels).movedim(-1, 0))
+    assert torch.equal(reference_of(tokenizer, Sample("a", "image", image)).pixels, stretched)
     assert (codec.spec.version == Seed2(checkpoint).spec.version) == (resample == "bicubic")
 
 
@@ -307,7 +306,7 @@ def test_a_picture_may_be_cropped_and_the_version_says_so(checkpoint):
     codec, usual = Seed2(checkpoint, resize="crop"), Seed2(checkpoint)
     tokenizers = [UnifiedTokenizer({"image": c}) for c in (codec, usual)]
     wide = torch.randint(0, 256, (60, 120, 3), generator=torch.Generator().manual_seed(0)).numpy()
-    cropped, stretched = (t.normalise("image", wide.astype("uint8"))[0] for t in tokenizers)
+    cropped, stretched = (t.normalise("image", wide.astype("uint8"))[0].pixels for t in tokenizers)
     middle = normalise_image(wide.astype("uint8"), (42, 42), "crop")[0]
     assert torch.equal(cropped, middle) and not torch.equal(stretched, cropped)
     assert codec.spec.version != usual.spec.version
@@ -494,7 +493,7 @@ def test_a_seed_draws_the_same_picture_in_either_mode_and_the_meta_has_it(drawin
         ({"steps": 3}, "meta says steps 3, but this codec draws with 2"),
         ({"scheduler": "EulerDiscreteScheduler"}, "this codec draws with 'DDIMScheduler'"),
         ({"seed": -1}, "seed must be a whole number"),
-        ([], "must be what decides a picture"),
+        ([], "must be what decides an image"),
     ],
 )
 def test_a_meta_that_would_be_drawn_otherwise_is_refused(drawing, reference, drawn, told):
@@ -505,7 +504,7 @@ def test_a_meta_that_would_be_drawn_otherwise_is_refused(drawing, reference, dra
 def test_embeddings_that_cannot_be_drawn_are_refused(drawing):
     for wrong, told in ((torch.zeros(2, 5), r"got \[2, 5\]"), (torch.full((1, 32), math.nan), "with NaN")):
         with pytest.raises(CodecError, match=told):
-            drawing.unclip.pictures(wrong, [0] * len(wrong))
+            drawing.unclip.images(wrong, [0] * len(wrong))
 
 
 def test_the_vision_encoder_of_the_pipeline_is_not_needed(tmp_path, unclip_folder):
@@ -514,7 +513,7 @@ def test_the_vision_encoder_of_the_pipeline_is_not_needed(tmp_path, unclip_folde
     )
     embeddings = torch.randn(1, 32, generator=torch.Generator().manual_seed(0))
     whole, without_it = (
-        Unclip(folder, steps=1).pictures(embeddings, [0]) for folder in (unclip_folder, tmp_path / "without")
+        Unclip(folder, steps=1).images(embeddings, [0]) for folder in (unclip_folder, tmp_path / "without")
     )
     assert torch.equal(whole, without_it)
 

@@ -25,7 +25,7 @@ from uti.tokens.sequences import (
     unflatten,
 )
 
-SPACE = TokenSpace(text=10, image=(4,), audio=(3, 5))  # specials from 10, pictures from 74, sounds from 78
+SPACE = TokenSpace(text=10, image=(4,), audio=(3, 5))  # specials from 10, images from 74, sounds from 78
 TEXT_START, TEXT_END, IMG_START, IMG_END, AUD_START, AUD_END, GEN_TEXT, GEN_IMG, GEN_AUD, PAD = range(10, 20)
 NO = IGNORED
 

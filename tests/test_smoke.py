@@ -351,7 +351,7 @@ def test_a_codec_without_short_sounds_says_so():
     tokenizer = UnifiedTokenizer.from_config(parse_config({"audio": "embedded-audio"}))
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(DatasetError, match="no sound of as few positions"),
+        pytest.raises(DatasetError, match="no audio of as few positions"),
     ):
         patch.setattr(type(tokenizer.codec("audio")), "sound_lengths", lambda *_: {})
         make_dataset(tokenizer, load_samples(None, ["audio"]), 2, text_tokens=8, audio_positions=2)
@@ -367,7 +367,7 @@ WRONG = {
         ["audit", "--smoke-report", "small.yaml"],
         "small.yaml: not a smoke.json of this version",
     ),
-    "no sound and no picture": (["smoke", "--smoke-assets", "absent"], "absent: no such folder"),
+    "no audio and no image": (["smoke", "--smoke-assets", "absent"], "absent: no such folder"),
     "an unknown setting": (
         ["smoke", "--config", "odd.yaml"],
         "unknown key 'smoke.step'; did you mean 'steps'",
@@ -380,7 +380,7 @@ WRONG = {
         ["smoke", "--config", "no_causal.yaml"],
         "vit: a model of type 'vit' is no causal language model",
     ),
-    "a sound without samples": (["smoke", "--smoke-assets", "silent"], "empty.wav: holds no samples"),
+    "audio without samples": (["smoke", "--smoke-assets", "silent"], "empty.wav: holds no samples"),
     "export without text": (
         ["export", "--image", "embedded-image", "--out", "out"],
         "there is no text codec in it",

@@ -17,7 +17,7 @@ SMALL = {
     "decoder_rates": [8, 8, 4, 2], "attn_window_size": None, "codebook_size": 4096, "codebook_dim": 8,
     "vq_strides": [4, 2, 1], "noise": True, "depthwise": True,
 }  # fmt: skip
-# as SNAC at 32 and 44.1 kHz: four levels and attention, whose window decides to what a sound is padded
+# as SNAC at 32 and 44.1 kHz: four levels and attention, whose window decides to what audio is padded
 LARGER = SMALL | {"vq_strides": [8, 4, 2, 1], "attn_window_size": 32, "encoder_dim": 16, "decoder_dim": 128}
 FRAME = 2048  # samples of a coarse frame of both
 

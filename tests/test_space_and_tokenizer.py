@@ -135,9 +135,9 @@ def test_sounds_are_the_same_alone_and_together(tokenizer, lengths, seed):
     for (wave, rate), tokens in zip(waves, together, strict=True):
         alone = tokenizer.encode_audio(wave, rate)
         assert torch.equal(alone.ids, tokens.ids) and alone.meta == tokens.meta
-        assert tokenizer.decode_audio(*tokens)[0].shape == wave.shape
+        assert tokenizer.decode_audio(*tokens).wave.shape == wave.shape
     decoded = tokenizer.decode_audios([t.ids for t in together], [t.meta for t in together])
-    assert [w.shape[1] for w, _ in decoded] == lengths
+    assert [audio.wave.shape[1] for audio in decoded] == lengths
 
 
 @pytest.mark.parametrize("name", ["coffee.png", "speech.wav"])
@@ -153,7 +153,7 @@ def test_files_sounds_and_waves_are_the_same(tokenizer, assets):
     ways = [
         tokenizer.encode_audio(assets / "speech.wav"),
         tokenizer.encode_audio(sound),
-        tokenizer.encode_audio(*sound),
+        tokenizer.encode_audio(sound.wave, sound.rate),
     ]
     assert all(torch.equal(way.ids, ways[0].ids) and way.meta == ways[0].meta for way in ways)
     assert tokenizer.decode_audio(*ways[0]).rate == 24_000
@@ -165,7 +165,7 @@ def test_files_sounds_and_waves_are_the_same(tokenizer, assets):
 
 def test_digital_silence_stays_silent(tokenizer):
     tokens = tokenizer.encode_audio(torch.zeros(1, 24_000), 24_000)
-    assert tokenizer.decode_audio(*tokens)[0].abs().max() < 1e-3
+    assert tokenizer.decode_audio(*tokens).wave.abs().max() < 1e-3
 
 
 def test_meta_is_json(tokenizer):

@@ -22,7 +22,7 @@ from uti.codecs.base import (
 )
 from uti.codecs.spec import SPECS, AudioSpec, CodecError, ImageSpec, TextSpec, shape_of
 from uti.modalities.audio import normalise_audio
-from uti.modalities.base import Sound
+from uti.modalities.base import Audio, Image
 from uti.modalities.image import normalise_image
 
 ABOUT = {"version": "1", "licence": "MIT", "source": "none"}
@@ -161,28 +161,28 @@ def test_a_picture_becomes_what_its_spec_says_and_is_measured_at_the_size_that_c
     spec = image(output_size=(8, 12), resize="stretch", resample="bilinear")
     normal, record = spec.normalise(PICTURE)
     wanted, done = normalise_image(PICTURE, (16, 32), "stretch", "bilinear")
-    assert torch.equal(normal, wanted) and record == done
+    assert torch.equal(normal.pixels, wanted) and record == done
     at_output = normalise_image(PICTURE, (8, 12), "stretch", "bilinear")[0]
-    assert torch.equal(spec.reference(PICTURE, normal), at_output)
+    assert torch.equal(spec.reference(PICTURE, normal).pixels, at_output)
     assert image().reference(PICTURE, normal) is normal
-    batch, lengths = spec.batch([normal, normal.flip(1)])
+    batch, lengths = spec.batch([normal, Image(wanted.flip(1))])
     assert batch.shape == (2, 3, 16, 32) and lengths is None
-    assert torch.equal(batch[1], normal.flip(1))
-    assert [one.shape for one in spec.items(batch, [{}, {}])] == [(3, 16, 32)] * 2
+    assert torch.equal(batch[1], wanted.flip(1))
+    assert [one.pixels.shape for one in spec.items(batch, [{}, {}])] == [(3, 16, 32)] * 2
 
 
 def test_a_sound_becomes_what_its_spec_says_and_is_measured_at_the_rate_that_comes_back():
     spec, source = audio(output_rate=8_000), (NOISE, 48_000)
     normal, record = spec.normalise(source, 0.05)
     wanted, done = normalise_audio(NOISE, 48_000, target_rate=16_000, channels=1, clip_seconds=0.05)
-    assert isinstance(normal, Sound) and normal.rate == 16_000
+    assert isinstance(normal, Audio) and normal.rate == 16_000
     assert torch.equal(normal.wave, wanted) and record == done and wanted.shape == (1, 800)
     reference = spec.reference(source, normal, 0.05)
     at_output = normalise_audio(NOISE, 48_000, target_rate=8_000, channels=1, clip_seconds=0.05)[0]
     assert reference.rate == 8_000 and torch.equal(reference.wave, at_output)
     assert spec.reference(source, normal).wave.shape == (1, 800)  # of the 0.1 s of the whole
     assert audio().reference(source, normal) is normal
-    batch, lengths = spec.batch([normal, Sound(normal.wave[:, :300], 16_000)])
+    batch, lengths = spec.batch([normal, Audio(normal.wave[:, :300], 16_000)])
     assert batch.shape == (2, 1, 800) and lengths.tolist() == [800, 300]
     assert torch.equal(batch[1, :, :300], normal.wave[:, :300]) and not batch[1, :, 300:].any()
     items = spec.items(batch, [{"n_samples": 700}, {"n_samples": 300}])
@@ -201,7 +201,7 @@ def test_a_text_stays_what_it_is():
 
 
 class Skips(Plain):
-    "A codec of sounds of which no three hops make three positions."
+    "A codec of audio of which no three hops make three positions."
 
     def expected_positions(self, n_samples=None):
         n = self.spec.positions(n_samples)
@@ -252,7 +252,7 @@ def test_codes_at_the_limits_are_decoded_without_gradients():
     whole = torch.zeros(1, 2, 8, dtype=torch.int64)
     assert tiles.decode(whole, [{"n_positions": 8}])[1] is True
     for codes, n in ((whole, 7), (whole[..., :7], 7), (torch.zeros(1, 2, 9, dtype=torch.int64), 8)):
-        with pytest.raises(CodecError, match=r"codec 'tiles': a picture has 8 positions, got [79]"):
+        with pytest.raises(CodecError, match=r"codec 'tiles': an image has 8 positions, got [79]"):
             tiles.decode(codes, [{"n_positions": n}])
     with pytest.raises(CodecError, match="codec 'hops' can encode but not decode"):
         Plain(audio(decode_modes=())).decode(CODES, [SOUND])

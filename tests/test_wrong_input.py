@@ -42,7 +42,7 @@ CASES = {
     "no such folder": lambda p: (["--smoke-assets", p / "absent"], "absent: no such folder"),
     "an empty folder": lambda p: (
         ["--smoke-assets", (p / "empty").mkdir() or p / "empty"],
-        "empty: holds no text (.txt) and no picture",
+        "empty: holds no text (.txt) and no image",
     ),
     "a folder of nothing that is read": lambda p: (
         ["--smoke-assets", folder_with(p, "notes.docx", b"words")],
@@ -53,16 +53,16 @@ CASES = {
         "a.png: not a folder",
     ),
     "text named .png": lambda p: (
-        ["--smoke-assets", folder_with(p, "notes.png", b"not a picture")],
-        "notes.png: not a picture",
+        ["--smoke-assets", folder_with(p, "notes.png", b"not an image")],
+        "notes.png: not an image",
     ),
     "a truncated png": lambda p: (
         ["--smoke-assets", folder_with(p, "cut.png", png_bytes(p)[:3000])],
-        "cut.png: cannot be read as a picture",
+        "cut.png: cannot be read as an image",
     ),
     "an empty png": lambda p: (
         ["--smoke-assets", folder_with(p, "zero.png", b"")],
-        "zero.png: not a picture",
+        "zero.png: not an image",
     ),
     "a wav without samples": lambda p: (
         ["--smoke-assets", folder_with(p, "mute.wav", wav_bytes(p, []))],
@@ -73,12 +73,12 @@ CASES = {
         "nan.wav: holds samples that are not finite",
     ),
     "text named .wav": lambda p: (
-        ["--smoke-assets", folder_with(p, "notes.wav", b"not a sound")],
-        "notes.wav: cannot be read as a sound",
+        ["--smoke-assets", folder_with(p, "notes.wav", b"not audio")],
+        "notes.wav: cannot be read as audio",
     ),
-    "a rate that no sound has": lambda p: (
+    "a rate that no audio has": lambda p: (
         ["--smoke-assets", folder_with(p, "slow.wav", wav_bytes(p, [0.1] * 100, 1))],
-        "slow.wav: wave float32 [1, 100]: a sound has 100 to 1,000,000 samples a second, not 1",
+        "slow.wav: wave float32 [1, 100]: audio has 100 to 1,000,000 samples a second, not 1",
     ),
     "text that is not utf-8": lambda p: (["--smoke-assets", both(p)], "odd.txt: not UTF-8"),
     "a misspelt key": lambda p: (
@@ -231,7 +231,7 @@ ODD_CONFIGS = {
     "weights that are a number": "image: {codec: embedded-image, options: {weights: 3}}",
     "weights that are a list": "audio: {codec: embedded-audio, options: {weights: [a]}}",
     "weights that are a folder": "text: {codec: embedded-text, options: {weights: .}}",
-    "a picture of a terapixel": "image: {codec: embedded-image, options: {size: 1000000}}",
+    "an image of a terapixel": "image: {codec: embedded-image, options: {size: 1000000}}",
     "a value inside itself": "text: &a {codec: *a}",
     "very deep": "text: " + "[" * 1100 + "]" * 1100,
     "a day that is none": "text: embedded-text\nseed: 2026-02-30",

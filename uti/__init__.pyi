@@ -7,7 +7,8 @@ from .codecs.base import register_codec as register_codec
 from .codecs.readers import load_codec as load_codec
 from .errors import UTIError as UTIError
 from .modalities.audio import read_audio as read_audio
-from .modalities.base import Sound as Sound
+from .modalities.base import Audio as Audio
+from .modalities.base import Image as Image
 from .modalities.image import load_image as load_image
 from .publish import report as report
 from .roundtrip import roundtrip as roundtrip
@@ -18,9 +19,10 @@ from .tokens.tokenizer import UnifiedTokenizer as UnifiedTokenizer
 
 __version__: str
 __all__ = [
+    "Audio",
     "AuditPlan",
     "Codec",
-    "Sound",
+    "Image",
     "TokenSpace",
     "Tokens",
     "UTIError",

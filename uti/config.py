@@ -65,7 +65,7 @@ class Gates(_Strict):
     accuracy: float = Field(0.9, ge=0, le=1, description="of the targets are guessed first, at least")
     text_prompt: float = Field(3.0, ge=0, description="times the loss of a text, with another's prompt")
     media_prompt: float = Field(
-        1.2, ge=0, description="times the loss of the first two positions of a picture or sound"
+        1.2, ge=0, description="times the loss of the first two positions of an image or audio"
     )
     wins: float = Field(
         0.7, ge=0, le=1, description="of the sequences have a lower loss with their own prompt"
@@ -77,12 +77,12 @@ class Smoke(_Strict):
 
     sequences: int = Field(256, ge=2, le=10**7, description="training sequences, all tasks in turn")
     text_tokens: int = Field(48, ge=1, le=10**6, description="ids of the longest text or caption")
-    audio_positions: int = Field(2, ge=1, le=10**6, description="positions of the longest sound")
+    audio_positions: int = Field(2, ge=1, le=10**6, description="positions of the longest audio")
     image_options: dict[str, Any] = Field(
-        default_factory=dict, description="options of the image codec that make most of the pictures short"
+        default_factory=dict, description="options of the image codec that make most of the images short"
     )
     whole_pictures: int = Field(
-        3, ge=0, le=10**6, description="where they do, further sequences with a picture as without them"
+        3, ge=0, le=10**6, description="where they do, further sequences with an image as without them"
     )
     targets: int = Field(
         64,
@@ -128,7 +128,7 @@ class Config(_Strict):
         gt=0,
         le=86_400,
         allow_inf_nan=False,
-        description="trim or zero-pad every sound to this many seconds",
+        description="trim or zero-pad every audio item to this many seconds",
     )
     device: str = Field("cpu", description="a torch device")
     seed: int = Field(0, ge=0, lt=2**32)

@@ -5,8 +5,6 @@
 # %% ../nbs/07_roundtrip.ipynb #rt-03
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,46 +12,30 @@ from pathlib import Path
 from typing import Any, overload
 
 from markupsafe import Markup
-from torch import Tensor
 
-from .checks.case import Case, decoder_of, encode
+from .checks.case import Case, decoder_of, encode, measure_signals
 from .codecs.base import Codec
 from .codecs.readers import load_codec
 from .files import atomic_path, write_text
 from .html import joined, mark, paragraph, table
 from .metrics.base import Measurement
-from .metrics.registry import METRICS, measure
-from .modalities.base import MediaError, Sample, Sound
+from .metrics.registry import METRICS
+from .modalities.base import Audio, Image, MediaError, Sample
 from .modalities.registry import MODALITIES
 from .pages.media import drawn
-from .pages.plots import picture_row, sound_rows, spectrogram
+from .pages.plots import image_row, sound_rows, spectrogram
 from .tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['Named', 'RoundTrip', 'RoundTrips', 'roundtrip', 'encode_file', 'decode_file']
 
 # %% ../nbs/07_roundtrip.ipynb #rt-06
-def _shown(signal: Any) -> Any:
-    "Return a text as it is, a sound as its player, an image inside the page."
-    if isinstance(signal, Sound):
-        return Markup(signal._repr_html_())
-    if not isinstance(signal, Tensor):
-        return signal
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    pixels = (signal.nan_to_num().clamp(0, 1) * 255).round().byte().movedim(0, -1)
-    Image.fromarray(pixels.numpy()).save(buffer, "PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return Markup('<img alt="" style="max-width:16rem" src="data:image/png;base64,{}">').format(data)
-
-
 @dataclass(frozen=True, eq=False)
 class RoundTrip:
     """Hold a signal, its ids, and what they decode to.
 
-    `original`: what `decoded` is measured against, at the size and rate that decode gives: str, float32
-    [3, H, W] in [0, 1], or `Sound`. `decoded`: the same; None where the codec has no decoder.
+    `original`: what `decoded` is measured against, at the size and rate that decode gives: a str, an
+    `Image` or an `Audio`. `decoded`: the same; None where the codec has no decoder.
     `metrics`: name → measurement, none for a text. `bits`: of all ids, log2 of its codebook's
     entries each.
     """
@@ -69,11 +51,11 @@ class RoundTrip:
     @property
     def rate(self) -> str:
         "Say how many bits a pixel, a second, or a byte of text takes."
-        if isinstance(self.original, Sound):
+        if isinstance(self.original, Audio):
             return f"{self.bits * self.original.rate / self.original.wave.shape[-1] / 1000:.3g} kbit/s"
         if isinstance(self.original, str):
             return f"{self.bits / max(1, len(self.original.encode())):.3g} bits a byte"
-        return f"{self.bits / self.original[0].numel():.3g} bits a pixel"
+        return f"{self.bits / self.original.pixels[0].numel():.3g} bits a pixel"
 
     @property
     def numbers(self) -> dict[str, Any]:
@@ -88,19 +70,22 @@ class RoundTrip:
             found["comes back"] = mark(self.decoded == self.original)
         return found
 
+    def __repr__(self) -> str:
+        return f"<{self.codec}: {len(self.tokens.ids):,} ids, {self.rate}>"
+
     def _repr_html_(self) -> str:
         "Show in Jupyter: before, after, where they differ, and the numbers."
         counts = table(["", self.codec], list(self.numbers.items()))
         if self.decoded is None:
             said = paragraph("This codec has no decoder here.")
-            return str(joined([_shown(self.original), said, counts]))
-        if isinstance(self.original, Tensor):
-            figure = picture_row(self.original, self.decoded)
+            return str(joined([self.original, said, counts]))
+        if isinstance(self.original, Image):
+            figure = image_row(self.original.pixels, self.decoded.pixels)
             return str(joined([drawn(figure, f"{self.codec}: before, after, error", 70, "jpeg"), counts]))
-        sides = table(["before", "after"], [[_shown(self.original), _shown(self.decoded)]])
-        if not isinstance(self.original, Sound):
+        sides = table(["before", "after"], [[self.original, self.decoded]])
+        if not isinstance(self.original, Audio):
             return str(joined([sides, counts]))
-        (before, rate), (after, _) = self.original, self.decoded
+        before, after, rate = self.original.wave, self.decoded.wave, self.original.rate
         mels = [spectrogram(wave, rate) for wave in (before, after)]
         figure = sound_rows(before, after, mels, rate)
         return str(
@@ -114,9 +99,9 @@ class RoundTrips(list[RoundTrip]):
     def _repr_html_(self) -> str:
         numbers = [trip.numbers for trip in self]
         names = list(dict.fromkeys(name for one in numbers for name in one))
-        rows: list[list[Any]] = [["decoded", *(_shown(trip.decoded) for trip in self)]]
+        rows: list[list[Any]] = [["decoded", *(trip.decoded for trip in self)]]
         rows += [[name, *(one.get(name) for one in numbers)] for name in names]
-        before = joined([paragraph("before"), _shown(self[0].original)]) if self else Markup("")
+        before = joined([paragraph("before"), self[0].original]) if self else Markup("")
         return str(joined([before, table(["", *(trip.codec for trip in self)], rows)]))
 
 # %% ../nbs/07_roundtrip.ipynb #rt-08
@@ -141,9 +126,9 @@ def _sample(tokenizer: UnifiedTokenizer, signal: Any) -> Sample:
             ending = f"{path.suffix} files" if path.suffix else "files without a suffix"
             raise MediaError(f"{path}: none of {', '.join(modalities)} is read from {ending}")
         return Sample(path.name, modality[0], MODALITIES[modality[0]].read(path))
-    kind = "text" if isinstance(signal, str) else "audio" if isinstance(signal, tuple) else "image"
+    kind = "text" if isinstance(signal, str) else "audio" if isinstance(signal, (Audio, tuple)) else "image"
     if kind not in modalities:
-        hint = ": give its rate as well, Sound(wave, rate)" if modalities == ["audio"] else ""
+        hint = ": give its rate as well, Audio(wave, rate)" if modalities == ["audio"] else ""
         named = (
             f"no file named {signal!r}" if kind == "text" else f"{type(signal).__name__} is no signal for it"
         )
@@ -168,7 +153,7 @@ def roundtrip(
     """Encode a signal, decode its ids, and measure what came back: a `RoundTrip`, which shows itself.
 
     `codec`: a `Codec`, a `UnifiedTokenizer`, or what `load_codec` takes; a list of these gives `RoundTrips`.
-    `signal`: a file, a text, a PIL image, an array or tensor as `load_image` takes them, or a `Sound`.
+    `signal`: a file, a text, a PIL image, an array or tensor as `load_image` takes them, or an `Audio`.
     `mode`: the decoder, "deterministic" or "diffusion", where the codec has it. Raises `MediaError` for a
     signal that the codec cannot have, and `CodecError`.
     """
@@ -178,8 +163,7 @@ def roundtrip(
     case = Case.of(tokenizer, _sample(tokenizer, signal), mode).encode()
     decoded = case.decode().decoded if case.mode else None
     original = case.sample.signal if case.reference is None else case.reference
-    measured = decoded is not None and case.reference is not None
-    metrics = measure(case.modality, case.reference, decoded) if measured else {}
+    metrics = measure_signals(case.reference, decoded)
     bits = case.tokens.meta["n_positions"] * sum(map(math.log2, case.spec.codebook_sizes))
     return RoundTrip(case.spec.name, case.modality, original, case.tokens, decoded, metrics, bits)
 

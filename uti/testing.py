@@ -17,7 +17,7 @@ from .checks.case import Case, CodecCase, EncodedCase, FreshProcesses
 from .checks.registry import encoding
 from .codecs.base import Codec
 from .codecs.spec import AudioSpec, ImageSpec, TextSpec
-from .modalities.base import Sample
+from .modalities.base import Audio, Image, Sample
 from .tokens.tokenizer import UnifiedTokenizer
 
 # %% auto #0
@@ -40,9 +40,9 @@ def probes(codec: Codec) -> list[Sample]:
         ramp = torch.linspace(0, 255, w).expand(3, h, w).contiguous()
         noise = torch.rand(3, h, w, generator=generator) * 255
         return [
-            Sample("ramp", "image", ramp.byte()),
-            Sample("noise", "image", noise.byte()),
-            Sample("black", "image", torch.zeros(3, h, w, dtype=torch.uint8)),
+            Sample("ramp", "image", Image(ramp.byte())),
+            Sample("noise", "image", Image(noise.byte())),
+            Sample("black", "image", Image(torch.zeros(3, h, w, dtype=torch.uint8))),
         ]
     if not isinstance(spec, AudioSpec):
         raise spec.error(f"there are no probes of {spec.modality}")
@@ -58,7 +58,8 @@ def probes(codec: Codec) -> list[Sample]:
     )
     wave = sweep.clamp(-1, 1).expand(spec.channels, -1)
     return [
-        Sample(name, "audio", (wave[:, :n].contiguous(), spec.sample_rate)) for name, n in lengths.items()
+        Sample(name, "audio", Audio(wave[:, :n].contiguous(), spec.sample_rate))
+        for name, n in lengths.items()
     ]
 
 # %% ../nbs/08_testing.ipynb #10-testing-006
@@ -68,7 +69,7 @@ Answers = Callable[[], list[Check]]
 def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, Answers]]:
     """(name, function that gives the answers) for every question about a codec and what it encodes.
 
-    What the codec raises is an answer. `thorough`: ask long sounds as well.
+    What the codec raises is an answer. `thorough`: ask long audio as well.
     """
     tokenizer, samples = UnifiedTokenizer({codec.spec.modality: codec}), probes(codec)
     fresh = FreshProcesses(tokenizer, samples)

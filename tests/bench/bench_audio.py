@@ -24,7 +24,7 @@ SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = (
     4.0,
     0.55,
     0.05,
-)  # dB above Opus, times Opus's, seconds of computing a second of sound
+)  # dB above Opus, times Opus's, seconds of computing a second of audio
 KBPS = 6
 
 

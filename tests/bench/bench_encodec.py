@@ -49,7 +49,7 @@ def main() -> int:
     n = sum(p.numel() for p in model.parameters())
     print(
         f"EnCodec, 48 kHz stereo, {n / 1e6:.1f} million parameters, {codec.spec.n_codebooks} codebooks; "
-        f"{SECONDS} s of sound\n"
+        f"{SECONDS} s of audio\n"
     )
     rows = [
         (

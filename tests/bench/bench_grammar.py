@@ -23,7 +23,7 @@ from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 
 OVERHEAD_FLOOR, TOKENS = 1.05, 96
 SPACE = TokenSpace(text=4096, image=(65536,), audio=(1024,) * 8)  # that of the embedded codecs
-PICTURES = Grammar(SPACE, "interleaved", {"image": [TOKENS - 2]})  # so that both write as many tokens
+IMAGES = Grammar(SPACE, "interleaved", {"image": [TOKENS - 2]})  # so that both write as many tokens
 
 
 def overheads() -> list[tuple[str, float, str, float]]:
@@ -40,7 +40,7 @@ def overheads() -> list[tuple[str, float, str, float]]:
             )  # fmt: skip
 
         def bound(write=write) -> None:
-            write(logits_processor=LogitsProcessorList([GrammarProcessor(PICTURES, TOKENS)]))
+            write(logits_processor=LogitsProcessorList([GrammarProcessor(IMAGES, TOKENS)]))
 
         theirs = {"prefix_allowed_tokens_fn": lambda batch, ids: some}
         rows += [

@@ -86,19 +86,19 @@ def overhead_rows() -> list[tuple[str, float]]:
     bare_i, bare_a = image.encode(batch), audio.encode(wave[None])
     return [
         (
-            "encode a picture, over the bare codec",
+            "encode an image, over the bare codec",
             ratio(lambda: tokenizer.encode_image(picture), lambda: image.encode(batch), 31),
         ),
         (
-            "decode a picture, over the bare codec",
+            "decode an image, over the bare codec",
             ratio(lambda: tokenizer.decode_image(*tokens_i), lambda: image.decode(*bare_i), 25),
         ),
         (
-            "encode a minute of sound, over the bare codec",
+            "encode a minute of audio, over the bare codec",
             ratio(lambda: tokenizer.encode_audio(wave, RATE), lambda: audio.encode(wave[None]), 25),
         ),
         (
-            "decode a minute of sound, over the bare codec",
+            "decode a minute of audio, over the bare codec",
             ratio(lambda: tokenizer.decode_audio(*tokens_a), lambda: audio.decode(*bare_a), 15),
         ),
     ]

@@ -18,7 +18,7 @@ from photographs import photographs
 
 from uti.codecs.embedded.image import EmbeddedImage
 
-PSNR_FLOOR, SSIM_FLOOR, SPEED_FLOOR = 26.0, 0.70, 5.0  # dB, -, pictures/s on one core
+PSNR_FLOOR, SSIM_FLOOR, SPEED_FLOOR = 26.0, 0.70, 5.0  # dB, -, images/s on one core
 JPEG = {
     "format": "JPEG",
     "optimize": True,
@@ -64,7 +64,7 @@ def opened(file: bytes) -> np.ndarray:
 
 
 def quality(references: list[np.ndarray], estimates: list[np.ndarray]) -> tuple[float, float]:
-    "Mean PSNR in dB and mean SSIM of uint8 RGB pictures."
+    "Mean PSNR in dB and mean SSIM of uint8 RGB images."
     pairs = list(zip(references, estimates, strict=True))
     psnr = [peak_signal_noise_ratio(a, b, data_range=255) for a, b in pairs]
     ssim = [structural_similarity(a, b, data_range=255, channel_axis=-1) for a, b in pairs]
@@ -72,7 +72,7 @@ def quality(references: list[np.ndarray], estimates: list[np.ndarray]) -> tuple[
 
 
 def through(codec: EmbeddedImage, pictures: list[np.ndarray]) -> tuple[list[np.ndarray], float]:
-    """The pictures after encode and decode, one at a time, and pictures per second of processor time on one
+    """The images after encode and decode, one at a time, and images per second of processor time on one
     core.
     """
     batches = [torch.from_numpy(p.copy()).movedim(-1, 0)[None].float() / 255 for p in pictures]
@@ -101,7 +101,7 @@ def main() -> int:
     means = {title: quality(pictures, estimate) for title, (estimate, _) in rows.items()}
 
     print(
-        f"{len(pictures)} pictures of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): "
+        f"{len(pictures)} images of 256x256 at no more than {budget} bytes ({bits / 256**2} bit/pixel): "
         f"{', '.join(names)}\n"
     )
     print(f"{'':22}{'PSNR (dB)':>10}{'SSIM':>8}{'bytes':>8}{'lowest PSNR':>13}")
@@ -115,7 +115,7 @@ def main() -> int:
         ("SSIM", ssim, SSIM_FLOOR),
         ("PSNR, at least JPEG's (whole file)", psnr, jpeg_psnr),
         ("SSIM, at least JPEG's (whole file)", ssim, jpeg_ssim),
-        ("encode + decode, pictures/s on one core", rate, SPEED_FLOOR),
+        ("encode + decode, images/s on one core", rate, SPEED_FLOOR),
     ]
     print(f"\n{'floor':42}{'found':>9}{'wanted':>9}")
     for title, found, wanted in floors:

@@ -1,5 +1,5 @@
 """A language model on the ids: training through the Trainer beside a bare loop, and the memory that a step on
-a whole picture takes: `python tests/bench/bench_lm.py`. Exits 1 when a floor is missed.
+a whole image takes: `python tests/bench/bench_lm.py`. Exits 1 when a floor is missed.
 """
 
 import resource
@@ -59,7 +59,7 @@ def _rate(data: Dataset, ended: list[float]) -> float:
 
 
 def memory(own_loss: bool) -> float:
-    """GB that a forward and backward on a picture of 1,024 positions add to a process that holds the model;
+    """GB that a forward and backward on an image of 1,024 positions add to a process that holds the model;
     `own_loss`: with the loss of transformers in place of ours.
     """
     tokenizer = UnifiedTokenizer.from_config()
@@ -107,10 +107,10 @@ def main() -> int:
         float(subprocess.check_output([sys.executable, __file__, "--memory", loss], text=True).split()[-1])
         for loss in ("ours", "own")
     )
-    print(f"GB of a step on a whole picture: {ours:.2f}; with the loss of transformers {own:.2f}\n")
+    print(f"GB of a step on a whole image: {ours:.2f}; with the loss of transformers {own:.2f}\n")
     rows = [
         ("training: tokens a CPU-second, over a bare loop", trainer / loop, ">=", TRAINING_FLOOR),
-        ("training: GB of a step on a whole picture", ours, "<=", MEMORY_CEILING),
+        ("training: GB of a step on a whole image", ours, "<=", MEMORY_CEILING),
     ]
     return report(rows, f"best of {ROUNDS} rounds measured in turn, one core")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 from timing import report  # noqa: E402
 
-GIB_CEILING = 2.0  # of an hour of sound
+GIB_CEILING = 2.0  # of an hour of audio
 GROWTH_CEILING = 1.3  # its seconds over six times those of ten minutes
 RATE = 24_000
 COST = """import re, sys, time
@@ -63,11 +63,11 @@ def write_text(path: Path, megabytes: int) -> None:
 
 
 SIZES = {
-    "1 minute of sound": ("audio", "1.wav", lambda path: write_sound(path, 1)),
-    "10 minutes of sound": ("audio", "10.wav", lambda path: write_sound(path, 10)),
-    "60 minutes of sound": ("audio", "60.wav", lambda path: write_sound(path, 60)),
-    "a picture of 1 megapixel": ("image", "1.png", lambda path: write_picture(path, 1000)),
-    "a picture of 100 megapixels": ("image", "100.png", lambda path: write_picture(path, 10_000)),
+    "1 minute of audio": ("audio", "1.wav", lambda path: write_sound(path, 1)),
+    "10 minutes of audio": ("audio", "10.wav", lambda path: write_sound(path, 10)),
+    "60 minutes of audio": ("audio", "60.wav", lambda path: write_sound(path, 60)),
+    "an image of 1 megapixel": ("image", "1.png", lambda path: write_picture(path, 1000)),
+    "an image of 100 megapixels": ("image", "100.png", lambda path: write_picture(path, 10_000)),
     "1 MB of text": ("text", "1.txt", lambda path: write_text(path, 1)),
     "50 MB of text": ("text", "50.txt", lambda path: write_text(path, 50)),
 }
@@ -93,10 +93,10 @@ def main() -> int:
                 f"{title:28}{ids:12,.0f}{encode:9.2f}s{decode:9.2f}s{peaks[0]:12.2f}{peaks[1]:10.2f}{peaks[2]:10.2f}",
                 flush=True,
             )
-    ten, sixty = found["10 minutes of sound"], found["60 minutes of sound"]
+    ten, sixty = found["10 minutes of audio"], found["60 minutes of audio"]
     print()
     rows = [
-        ("GiB in all, an hour of sound encoded and decoded", sixty[5], "<=", GIB_CEILING),
+        ("GiB in all, an hour of audio encoded and decoded", sixty[5], "<=", GIB_CEILING),
         ("CPU: an hour encoded, over six times ten minutes", sixty[6] / ten[6] / 6, "<=", GROWTH_CEILING),
         ("CPU: an hour decoded, over six times ten minutes", sixty[7] / ten[7] / 6, "<=", GROWTH_CEILING),
     ]

@@ -1,4 +1,4 @@
-"""Nine pictures that come inside scikit-image's wheel: no download, and nothing here was trained on them."""
+"""Nine images that come inside scikit-image's wheel: no download, and nothing here was trained on them."""
 
 import numpy as np
 from PIL import Image, ImageOps

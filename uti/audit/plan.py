@@ -35,7 +35,7 @@ class AuditPlan:
     """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), a codec, or a tokenizer made
     of codec objects. `outdir`: the folder for report.json and the artifacts.
 
-    `assets`: a folder with pictures and sounds (None: the shipped ones). `baseline`: the report.json of an
+    `assets`: a folder with images and audio (None: the shipped ones). `baseline`: the report.json of an
     earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
     space, whose gates become this run's. `command`: what repeats the run. `thorough`: also ask what takes
     long, sounds of up to 90 s and the speed by batch size.
@@ -73,7 +73,7 @@ def check_apart(outdir: Path, assets: Path | None) -> None:
 
 
 def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
-    """Raise `AuditError` where the codec for pictures, or without pictures every codec, lacks the decoder
+    """Raise `AuditError` where the codec for images, or without images every codec, lacks the decoder
     that is named. Codecs that only encode need none.
     """
     codecs = [tokenizer.codecs["image"]] if "image" in tokenizer.codecs else list(tokenizer.codecs.values())

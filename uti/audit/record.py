@@ -29,7 +29,7 @@ __all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'HeldAgainst', 'Audi
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-004
 class Item(BaseModel):
-    "One audited text, picture or sound."
+    "One audited text, image or sound."
 
     name: str
     modality: str
@@ -54,7 +54,7 @@ class Speed(BaseModel):
     modality: str
     item: str
     batch: int
-    seconds: float | None = Field(description="of sound in each item; null for what has no duration")
+    seconds: float | None = Field(description="of audio in each item; null for what has no duration")
     encode_ids_per_second: float
     decode_ids_per_second: float | None = Field(description="null where nothing decodes")
     encode_real_time_factor: float | None

@@ -82,7 +82,7 @@ class Written(BaseModel):
     n_ids: int = Field(description="start and end left out")
     foreign: int = Field(description="of the ids, those of other modalities, and special tokens")
     repeated: float = Field(description="share of runs of four ids that stood before in the same piece")
-    blank: int = Field(0, description="decoded: empty texts, pictures of one colour, silent sounds")
+    blank: int = Field(0, description="decoded: empty texts, images of one colour, silent audio")
 
 
 class Generated(BaseModel):
@@ -110,7 +110,7 @@ class Shown(BaseModel):
 
 class Conditioning(BaseModel):
     """Mean loss of a task's targets, in nats a token, by what the model was prompted with: all targets of a
-    text, and those of the first two positions of a picture or sound, where nothing before them tells the
+    text, and those of the first two positions of an image or audio, where nothing before them tells the
     next id.
     """
 
@@ -141,7 +141,7 @@ QUESTIONS = {
     "generation_trained": "Written by the trained model under the grammar, decoded",
     "leak_trained": "Ids of another modality in what the trained model wrote under the grammar",
     "prompt_text": "Another's prompt makes a text much less likely",
-    "prompt_media": "Another's prompt makes the beginning of a picture or sound less likely",
+    "prompt_media": "Another's prompt makes the beginning of an image or audio less likely",
     "prompt_wins": "Most sequences prefer their own prompt",
 }
 
@@ -175,7 +175,7 @@ class SmokeReport(BaseModel):
     token_space_sha256: str
     data_sha256: str = Field(description="over the ids of all sequences, one after another")
     tasks: dict[str, int] = Field(description="task → sequences")
-    whole_pictures: int = Field(description="of these, with a picture of full size, where others are short")
+    whole_pictures: int = Field(description="of these, with an image of full size, where others are short")
     positions: dict[str, list[int]] = Field(description="modality → of its shortest and longest segments")
     n_tokens: int
     n_targets: int = Field(description="that the loss counts")

@@ -17,14 +17,23 @@ from .baseline import ThenAndNow
 from .plan import Prepared
 from .record import Speed
 from ..checks.base import CHECKS, Check, Found, Of, attempt
-from ..checks.case import Case, CodecCase, DecodedCase, EncodedCase, FreshProcesses, SpaceCase, codes_of
+from uti.checks.case import (
+    Case,
+    CodecCase,
+    DecodedCase,
+    EncodedCase,
+    FreshProcesses,
+    SpaceCase,
+    codes_of,
+    measure_signals,
+)
 from ..checks.registry import ask
 from ..codecs.base import alike
 from ..codecs.spec import AudioSpec
 from ..metrics.base import Measurement
 from ..metrics.codebooks import codebook_use
-from ..metrics.registry import measure, metrics_of
-from ..modalities.base import Sound
+from ..metrics.registry import metrics_of
+from ..modalities.base import Audio
 
 # %% auto #0
 __all__ = ['Made', 'BATCHES', 'LONGEST', 'each_made', 'encode_with', 'check_encoding', 'codec_cases', 'check_structure',
@@ -117,7 +126,7 @@ def measure_case(case: DecodedCase) -> Measured:
 
     Where the codec does not take its own signal again, the reason stands in the place of those numbers.
     """
-    metrics = measure(case.modality, case.reference, case.decoded)
+    metrics = measure_signals(case.reference, case.decoded)
     found = attempt(lambda: (_round_trip(case), case.idempotence))
     if isinstance(found, Found):
         none = Measurement(value=None, reason=f"the round trip {found.detail}")
@@ -129,7 +138,7 @@ def _round_trip(case: DecodedCase) -> dict[str, Measurement]:
     if not metrics_of(case.modality, "round trip"):
         return {}
     redecoded = case.tokenizer.decode(case.modality, case.reencoded, case.mode)
-    return measure(case.modality, case.decoded, redecoded, "round trip")
+    return measure_signals(case.decoded, redecoded, "round trip")
 
 
 def use_of(cases: Sequence[EncodedCase]) -> list[dict[str, Any]]:
@@ -144,7 +153,7 @@ def use_by_modality(cases: Sequence[EncodedCase]) -> dict[str, list[dict[str, An
     return {modality: use_of([cases[i] for i in places]) for modality, places in groups.items()}
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-008
-BATCHES, LONGEST = (1, 8), 10.0  # LONGEST: seconds of a sound
+BATCHES, LONGEST = (1, 8), 10.0  # LONGEST: seconds of audio
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -157,7 +166,7 @@ def speed_of(case: EncodedCase, batch: int) -> Speed:
     "Measure how fast the codec of `case` encodes and decodes `batch` times the same item."
     signal, codec, seconds = case.sample.signal, case.codec, None
     if isinstance(case.spec, AudioSpec):
-        signal = Sound(signal.wave[..., : round(LONGEST * signal.rate)], signal.rate)
+        signal = Audio(signal.wave[..., : round(LONGEST * signal.rate)], signal.rate)
         seconds = signal.wave.shape[-1] / signal.rate
     signals = case.spec.batch([signal] * batch)
     encoded, encoding = _timed(lambda: codec.encode(*signals))

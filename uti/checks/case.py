@@ -29,7 +29,9 @@ from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..codecs.spec import CodecSpec
 from ..config import dump_config
 from ..files import scratch
-from ..modalities.base import Sample
+from ..metrics.base import Measurement
+from ..metrics.registry import measure
+from ..modalities.base import Audio, Image, Sample, values_of
 from ..modalities.registry import MODALITIES
 from ..space import TokenSpace, canonical_json, to_codes, token_hash
 from ..tokens.sequences import unflatten
@@ -37,7 +39,7 @@ from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['LARGEST', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference', 'work', 'There', 'FreshProcesses', 'decoder_of',
-           'reference_of', 'Case', 'EncodedCase', 'DecodedCase', 'CodecCase', 'SpaceCase']
+           'measure_signals', 'reference_of', 'Case', 'EncodedCase', 'DecodedCase', 'CodecCase', 'SpaceCase']
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-004
 def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
@@ -116,8 +118,15 @@ def work(folder: str) -> None:
         time.sleep(0.01)
     given = torch.load(above / "tokens.pt", weights_only=True)
     torch.save([_decoded_there(tokenizer, *one) for one in given], here / "decoded.pt")
-    found = [_encoded_there(tokenizer, Sample(*one)) for one in reversed(saved)]
+    found = [_encoded_there(tokenizer, _sample_of(*one)) for one in reversed(saved)]
     print(json.dumps(found[::-1]))
+
+
+def _sample_of(name: str, modality: str, signal: str | dict[str, Any]) -> Sample:
+    "Return the sample whose signal was taken apart into its fields."
+    if not isinstance(signal, str):
+        return Sample(name, modality, Image(**signal) if "pixels" in signal else Audio(**signal))
+    return Sample(name, modality, signal)
 
 
 def _encoded_there(tokenizer: UnifiedTokenizer, sample: Sample) -> list[str]:
@@ -135,7 +144,7 @@ def _decoded_there(tokenizer: UnifiedTokenizer, modality: str, ids: Tensor, meta
         decoded = tokenizer.decode(modality, Tokens(ids, json.loads(meta)), mode)
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
-    return decoded[0] if isinstance(decoded, tuple) else decoded
+    return decoded if isinstance(decoded, str) else values_of(decoded)
 
 
 def _path() -> list[str]:
@@ -222,9 +231,8 @@ class FreshProcesses:
             (self._folder / "codecs.pickle").write_bytes(self._pickled)
         else:
             (self._folder / "uti.yaml").write_text(dump_config(self.tokenizer.config), encoding="utf-8")
-        # what weights_only reads
-        plain = [tuple(s.signal) if isinstance(s.signal, tuple) else s.signal for s in self.samples]
-        samples = zip(self.samples, plain, strict=True)
+        plain = [s.signal if isinstance(s.signal, str) else vars(s.signal) for s in self.samples]
+        samples = zip(self.samples, plain, strict=True)  # what weights_only reads
         self._save("samples.pt", [(s.name, s.modality, signal) for s, signal in samples])
         known = {name: target for name, target in registered_here().items() if target}
         self.circumstances = others(self._folder)
@@ -301,9 +309,21 @@ def decoder_of(spec: CodecSpec, decode_mode: str) -> str | None:
     return decode_mode if decode_mode in spec.decode_modes else spec.decode_modes[0]
 
 
+def measure_signals(reference: Any, estimate: Any, compares: str = "input") -> dict[str, Measurement]:
+    """Measure a decoded `Image` or `Audio` by every metric of its modality, and a text by none.
+
+    `compares`: as in `measure`.
+    """
+    if isinstance(estimate, Image):
+        return measure("image", reference.pixels, estimate.pixels, compares=compares)
+    if isinstance(estimate, Audio):
+        return measure("audio", reference.wave, estimate.wave, estimate.rate, compares)
+    return {}
+
+
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
-    """What the decoded `sample` is measured against: a picture, float32 [3, H, W], or a (wave, rate) as its
-    codec decodes it. None for a text.
+    """What the decoded `sample` is measured against: an `Image`, or an `Audio`, as its codec decodes
+    it. None for a text.
     """
     spec = tokenizer.codec(sample.modality).spec
     return spec.reference(sample.signal, normal(tokenizer, sample).signal, tokenizer.clip_seconds)
@@ -381,7 +401,7 @@ class EncodedCase(Case):
 
 @dataclass(frozen=True, eq=False)
 class DecodedCase(EncodedCase):
-    "An encoded case with the signal that its tokens decode to: str, float32 [3, H, W], or (wave, rate)."
+    "An encoded case with the signal that its tokens decode to: a str, an `Image` or an `Audio`."
 
     decoded: Any
 

@@ -17,11 +17,11 @@ from .case import CodecCase, DecodedCase
 from .probes import ratio_db, same_signal
 from ..codecs.base import Codec, CodecError
 from ..metrics.audio import log_mel_l1
-from ..modalities.base import Sound
+from ..modalities.base import Audio, values_of
 
 # %% auto #0
-__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'values_of', 'finite', 'decode_determinism',
-           'fresh_process_decode', 'idempotence', 'more_codebooks', 'any_codes_decode', 'refuses_decode']
+__all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'finite', 'decode_determinism', 'fresh_process_decode',
+           'idempotence', 'more_codebooks', 'any_codes_decode', 'refuses_decode']
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-005
 def _is(found: Any, expected: Any) -> Found:
@@ -33,30 +33,25 @@ def lossless(case: DecodedCase) -> Found:
     return _is(case.decoded == case.sample.signal, True)
 
 
-@check("Picture size and channels", of="decoded item", modalities=("image",))
+@check("Image size and channels", of="decoded item", modalities=("image",))
 def size(case: DecodedCase) -> Found:
-    return _is(list(case.decoded.shape), list(case.spec.decoded_shape() or ()))
+    return _is(list(case.decoded.pixels.shape), list(case.spec.decoded_shape() or ()))
 
 
 @check("Sample rate", of="decoded item", modalities=("audio",))
 def sample_rate(case: DecodedCase) -> Found:
-    return _is(case.decoded[1], case.spec.output_rate)
+    return _is(case.decoded.rate, case.spec.output_rate)
 
 
 @check("Channels", of="decoded item", modalities=("audio",))
 def channels(case: DecodedCase) -> Found:
-    return _is(case.decoded[0].shape[0], case.spec.channels)
+    return _is(case.decoded.wave.shape[0], case.spec.channels)
 
 
 @check("Exact length restored", of="decoded item", modalities=("audio",))
 def length(case: DecodedCase) -> Found:
     done = case.tokens.meta["preprocessing"]
-    return _is(case.decoded[0].shape[-1], done["samples"] * case.spec.output_rate // done["rate"])
-
-
-def values_of(signal: Any) -> Tensor:
-    "The numbers of a picture, or of a (wave, rate)."
-    return signal[0] if isinstance(signal, tuple) else signal
+    return _is(case.decoded.wave.shape[-1], done["samples"] * case.spec.output_rate // done["rate"])
 
 
 @check("Finite values in range", of="decoded item", modalities=("image", "audio"))
@@ -107,7 +102,7 @@ def idempotence(case: DecodedCase) -> Found:
     )
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-more-code
-def _distance(case: DecodedCase, decoded: Sound) -> float:
+def _distance(case: DecodedCase, decoded: Audio) -> float:
     return log_mel_l1(case.reference.wave, decoded.wave, decoded.rate)
 
 

@@ -16,7 +16,7 @@ from .base import Check, Found, attempt, check, promised
 from .case import Case, CodecCase, EncodedCase, codes_of, encode, meta_hash
 from ..codecs.base import Encoded
 from ..codecs.weights import listed, not_in_files
-from ..modalities.base import Sample
+from ..modalities.base import Audio, Image, Sample
 from ..modalities.registry import MODALITIES
 from ..space import SpaceError, token_hash
 from ..tokens.tokenizer import Tokens

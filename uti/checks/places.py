@@ -86,14 +86,14 @@ def place_lengths(case: CodecCase) -> Found:
 LONG = (30, 60, 90)  # seconds
 
 
-@check("Sounds of 30, 60 and 90 s keep their length", of="codec", modalities=("audio",))
+@check("Audio of 30, 60 and 90 s keeps its length", of="codec", modalities=("audio",))
 def long_sounds(case: CodecCase) -> Found:
     "Ask about each, a third of a hop longer; `found`: how many keep it."
     if not case.thorough:
         return Found(None, detail="takes long: a thorough run asks it")
     clip, rate = case.tokenizer.clip_seconds, case.spec.sample_rate
     if clip is not None and clip < min(LONG):
-        return Found(None, detail=f"sounds are cut to {clip:g} s")
+        return Found(None, detail=f"audio is cut to {clip:g} s")
     lengths = {seconds: seconds * rate + case.spec.hop_length // 3 for seconds in LONG}
     wrong = [
         f"{seconds} s: {said}" for seconds, n in lengths.items() if (said := length_fault(case.trial, n))

@@ -20,7 +20,7 @@ from torch import Tensor
 from .base import Found
 from ..codecs.base import Codec, Encoded
 from ..codecs.spec import AudioSpec, CodecSpec, ImageSpec, Meta, TextSpec
-from ..modalities.base import Sound
+from ..modalities.base import Audio, Image
 
 # %% auto #0
 __all__ = ['PRIME', 'QUADRANTS', 'HOPS', 'TEXTS', 'SAME_DB', 'SAME_IDS', 'Value', 'CHEAP', 'scrambled', 'noise', 'hop_of',
@@ -232,8 +232,8 @@ class Trial:
     def batch(self, signals: Sequence[Any], fill: float = 0.0) -> tuple[Any, Tensor | None]:
         "Return a batch as `encode` takes it, and its lengths; shorter waves are filled up with `fill`."
         if not isinstance(self.spec, AudioSpec):
-            return self.spec.batch(signals)
-        batch, lengths = self.spec.batch([Sound(wave, self.spec.sample_rate) for wave in signals])
+            return self.spec.batch([Image(x) if isinstance(x, Tensor) else x for x in signals])
+        batch, lengths = self.spec.batch([Audio(wave, self.spec.sample_rate) for wave in signals])
         for row, n in zip(batch, lengths.tolist(), strict=True):
             row[:, n:] = fill
         return batch, lengths

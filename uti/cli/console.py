@@ -190,7 +190,7 @@ AssetsOption = Annotated[
     Path | None,
     typer.Option(
         "--smoke-assets",
-        help="A folder with pictures and sounds, all of which are audited. Default: the shipped ones.",
+        help="A folder with images and audio, all of which are audited. Default: the shipped ones.",
     ),
 ]
 BaselineOption = Annotated[

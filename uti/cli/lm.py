@@ -45,7 +45,7 @@ def dataset(
     audio: AudioOption = None,
     smoke_assets: AssetsOption = None,
 ) -> None:
-    """Cut training sequences from pictures, sounds and texts into a folder that knows its token space.
+    """Cut training sequences from images, audio and texts into a folder that knows its token space.
 
     How many, and how long, the smoke section of the config says.
     """

@@ -201,25 +201,25 @@ class Codec(ABC):
         return import_module("uti.roundtrip").roundtrip(self, signal)  # the one step up, when it is called
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:
-        """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and a picture's
+        """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and an image's
         codes (`n_positions`) as well.
         """
         samples = item.get("n_samples")
         expected, fixed = self.expected_positions(samples), "n_samples" not in self.spec.needs
         for n in (item["n_positions"], n_positions if fixed else item["n_positions"]):
             if expected is not None and n != expected:
-                made_by = "a picture has" if fixed else f"{samples} samples make"
+                made_by = "an image has" if fixed else f"{samples} samples make"
                 raise self.spec.error(f"{made_by} {expected} positions, got {n}")
 
     def expected_positions(self, n_samples: int | None = None) -> int | None:
-        """Positions that the promises predict: from the hop for `n_samples` of audio, those of a picture,
+        """Positions that the promises predict: from the hop for `n_samples` of audio, those of an image,
         None for text.
         """
         return self.spec.positions(n_samples)
 
     def neutral_meta(self, n_samples: int | None = None) -> Meta:
         """The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1,
-        a whole picture, or one token of text.
+        a whole image, or one token of text.
         """
         meta = {"n_positions": self.expected_positions(n_samples) or 1}
         return {**meta, "n_samples": n_samples} if "n_samples" in self.spec.needs else meta
@@ -232,8 +232,8 @@ class Codec(ABC):
         return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
     def sound_lengths(self, most_positions: int) -> dict[int, int]:
-        """Audio: each number of positions up to `most_positions` that whole hops of a sound can make → its
-        samples. A codec that cuts sounds into chunks may skip some.
+        """Audio: each number of positions up to `most_positions` that whole hops of audio can make → its
+        samples. A codec that cuts audio into chunks may skip some.
         """
         lengths: dict[int, int] = {}
         for hops in range(1, most_positions + 1):

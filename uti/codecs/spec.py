@@ -12,7 +12,7 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UTIError
-from ..modalities.base import Sound
+from ..modalities.base import Audio, Image
 
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
@@ -68,7 +68,7 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def positions(self, n_samples: int | None = None) -> int | None:
-        "Positions that a signal makes, a sound of `n_samples`; None where that depends on what it says."
+        "Positions that a signal makes, audio of `n_samples`; None where that depends on what it says."
 
     @abstractmethod
     def samples_of(self, hops: int) -> int | None:
@@ -92,9 +92,7 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def items(self, decoded: Any, metas: Sequence[Meta]) -> list[Any]:
-        """What `Codec.decode` gave, one by one: str, float32 [3, H, W], or a `Sound` of exactly the encoded
-        length.
-        """
+        "What `Codec.decode` gave, one by one: str, `Image`, or `Audio` of exactly the encoded length."
 
     @abstractmethod
     def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
@@ -204,16 +202,16 @@ class TextSpec(CodecSpec):
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-010
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec(CodecSpec):
-    "A tokenizer of pictures. Sizes and grids are (rows, columns)."
+    "A tokenizer of images. Sizes and grids are (rows, columns)."
 
     modality: ClassVar[str] = "image"
     value_range: ClassVar[tuple[float, float]] = (0, 1)
 
-    input_size: tuple[int, int]  # of the pictures that encode takes
+    input_size: tuple[int, int]  # of the images that encode takes
     output_size: tuple[int, int] = (0, 0)  # of those that decode gives; left out: the same
-    grid: tuple[int, int] | None = None  # of the positions, where each is a place in the picture
+    grid: tuple[int, int] | None = None  # of the positions, where each is a place in the image
     n_positions: int = 0  # left out: those of the grid
-    # how a picture of other proportions becomes one of `input_size`: "crop" keeps its middle, "stretch" all
+    # how an image of other proportions becomes one of `input_size`: "crop" keeps its middle, "stretch" all
     # of it
     resize: str = "crop"
     resample: str = "bicubic"  # how its pixels are resampled: "bicubic" or "bilinear"
@@ -250,29 +248,30 @@ class ImageSpec(CodecSpec):
     def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         _check_batch(self, signals, (3, *self.input_size))
 
-    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Tensor, dict[str, Any]]:
-        """Any picture as float32 [3, H, W] in [0, 1] of the input size, and what was done.
+    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Image, dict[str, Any]]:
+        """Any image as float32 in [0, 1] of the input size, and what was done.
 
         Raises `MediaError`.
         """
         from uti.modalities.image import normalise_image
 
-        return normalise_image(signal, self.input_size, self.resize, self.resample)
+        pixels, record = normalise_image(signal, self.input_size, self.resize, self.resample)
+        return Image(pixels), record
 
-    def batch(self, signals: Sequence[Tensor]) -> tuple[Tensor, None]:
+    def batch(self, signals: Sequence[Image]) -> tuple[Tensor, None]:
         import torch
 
-        return torch.stack(list(signals)), None
+        return torch.stack([image.pixels for image in signals]), None
 
-    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Tensor]:
-        return list(decoded)
+    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Image]:
+        return [Image(pixels) for pixels in decoded]
 
-    def reference(self, source: Any, normal: Tensor, clip_seconds: float | None = None) -> Tensor:
+    def reference(self, source: Any, normal: Image, clip_seconds: float | None = None) -> Image:
         from uti.modalities.image import normalise_image
 
         if self.output_size == self.input_size:
             return normal
-        return normalise_image(source, self.output_size, self.resize, self.resample)[0]
+        return Image(normalise_image(source, self.output_size, self.resize, self.resample)[0])
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:
         return (3, *self.output_size)
@@ -289,7 +288,7 @@ class AudioSpec(CodecSpec):
     needs: ClassVar[tuple[str, ...]] = ("n_positions", "n_samples")
     value_range: ClassVar[tuple[float, float]] = (-1, 1)
 
-    sample_rate: int  # of the sounds that encode takes
+    sample_rate: int  # of the audio that encode takes
     output_rate: int = 0  # of those that decode gives; left out: the same
     channels: int
     hop_length: int  # samples a position
@@ -330,7 +329,7 @@ class AudioSpec(CodecSpec):
                 f"{lengths.tolist()}"
             )
 
-    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Sound, dict[str, Any]]:
+    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Audio, dict[str, Any]]:
         """A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was
         done. Raises `MediaError`.
         """
@@ -340,13 +339,13 @@ class AudioSpec(CodecSpec):
         wave, record = normalise_audio(
             wave, rate, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds
         )
-        return Sound(wave, self.sample_rate), record
+        return Audio(wave, self.sample_rate), record
 
-    def batch(self, signals: Sequence[Sound]) -> tuple[Tensor, Tensor]:
+    def batch(self, signals: Sequence[Audio]) -> tuple[Tensor, Tensor]:
         "(what `Codec.encode` takes, lengths): waves of any length, padded with zeros."
         import torch
 
-        waves = [wave for wave, _ in signals]
+        waves = [audio.wave for audio in signals]
         lengths = torch.tensor([wave.shape[-1] for wave in waves], device="cpu")
         longest = int(lengths.max())
         padded = [
@@ -355,13 +354,13 @@ class AudioSpec(CodecSpec):
         ]
         return torch.stack(padded), lengths
 
-    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Sound]:
+    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Audio]:
         return [
-            Sound(wave[:, : meta["n_samples"]], self.output_rate)
+            Audio(wave[:, : meta["n_samples"]], self.output_rate)
             for wave, meta in zip(decoded, metas, strict=True)
         ]
 
-    def reference(self, source: Any, normal: Sound, clip_seconds: float | None = None) -> Sound:
+    def reference(self, source: Any, normal: Audio, clip_seconds: float | None = None) -> Audio:
         from uti.modalities.audio import load_audio, normalise_audio
 
         if self.output_rate == self.sample_rate:
@@ -370,7 +369,7 @@ class AudioSpec(CodecSpec):
         wave, _ = normalise_audio(
             wave, rate, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds
         )
-        return Sound(wave, self.output_rate)
+        return Audio(wave, self.output_rate)
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:
         return (self.channels, n_samples or 0)

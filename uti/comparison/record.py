@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor
 
 from ..audit.environment import Environment
 from .references import Reference
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import normalise_audio
+from ..modalities.base import Audio, Image
 from ..modalities.image import normalise_image
 
 # %% auto #0
@@ -26,38 +26,39 @@ class CommonForm(BaseModel):
     """
 
     resize: str = Field(
-        "crop", description="how pictures of other proportions were brought to that size: crop or stretch"
+        "crop", description="how images of other proportions were brought to that size: crop or stretch"
     )
     image_size: tuple[int, int] | None = Field(description="(rows, columns): the smallest of the codecs'")
-    sample_rate: int | None = Field(
-        description="Hz, the lowest of the codecs'; sounds are mixed down to mono"
-    )
+    sample_rate: int | None = Field(description="Hz, the lowest of the codecs'; audio is mixed down to mono")
     clip_seconds: float | None = Field(
-        description="length of every sound, the shortest that a config sets; null: whole"
+        description="length of every audio item, the shortest that a config sets; null: whole"
     )
 
 
 class Asset(BaseModel):
-    "A text, picture or sound that went through the codecs."
+    "A text, image or audio that went through the codecs."
 
     name: str
     modality: str
     source_sha256: str
     n_bytes: int | None = Field(None, description="of a text, in UTF-8")
     original: str | None = Field(
-        None, description="file of the picture or sound in the common form, relative to comparison.json"
+        None, description="file of the image or audio in the common form, relative to comparison.json"
     )
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-form
-def in_common_form(form: CommonForm, modality: str, signal: Any) -> Tensor:
-    """A picture (anything that `load_image` reads) as float32 [3, H, W], a sound (wave [channels, samples],
-    rate in Hz) as float32 [1, samples].
+def in_common_form(form: CommonForm, signal: Any) -> Image | Audio:
+    """Bring an image (anything that `load_image` reads) or an `Audio` into the common form: float32 of one
+    size, or one channel at one rate.
     """
-    if modality == "image" and form.image_size:
-        return normalise_image(signal, form.image_size, form.resize)[0]
-    return normalise_audio(
-        *signal, target_rate=form.sample_rate or signal[1], channels=1, clip_seconds=form.clip_seconds
-    )[0]
+    if isinstance(signal, Audio):
+        rate = form.sample_rate or signal.rate
+        wave, _ = normalise_audio(
+            signal.wave, signal.rate, target_rate=rate, channels=1, clip_seconds=form.clip_seconds
+        )
+        return Audio(wave, rate)
+    assert form.image_size
+    return Image(normalise_image(signal, form.image_size, form.resize)[0])
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-006
 class Rate(BaseModel):
@@ -69,7 +70,7 @@ class Rate(BaseModel):
     common_bits_per_pixel: float | None = Field(
         None, description="the same bits, over the pixels of the common form"
     )
-    tokens_per_item: float | None = Field(None, description="of a picture")
+    tokens_per_item: float | None = Field(None, description="of an image")
     kbps: float | None = None
     tokens_per_second: float | None = None
     bits_per_byte: float | None = Field(None, description="over the bytes of the texts in UTF-8")
@@ -108,7 +109,7 @@ class ItemResult(BaseModel):
     original: str | None = Field(
         None,
         description=(
-            "file of the picture or sound as the codec got it, in its own form, relative to "
+            "file of the image or audio as the codec got it, in its own form, relative to "
             "comparison.json; null where nothing was decoded"
         ),
     )

@@ -23,11 +23,11 @@ from ..compat import torchaudio
 from ..files import disk_full, scratch
 from ..metrics.base import Measurement, mean_of
 from ..metrics.registry import measure
-from ..modalities.audio import normalise_audio, read_audio, write_wav
+from ..modalities.audio import load_audio, normalise_audio, write_wav
 from ..modalities.base import MediaError
 
 # %% auto #0
-__all__ = ['PICTURES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through_pillow', 'picture_reference', 'through_mu_law',
+__all__ = ['IMAGES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through_pillow', 'image_reference', 'through_mu_law',
            'mu_law_reference', 'opus_missing', 'left_out', 'through_opus', 'opus_reference', 'references_for',
            'at_rate', 'out_of_reach']
 
@@ -62,36 +62,36 @@ def _reference(
     return Reference(name=name, modality=modality, how=how, points=sorted(points, key=lambda p: p.rate))
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-005
-PICTURES = {
+IMAGES = {
     "JPEG": ({"format": "JPEG", "optimize": True}, (1, 5, 10, 20, 35, 50, 75, 90)),
     "WebP": ({"format": "WEBP", "method": 6}, (0, 5, 15, 30, 50, 75, 90)),
 }
 
 
-def through_pillow(picture: Tensor, quality: int, **options: Any) -> tuple[Tensor, int]:
-    """(the picture after a file of `quality`, the bytes of that file).
+def through_pillow(image: Tensor, quality: int, **options: Any) -> tuple[Tensor, int]:
+    """(the image after a file of `quality`, the bytes of that file).
 
     Float [3, H, W] in [0, 1]; `options`: those of `PIL.Image.save`.
     """
     buffer = io.BytesIO()
-    pixels = (picture * 255 + 0.5).byte().movedim(0, -1).numpy()
+    pixels = (image * 255 + 0.5).byte().movedim(0, -1).numpy()
     Image.fromarray(pixels).save(buffer, quality=quality, **options)
     size = buffer.tell()
     decoded = np.array(Image.open(buffer).convert("RGB"))
     return torch.from_numpy(decoded).movedim(-1, 0).float() / 255, size
 
 
-def picture_reference(name: str, pictures: Sequence[Tensor]) -> Reference:
-    """JPEG or WebP (`name`) at its ladder of qualities, over `pictures`, float [3, H, W] in [0, 1]; rates in
+def image_reference(name: str, images: Sequence[Tensor]) -> Reference:
+    """JPEG or WebP (`name`) at its ladder of qualities, over `images`, float [3, H, W] in [0, 1]; rates in
     bits per pixel.
     """
-    options, qualities = PICTURES[name]
+    options, qualities = IMAGES[name]
     ladder: dict[str, list[tuple[float, dict[str, Measurement]]]] = {}
     for quality in qualities:
         ladder[f"quality {quality}"] = items = []
-        for picture in pictures:
-            decoded, size = through_pillow(picture, quality, **options)
-            items.append((8 * size / math.prod(picture.shape[-2:]), measure("image", picture, decoded)))
+        for image in images:
+            decoded, size = through_pillow(image, quality, **options)
+            items.append((8 * size / math.prod(image.shape[-2:]), measure("image", image, decoded)))
     return _reference(
         name,
         "image",
@@ -112,7 +112,7 @@ def _fitted(wave: Tensor, n_samples: int) -> Tensor:
 
 
 def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
-    "The sound after 8-bit µ-law (µ = 255) at `low_rate`. Float [1, samples] in [-1, 1]; rates in Hz."
+    "The audio after 8-bit µ-law (µ = 255) at `low_rate`. Float [1, samples] in [-1, 1]; rates in Hz."
     low, _ = normalise_audio(wave, sample_rate, target_rate=low_rate, channels=1)
     companded = torchaudio.functional.mu_law_encoding(low, 256)
     back, _ = normalise_audio(
@@ -130,7 +130,7 @@ def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
         f"{rate / 1000:g} kHz": [
             (
                 8 * rate / 1000,
-                measure("audio", (w, sample_rate), (through_mu_law(w, sample_rate, rate), sample_rate)),
+                measure("audio", w, through_mu_law(w, sample_rate, rate), sample_rate),
             )
             for w in waves
         ]
@@ -197,7 +197,7 @@ def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-013
 def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
-    """The sound after ffmpeg's libopus at a hard constant `kbps`, aligned.
+    """The audio after ffmpeg's libopus at a hard constant `kbps`, aligned.
 
     Float [1, samples] in [-1, 1]. Raises `subprocess.SubprocessError` where ffmpeg fails or hangs, and
     `MediaError` where what it wrote is no sound.
@@ -209,7 +209,7 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
         rate = ("-c:a", "libopus", "-b:a", f"{kbps}k", "-vbr", "off")
         run("-i", source, *rate, "-application", "audio", "-frame_duration", "60", coded)
         run("-i", coded, "-ar", str(sample_rate), "-ac", "1", decoded)
-        back, _ = read_audio(decoded)
+        back, _ = load_audio(decoded)
     return _undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100)
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-013-b
@@ -217,8 +217,7 @@ def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
     "Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
     ladder = {
         f"{kbps} kbps": [
-            (kbps, measure("audio", (w, sample_rate), (through_opus(w, sample_rate, kbps), sample_rate)))
-            for w in waves
+            (kbps, measure("audio", w, through_opus(w, sample_rate, kbps), sample_rate)) for w in waves
         ]
         for kbps in OPUS_KBPS
     }
@@ -234,20 +233,20 @@ def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-016
 def references_for(
-    pictures: Sequence[Tensor],
+    images: Sequence[Tensor],
     waves: Sequence[Tensor],
     sample_rate: int | None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Reference], list[str]]:
-    """(the reference curves of `pictures`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate`
+    """(the reference curves of `images`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate`
     Hz; a sentence for each that cannot be run here).
 
     `progress`: called with the name of each before it is run.
     """
     missing = opus_missing() if waves else ""
     runs: dict[str, Callable[[], Reference]] = {}
-    if pictures:
-        runs |= {name: partial(picture_reference, name, pictures) for name in PICTURES}
+    if images:
+        runs |= {name: partial(image_reference, name, images) for name in IMAGES}
     if waves and sample_rate:
         runs["µ-law"] = partial(mu_law_reference, waves, sample_rate)
         if not missing:

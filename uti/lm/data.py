@@ -21,7 +21,7 @@ from safetensors.numpy import load_file, save_file
 from ..config import Config, dump_config, load_config
 from ..errors import UTIError
 from ..files import write_json, write_text
-from ..modalities.base import Sample
+from ..modalities.base import Audio, Image, Sample
 from ..outdir import MANIFEST, is_foreign, known_files, output_folder
 from ..space import TokenSpace, diff_spaces, load_space, save_space, token_hash
 from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
@@ -30,7 +30,7 @@ from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
 __all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'thinned', 'Dataset', 'tasks_of', 'make_dataset',
-           'task_of', 'short_pictures', 'narrowed', 'with_whole_pictures', 'labels_of', 'save_dataset', 'load_dataset']
+           'task_of', 'short_images', 'narrowed', 'with_whole_images', 'labels_of', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
@@ -40,8 +40,8 @@ class DatasetError(UTIError):
 
 
 def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions: int) -> Grammar:
-    """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and sounds of up to
-    `audio_positions` positions. Raises `DatasetError` where no sound is that short.
+    """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and audio of up to
+    `audio_positions` positions. Raises `DatasetError` where no audio is that short.
     """
     lengths: dict[str, Sequence[int]] = {}
     for modality, codec in tokenizer.codecs.items():
@@ -53,41 +53,40 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
             lengths[modality] = tuple(codec.sound_lengths(audio_positions))
             if not lengths[modality]:
                 raise DatasetError(
-                    f"smoke.audio_positions: {codec.spec.name!r} makes no sound of as few positions as "
+                    f"smoke.audio_positions: {codec.spec.name!r} makes no audio of as few positions as "
                     f"{audio_positions}"
                 )
     return Grammar(tokenizer.space, tokenizer.serialisation, lengths)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-007
 class Piece(NamedTuple):
-    """`signal` as the tokenizer encodes it: uint8 [3, h, w], (wave [channels, samples], sample rate in Hz),
-    or a str.
-    """
+    "Hold a caption and a signal as the tokenizer encodes it: an `Image`, an `Audio` or a str."
 
     caption: str
     signal: Any
 
 
 def crop(sample: Sample, rng: random.Random) -> Piece:
-    "A square of a quarter to all of the picture's shorter side, anywhere in it."
-    height, width = sample.signal.shape[1:]
+    "A square of a quarter to all of the image's shorter side, anywhere in it."
+    pixels = sample.signal.pixels
+    height, width = pixels.shape[1:]
     side = max(1, round(min(height, width) * rng.uniform(0.25, 1)))
     top, left = rng.randint(0, height - side), rng.randint(0, width - side)
     caption = (
         f"{Path(sample.name).stem}, {100 * left // width}% across, {100 * top // height}% down, "
         f"{100 * side // width}% wide"
     )
-    return Piece(caption, sample.signal[:, top : top + side, left : left + side].contiguous())
+    return Piece(caption, Image(pixels[:, top : top + side, left : left + side].contiguous()))
 
 
 def clip(sample: Sample, seconds: float, rng: random.Random) -> Piece:
-    "`seconds` of the sound, or all of a shorter one, anywhere in it."
-    wave, rate = sample.signal
+    "`seconds` of the audio, or all of a shorter one, anywhere in it."
+    wave, rate = sample.signal.wave, sample.signal.rate
     n = min(wave.shape[-1], max(1, round(seconds * rate)))
     start = rng.randint(0, wave.shape[-1] - n)
     return Piece(
         f"{Path(sample.name).stem}, {start / rate:.3f} seconds in",
-        (wave[:, start : start + n].contiguous(), rate),
+        Audio(wave[:, start : start + n].contiguous(), rate),
     )
 
 
@@ -263,7 +262,7 @@ def task_of(grammar: Grammar, example: Example) -> str:
     return next(task for task, wanted in TASKS.items() if wanted == pair)
 
 # %% ../../nbs/lm/01_data.ipynb #lm-01-21
-def short_pictures(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
+def short_images(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
     """The tokenizer whose image codec has the `smoke.image_options` of its config as well; the same where
     there are none.
 
@@ -289,10 +288,10 @@ def narrowed(grammar: Grammar, modality: str, lengths: Sequence[int]) -> Grammar
     return replace(grammar, lengths={**grammar.lengths, modality: lengths})
 
 
-def with_whole_pictures(
+def with_whole_images(
     dataset: Dataset, tokenizer: UnifiedTokenizer, samples: Sequence[Sample], n: int
 ) -> Dataset:
-    """The dataset with `n` sequences more, of pictures as `tokenizer` encodes them, and a grammar that admits
+    """The dataset with `n` sequences more, of images as `tokenizer` encodes them, and a grammar that admits
     these too.
     """
     wanted = dataset.config.smoke

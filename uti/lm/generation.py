@@ -193,7 +193,7 @@ def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
 
 
 def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:
-    """The str, the picture float32 [3, H, W], or the (wave [channels, samples], sample rate) of a segment.
+    """Decode a segment to a str, an `Image` or an `Audio`.
 
     Raises what the tokenizer raises where it cannot be decoded.
     """

@@ -43,9 +43,9 @@ from uti.lm.data import (
     make_dataset,
     narrowed,
     save_dataset,
-    short_pictures,
+    short_images,
     task_of,
-    with_whole_pictures,
+    with_whole_images,
 )
 from .endurance import kill, kill_checks, resume, same_end, short_dataset, two_plans
 from .generation import decode_segment, generate, longest_target, outcome, prompt_of
@@ -60,7 +60,7 @@ from uti.lm.model import (
     text_rows,
 )
 from .training import Progress, TokenTrainer, losses, train
-from ..modalities.base import Sample
+from ..modalities.base import Audio, Image, Sample, values_of
 from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
 from ..space import space_hash, to_dict
@@ -84,7 +84,7 @@ class SmokeRun:
     dataset: Dataset
     outdir: Path
     work: Path | None = None  # where the training lies until the run is complete; default: in `outdir`
-    whole: UnifiedTokenizer | None = None  # with pictures of full size, where those of `tokenizer` are short
+    whole: UnifiedTokenizer | None = None  # with images of full size, where those of `tokenizer` are short
     command: str = "uti smoke"
     progress: Progress = lambda step, steps, what: None
     checks: list[Check] = field(default_factory=list)
@@ -100,7 +100,7 @@ class SmokeRun:
 
     @cached_property
     def grammar(self) -> Grammar:
-        "Of what a model is asked to write: pictures are short."
+        "Of what a model is asked to write: images are short."
         if self.whole is None:
             return self.dataset.grammar
         length = self.tokenizer.codec("image").expected_positions() or 0
@@ -123,7 +123,7 @@ class SmokeRun:
 def _sequences(
     tokenizer: UnifiedTokenizer, samples: Sequence[Sample], config: Config, whole: UnifiedTokenizer | None
 ) -> Dataset:
-    "What is learned; `whole` adds pictures of full size. Raises `DatasetError` where a row holds none."
+    "What is learned; `whole` adds images of full size. Raises `DatasetError` where a row holds none."
     wanted = config.smoke
     dataset = make_dataset(
         tokenizer,
@@ -134,7 +134,7 @@ def _sequences(
         seed=config.seed,
     )
     if whole:
-        dataset = with_whole_pictures(dataset, whole, samples, wanted.whole_pictures)
+        dataset = with_whole_images(dataset, whole, samples, wanted.whole_pictures)
     if (longest := max(len(e.ids) for e in dataset.examples)) > dataset.row_length:
         raise DatasetError(
             f"smoke.row_length: a row of {dataset.row_length} tokens does not hold the longest sequence, "
@@ -152,14 +152,14 @@ def prepare_smoke(
 ) -> SmokeRun:
     """Load the codecs and make the sequences. Raises a `UTIError` of one sentence before anything is written.
 
-    `assets`: a folder with pictures, sounds and texts to cut the sequences from; default: the shipped ones.
+    `assets`: a folder with images, audio and texts to cut the sequences from; default: the shipped ones.
     """
     check_apart(Path(outdir), Path(assets) if assets else None)
     with output_folder(outdir):  # what the run will do is tried, and nothing of it stays
         pass
     # the sequences' own clips would all be filled up to that length
     whole = UnifiedTokenizer.from_config(config.model_copy(update={"clip_seconds": None}))
-    tokenizer, wanted = short_pictures(whole), config.smoke
+    tokenizer, wanted = short_images(whole), config.smoke
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
     mixed = whole is not tokenizer and any(s.modality == "image" for s in samples)
     dataset = _sequences(tokenizer, samples, config, whole if mixed else None)
@@ -289,13 +289,14 @@ def repeated(ids: np.ndarray, n: int = 4) -> float:
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def is_blank(modality: str, decoded: Any) -> bool:
-    "An empty text, a picture of one colour, or a sound that stays under −60 dBFS."
-    if modality == "text":
+def is_blank(decoded: str | Image | Audio) -> bool:
+    "An empty text, an image of one colour, or audio that stays under −60 dBFS."
+    if isinstance(decoded, str):
         return not decoded.strip()
-    if modality == "image":
-        return bool((decoded.amax((-2, -1)) - decoded.amin((-2, -1))).max() < 1 / 255)
-    return bool(decoded[0].abs().max() < QUIET)
+    values = values_of(decoded)
+    if isinstance(decoded, Image):
+        return bool((values.amax((-2, -1)) - values.amin((-2, -1))).max() < 1 / 255)
+    return bool(values.abs().max() < QUIET)
 
 
 def _habits(grammar: Grammar, written: Sequence[np.ndarray], n_prompts: Sequence[int]) -> dict[str, Written]:
@@ -323,7 +324,7 @@ def _decode_all(run: SmokeRun, segments: Sequence[Segment], habits: dict[str, Wr
     for segment in segments:
         try:
             decoded = decode_segment(run.tokenizer, segment)
-            habits[segment.modality].blank += is_blank(segment.modality, decoded)
+            habits[segment.modality].blank += is_blank(decoded)
         except Exception as error:  # whatever it is, it is what the test looks for
             errors.append(f"{segment.modality}: {type(error).__name__}: {error}")
     return errors
@@ -387,8 +388,8 @@ LISTEN_SECONDS = 0.5
 def _keep(
     run: SmokeRun, segment: Segment | None, stem: str, tokenizer: UnifiedTokenizer | None = None
 ) -> str:
-    """A text as it is; a picture or a sound as a file `generated/{stem}…`, whose name is returned; empty
-    where there is none, or the codec has no decoder. `tokenizer`: default, that of short pictures.
+    """A text as it is; an image or audio as a file `generated/{stem}…`, whose name is returned; empty
+    where there is none, or the codec has no decoder. `tokenizer`: default, that of short images.
     """
     tokenizer = tokenizer or run.tokenizer
     if segment is None or not tokenizer.codec(segment.modality).spec.decode_modes:
@@ -402,8 +403,8 @@ def _keep(
     return name
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
-def _whole_picture(run: SmokeRun, model: Any) -> list[Shown]:
-    "A picture of full size, beside the one that was taught for its prompt."
+def _whole_image(run: SmokeRun, model: Any) -> list[Shown]:
+    "An image of full size, beside the one that was taught for its prompt."
     task = next((t for t in ("t2i", "image") if t in run.tasks), None)
     if run.whole is None or task is None:
         return []
@@ -421,7 +422,7 @@ def _whole_picture(run: SmokeRun, model: Any) -> list[Shown]:
 
 
 def _listen(run: SmokeRun, model: Any) -> list[Shown]:
-    "A sound of about `LISTEN_SECONDS`: the grammar admits no other length."
+    "Audio of about `LISTEN_SECONDS`: the grammar admits no other length."
     task = next((t for t in ("t2a", "audio") if t in run.tasks), None)
     if task is None:
         return []
@@ -441,7 +442,7 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-b
 def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
     """What the trained model writes at temperature 0 for the first prompts of each task, beside what it was
-    taught; a whole picture; and half a second of sound, longer than any that it was taught.
+    taught; a whole image; and half a second of audio, longer than any that it was taught.
     """
     shown = []
     for task in dict.fromkeys(run.tasks):
@@ -460,7 +461,7 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
                 for s, what in ((prompt, "prompt"), (segments.target, "written"), (taught.target, "taught"))
             ]
             shown.append(Shown(task=task, prompt=kept[0], written=kept[1], target=kept[2]))
-    return shown + _whole_picture(run, model) + _listen(run, model)
+    return shown + _whole_image(run, model) + _listen(run, model)
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-009
 def without_prompt(example: Example) -> Example:

@@ -87,8 +87,8 @@ class MetricFacts(BaseModel):
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-006-b
 class Metric(MetricFacts):
-    """A metric: `function` of (reference, estimate), two pictures [3, H, W], or of (reference, estimate,
-    sample rate in Hz), two sounds [channels, samples].
+    """A metric: `function` of (reference, estimate), two images [3, H, W], or of (reference, estimate,
+    sample rate in Hz), two waves [channels, samples].
     """
 
     function: Callable[..., float] = Field(exclude=True, repr=False)

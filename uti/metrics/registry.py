@@ -33,14 +33,19 @@ def metrics_of(modality: str, compares: str = "input") -> list[Metric]:
     return [m for m in METRICS.values() if m.modality == modality and m.compares == compares]
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-005
-def measure(modality: str, reference: Any, estimate: Any, compares: str = "input") -> dict[str, Measurement]:
+def measure(
+    modality: str, reference: Any, estimate: Any, sample_rate: int | None = None, compares: str = "input"
+) -> dict[str, Measurement]:
     """Name → measurement of a decoded signal, by every metric that compares it with its "input" or its "round
     trip".
 
-    Two pictures float32 [3, H, W], or two (wave float32 [channels, samples], sample rate in Hz) at one rate.
+    Two images, float32 [3, H, W], or two waves, float32 [channels, samples], and their `sample_rate` in Hz.
     """
-    signals = (reference[0], *estimate) if isinstance(estimate, tuple) else (reference, estimate)
-    return {metric.name: measured(metric.function, *signals) for metric in metrics_of(modality, compares)}
+    rate = () if sample_rate is None else (sample_rate,)
+    return {
+        metric.name: measured(metric.function, reference, estimate, *rate)
+        for metric in metrics_of(modality, compares)
+    }
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-009
 def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..files import atomic_path
-from .base import MediaError, MediaWarning, Modality, Sound
+from .base import Audio, MediaError, MediaWarning, Modality
 from .sound_files import read_sound_file
 
 # %% auto #0
@@ -25,8 +25,8 @@ __all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'MUCH_CLIPPED', 'SUFFIXES', 'AUDIO', 're
            'write_wav']
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-003
-def read_audio(path: str | Path) -> Sound:
-    """All of the sound, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
+def read_audio(path: str | Path) -> Audio:
+    """All of the audio, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
 
     Raises `MediaError`, and warns of a file that is longer or shorter than it says.
     """
@@ -35,18 +35,20 @@ def read_audio(path: str | Path) -> Sound:
         raise MediaError(f"{path}: holds no samples")
     if not np.isfinite(wave).all():
         raise MediaError(f"{path}: holds samples that are not finite (NaN or infinity)")
-    return Sound(torch.from_numpy(wave), rate)
+    return Audio(torch.from_numpy(wave), rate)
 
 
-def load_audio(source: str | Path | tuple[Any, int]) -> tuple[Any, int]:
-    """A path, a `Sound` or a (wave, sample rate in Hz) as (wave, rate).
+def load_audio(source: str | Path | Audio | tuple[Any, int]) -> tuple[Any, int]:
+    """A path, an `Audio` or a (wave, sample rate in Hz) as (wave, rate).
 
     Raises `MediaError`, also for a wave without its rate.
     """
     if isinstance(source, (str, Path)):
-        return read_audio(source)
+        source = read_audio(source)
+    if isinstance(source, Audio):
+        return source.wave, source.rate
     if not isinstance(source, tuple) or len(source) != 2:
-        raise MediaError("a wave means nothing without its sample rate in Hz; give a Sound, or (wave, rate)")
+        raise MediaError("a wave means nothing without its sample rate in Hz; give an Audio, or (wave, rate)")
     return source
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-005
@@ -61,14 +63,14 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
     wave = wave[None] if wave.ndim == 1 else wave
     what = f"wave {str(wave.dtype).removeprefix('torch.')} {list(wave.shape)}"
     if wave.ndim != 2 or not wave.numel():
-        raise MediaError(f"{what}: a sound must be [channels, samples] and not empty")
+        raise MediaError(f"{what}: audio must be [channels, samples] and not empty")
     if wave.shape[0] > max(8, wave.shape[1]):
-        raise MediaError(f"{what}: has more channels than samples; a sound is [channels, samples]")
+        raise MediaError(f"{what}: has more channels than samples; audio is [channels, samples]")
     if isinstance(sample_rate, bool) or not isinstance(sample_rate, (int, np.integer)):
         raise MediaError(f"{what}: its sample rate must be an integer in Hz, got {sample_rate!r}")
     if sample_rate not in RATES:
         raise MediaError(
-            f"{what}: a sound has {RATES[0]:,} to {RATES[-1]:,} samples a second, not {sample_rate}"
+            f"{what}: audio has {RATES[0]:,} to {RATES[-1]:,} samples a second, not {sample_rate}"
         )
     if clip_seconds is not None and not 0 < clip_seconds < math.inf:
         raise MediaError(f"{what}: cannot be made {clip_seconds} seconds long")
@@ -131,11 +133,11 @@ def normalise_audio(
     channels: int,
     clip_seconds: float | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The sound as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
+    """The audio as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
 
     `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz;
     `clip_seconds`: trim or zero-pad the end to this length. The result may share memory with `wave`. Raises
-    `MediaError` for an empty wave, non-finite samples, a rate that no sound has, a clip that is not longer
+    `MediaError` for an empty wave, non-finite samples, a rate that no audio has, a clip that is not longer
     than nothing, or another shape or type.
     Warns (`MediaWarning`) where more than a hundredth of the samples is clipped.
     """
@@ -172,7 +174,7 @@ def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
     """
     if wave.ndim != 2 or not wave.numel() or not torch.isfinite(wave).all():
         raise MediaError(
-            f"{path}: a sound to write must be finite, not empty and [channels, samples], got "
+            f"{path}: audio to write must be finite, not empty and [channels, samples], got "
             f"{list(wave.shape)}"
         )
     samples = (wave.detach().cpu().double() * 32768).round().clamp(-32768, 32767).short().T.numpy()
@@ -180,25 +182,23 @@ def write_wav(path: str | Path, wave: Tensor, sample_rate: int) -> None:
         sf.write(str(temporary), samples, sample_rate, format="WAV", subtype="PCM_16")
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-011
-def _fingerprint(sound: Sound) -> bytes:
-    wave, rate = sound
-    return f"{rate} {list(wave.shape)}".encode() + wave.numpy().tobytes()
+def _fingerprint(audio: Audio) -> bytes:
+    return f"{audio.rate} {list(audio.wave.shape)}".encode() + audio.wave.numpy().tobytes()
 
 
-def _neighbours(sound: Sound) -> dict[str, Sound]:
-    wave, rate = sound
-    n = max(1, int(wave.shape[1] * 0.61))
-    return {"its beginning": Sound(wave[:, :n], rate), "backwards": Sound(wave.flip(-1), rate)}
+def _neighbours(audio: Audio) -> dict[str, Audio]:
+    wave, n = audio.wave, max(1, int(audio.wave.shape[1] * 0.61))
+    return {"its beginning": Audio(wave[:, :n], audio.rate), "backwards": Audio(wave.flip(-1), audio.rate)}
 
 
 SUFFIXES = (".wav", ".aif", ".aiff", ".aifc", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a")
 AUDIO = Modality(
     "audio",
-    "sound",
+    "audio",
     SUFFIXES,
     read_audio,
     _fingerprint,
     _neighbours,
     suffix=".wav",
-    write=lambda path, sound: write_wav(path, *sound),
+    write=lambda path, audio: write_wav(path, audio.wave, audio.rate),
 )

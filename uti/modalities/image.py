@@ -15,6 +15,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..files import atomic_path
+from .base import Image as ImageValue
 from .base import MediaError, MediaWarning, Modality, about
 
 # %% auto #0
@@ -33,12 +34,12 @@ def _grey_bits(image: Image.Image) -> int:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The picture in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in
+    """The image in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in
     its own mode. Raises `MediaError`, also for more than 179 megapixels, Pillow's limit.
     """
     try:
         with warnings.catch_warnings():
-            # of odd metadata, or of many pixels; what keeps a picture from being read is raised
+            # of odd metadata, or of many pixels; what keeps an image from being read is raised
             warnings.simplefilter("ignore")
             with Image.open(path, formats=FORMATS) as whole:
                 whole.verify()
@@ -46,12 +47,12 @@ def read_image(path: str | Path) -> Image.Image:
                 bits = _grey_bits(image)
                 image.load()
     except UnidentifiedImageError as error:
-        raise MediaError(f"{path}: not a picture, whatever its name says") from error
+        raise MediaError(f"{path}: not an image, whatever its name says") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"{path}: too many pixels ({error})") from error
     except Exception as error:  # Pillow's readers raise whatever the bytes lead them to
         raise MediaError(
-            f"{path}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})"
+            f"{path}: cannot be read as an image ({getattr(error, 'strerror', None) or error})"
         ) from error
     if bits and isinstance(transparent := image.info.get("transparency"), int):
         image.info["transparency"] = transparent * 255 // (2**bits - 1)  # as its pixels were scaled
@@ -91,15 +92,15 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """`image`, turned by its EXIF orientation, as RGB over white.
 
-    Raises `MediaError` for a picture without pixels, of 32-bit integers (mode I), or of floats (mode F)
+    Raises `MediaError` for an image without pixels, of 32-bit integers (mode I), or of floats (mode F)
     outside [0, 1].
     """
     if 0 in image.size:
-        raise MediaError(f"a picture of {image.width}×{image.height} holds no pixels")
+        raise MediaError(f"an image of {image.width}×{image.height} holds no pixels")
     image = _turned(image)
     if image.mode == "I":
         raise MediaError(
-            "a picture of 32-bit integers does not say which value is white; save it with 8 or 16 bits"
+            "an image of 32-bit integers does not say which value is white; save it with 8 or 16 bits"
         )
     if image.mode == "F":
         image = image_from_array(np.asarray(image))
@@ -129,19 +130,21 @@ def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
         or (values.ndim == 3 and values.shape[-1] not in (1, 3, 4))
     ):
         raise MediaError(
-            f"{what}: not a picture; give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
+            f"{what}: not an image; give [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], or a tensor [3, H, W]"
         )
     if np.issubdtype(values.dtype, np.floating):
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise MediaError(f"{what}: float pictures must be finite and in [0, 1]")
+            raise MediaError(f"{what}: float images must be finite and in [0, 1]")
         values = (values.astype(np.float32) * 255 + 0.5).astype(np.uint8)
     if values.dtype != np.uint8:
-        raise MediaError(f"{what}: pictures must be uint8, or float in [0, 1]")
+        raise MediaError(f"{what}: images must be uint8, or float in [0, 1]")
     return Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values)
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.Image:
+def load_image(source: str | Path | ImageValue | Image.Image | np.ndarray | Tensor) -> Image.Image:
     "A path, a PIL image or an array as an RGB image, the policy's first half. Raises `MediaError`."
+    if isinstance(source, ImageValue):
+        source = source.pixels
     if not isinstance(source, (str, Path)):
         return to_rgb(source if isinstance(source, Image.Image) else image_from_array(source))
     image = read_image(source)
@@ -155,18 +158,18 @@ def load_image(source: str | Path | Image.Image | np.ndarray | Tensor) -> Image.
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-011
 def normalise_image(
-    source: str | Path | Image.Image | np.ndarray | Tensor,
+    source: str | Path | ImageValue | Image.Image | np.ndarray | Tensor,
     size: tuple[int, int],
     resize: str = "crop",
     resample: str = "bicubic",
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The picture as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
+    """The image as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
 
-    `resize`: "crop" keeps the middle and the proportions, "stretch" the whole picture, exactly as
+    `resize`: "crop" keeps the middle and the proportions, "stretch" the whole image, exactly as
     `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.
     """
     if min(size) < 1:
-        raise MediaError(f"a picture cannot be resized to {size[0]}×{size[1]} pixels")
+        raise MediaError(f"an image cannot be resized to {size[0]}×{size[1]} pixels")
     if resize not in ("crop", "stretch") or resample not in ("bicubic", "bilinear"):
         raise MediaError(
             f"resize must be crop or stretch and resample bicubic or bilinear, got {resize!r} and "
@@ -194,31 +197,38 @@ def write_png(path: str | Path, image: Tensor) -> None:
     written.
     """
     if image.ndim != 3 or image.shape[0] != 3 or not image.numel() or not torch.isfinite(image).all():
-        raise MediaError(f"{path}: a picture to write must be finite and [3, H, W], got {list(image.shape)}")
+        raise MediaError(f"{path}: an image to write must be finite and [3, H, W], got {list(image.shape)}")
     pixels = (image.detach().cpu().float().clamp(0, 1) * 255 + 0.5).byte().movedim(0, -1).numpy()
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-018
-def _as_read(picture: Tensor) -> Tensor:
+def _as_read(image: ImageValue) -> ImageValue:
     "Float in [0, 1] as the 8 bits that a file holds."
-    return (picture * 255 + 0.5).byte()
+    return ImageValue((image.pixels * 255 + 0.5).byte())
 
 
-def _pixels(path: Path) -> Tensor:
-    "uint8 [3, H, W]."
-    return torch.from_numpy(np.array(load_image(path))).movedim(-1, 0)
+def _read(path: Path) -> ImageValue:
+    return ImageValue(torch.from_numpy(np.array(load_image(path))).movedim(-1, 0))
 
 
-def _fingerprint(pixels: Tensor) -> bytes:
-    return str(list(pixels.shape)).encode() + pixels.numpy().tobytes()
+def _fingerprint(image: ImageValue) -> bytes:
+    return str(list(image.pixels.shape)).encode() + image.pixels.numpy().tobytes()
 
 
-def _neighbours(picture: Tensor) -> dict[str, Tensor]:
-    return {"upside down": picture.flip(1), "mirrored": picture.flip(-1)}
+def _neighbours(image: ImageValue) -> dict[str, ImageValue]:
+    return {"upside down": ImageValue(image.pixels.flip(1)), "mirrored": ImageValue(image.pixels.flip(-1))}
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 IMAGE = Modality(
-    "image", "picture", SUFFIXES, _pixels, _fingerprint, _neighbours, _as_read, ".png", write_png
+    "image",
+    "image",
+    SUFFIXES,
+    _read,
+    _fingerprint,
+    _neighbours,
+    _as_read,
+    ".png",
+    lambda path, image: write_png(path, image.pixels),
 )

@@ -31,7 +31,7 @@ from uti.html import (
     whole,
 )
 from ..modalities.audio import read_audio
-from ..modalities.base import Sound
+from ..modalities.base import Audio
 from ..modalities.image import normalise_image
 from uti.pages.media import (
     LONGEST_PLAYED,
@@ -45,9 +45,9 @@ from uti.pages.media import (
 )
 from uti.pages.plots import (
     codebook_bars,
+    image_row,
     loss_curves,
     mel_panel,
-    picture_row,
     prompt_bars,
     sound_rows,
     space_bar,
@@ -56,7 +56,7 @@ from uti.pages.plots import (
 
 # %% auto #0
 __all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment',
-           'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'pictures', 'sounds', 'codebooks',
+           'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'images', 'sounds', 'codebooks',
            'token_lm', 'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-002-x
@@ -97,19 +97,19 @@ def _files(item: Item, folder: Path) -> tuple[Path, Path]:
     return folder / (item.original or ""), folder / (item.recon or "")
 
 
-def _heard(path: Path) -> tuple[Sound, np.ndarray]:
-    "Read a sound and compute its spectrogram, both once for a page."
+def _heard(path: Path) -> tuple[Audio, np.ndarray]:
+    "Read audio and compute its spectrogram, both once for a page."
     return _heard_as_it_is(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=2 * MOST_SHOWN)
-def _heard_as_it_is(path: Path, changed: int) -> tuple[Sound, np.ndarray]:
-    sound = read_audio(path)
-    return sound, spectrogram(*sound)
+def _heard_as_it_is(path: Path, changed: int) -> tuple[Audio, np.ndarray]:
+    audio = read_audio(path)
+    return audio, spectrogram(audio.wave, audio.rate)
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005-b
 def first_look(report: AuditRecord, folder: Path) -> Markup:
-    "The first picture and the first sound, before and after."
+    "The first image and the first audio item, before and after."
     shown = []
     for item in decoded_items(report, "image")[:1]:
         before, after = _files(item, folder)
@@ -189,7 +189,7 @@ def commands(report: AuditRecord, folder: Path) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-010-s
 def speed(report: AuditRecord) -> Markup:
-    "Ids a second and, of sounds, the real-time factor, by batch size."
+    "Ids a second and, of audio, the real-time factor, by batch size."
     if not report.speed:
         return paragraph("Not measured: a thorough run does, ", code("--thorough"), ".")
     what = ("ids/s, encode", "ids/s, decode", "real-time factor, encode", "real-time factor, decode")
@@ -200,7 +200,7 @@ def speed(report: AuditRecord) -> Markup:
     ]  # fmt: skip
     said = (
         f"On {report.environment.device} with {report.environment.threads} threads. A real-time factor is "
-        "seconds of computing for a second of sound: below 1 is faster than it plays."
+        "seconds of computing for a second of audio: below 1 is faster than it plays."
     )
     return joined([table(["modality", "item", "batch", *what], rows), paragraph(said)])
 
@@ -216,9 +216,9 @@ FILES = {
     "uti.yaml": "the codecs and their options; it repeats this run",
     "token_space.json": "the ranges of the ids",
     "token_space.sha256": "its hash",
-    "recon.png": "the first picture, decoded",
-    "recon.wav": "the first sound, decoded",
-    "original": "pictures and sounds as the codecs received them",
+    "recon.png": "the first image, decoded",
+    "recon.wav": "the first audio item, decoded",
+    "original": "images and audio as the codecs received them",
     "recon": "the same, decoded",
     "baseline_report.json": "the report of the run that this one was held against",
     "smoke.json": "the smoke tests of a language model",
@@ -343,14 +343,14 @@ def metrics(report: AuditRecord) -> Markup:
     ])  # fmt: skip
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-018
-def pictures(report: AuditRecord, folder: Path) -> Markup:
-    "Pictures before and after, and where they differ."
+def images(report: AuditRecord, folder: Path) -> Markup:
+    "Images before and after, and where they differ."
     shown, items = [], decoded_items(report, "image")
     for item in items[:MOST_SHOWN]:
         size = tuple(report.codecs["image"]["output_size"])
         original, recon = (normalise_image(path, size)[0] for path in _files(item, folder))
-        shown.append(drawn(picture_row(original, recon, f"{item.name}: {caption(report, item)}"), item.name))
-    return joined(shown) + _rest(items, "picture")
+        shown.append(drawn(image_row(original, recon, f"{item.name}: {caption(report, item)}"), item.name))
+    return joined(shown) + _rest(items, "image")
 
 
 def sounds(report: AuditRecord, folder: Path) -> Markup:
@@ -369,7 +369,7 @@ def sounds(report: AuditRecord, folder: Path) -> Markup:
         else:
             said = f"{item.name} lasts longer than {LONGEST_PLAYED} s: listen to "
             shown.append(paragraph(said, code(item.original or ""), " and ", code(item.recon or ""), "."))
-    return joined(shown) + _rest(items, "sound")
+    return joined(shown) + _rest(items, "audio")
 
 
 def _rest(items: list[Item], noun: str) -> Markup:

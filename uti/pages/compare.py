@@ -31,22 +31,22 @@ from uti.html import (
 )
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
-from ..modalities.base import Sound
+from ..modalities.base import Audio, values_of
 from .media import LONGEST_PLAYED, card, cards, drawn, is_played, not_shown
 from .plots import mel_panel, rate_distortion, spectrogram
 
 NOTHING = soft("–")
-NOUNS = {"image": "picture", "audio": "sound", "text": "text"}
+NOUNS = {"image": "image", "audio": "audio file", "text": "text"}
 UNITS = {"image": "bits/pixel", "audio": "kbps", "text": "bits/byte"}
 RATE_DECIMALS = {"image": 3, "audio": 2, "text": 2}
-PER = {"image": "a picture", "audio": "a second", "text": "a byte"}
+PER = {"image": "an image", "audio": "a second", "text": "a byte"}
 MOST_SHOWN = 8  # items of each modality; all of them stand in comparison.json
 MOST_SENTENCES = 8  # of failed gates, at the top
 
 # %% auto #0
 __all__ = ['NOTHING', 'NOUNS', 'UNITS', 'RATE_DECIMALS', 'PER', 'MOST_SHOWN', 'MOST_SENTENCES', 'Row', 'FILES', 'Page', 'label',
            'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens',
-           'pictures', 'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
+           'images', 'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -76,13 +76,13 @@ class Page:
 
     @property
     def size(self) -> str:
-        "That of a picture in the common form."
+        "That of an image in the common form."
         size = self.comparison.common_form.image_size
         return "×".join(map(str, size)) if size else ""
 
     @property
     def resized(self) -> bool:
-        "Whether a codec's pictures have another size than those of the common form."
+        "Whether a codec's images have another size than those of the common form."
         size = self.comparison.common_form.image_size
         return any(tuple(r.codec["input_size"]) != size for r in self.results.get("image", {}).values())
 
@@ -119,7 +119,7 @@ def own_form(result: CodecResult) -> str:
 
 
 def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
-    "The codec's own rate and, where a picture's is another there, the rate in the common form."
+    "The codec's own rate and, where an image's is another there, the rate in the common form."
     both = (result.rate.own, result.rate.axis)
     return [
         fixed(rate, RATE_DECIMALS[modality])
@@ -178,7 +178,7 @@ def explained(page: Page) -> Markup:
     "What the table's numbers are, in words."
     form, forms = page.comparison.common_form, []
     if form.image_size:
-        forms.append(f"pictures at {page.size}, the smallest of the codecs' sizes")
+        forms.append(f"images at {page.size}, the smallest of the codecs' sizes")
     if form.sample_rate:
         long = f", {form.clip_seconds:g} s long" if form.clip_seconds else ""
         forms.append(f"sounds in mono at {form.sample_rate / 1000:g} kHz, the lowest of their rates{long}")
@@ -187,9 +187,9 @@ def explained(page: Page) -> Markup:
         f"{'; '.join(forms)}."
     )
     spread = (
-        " The bits of a picture are spread over the pixels of the codec's own size and, since distortion "
+        " The bits of an image are spread over the pixels of the codec's own size and, since distortion "
         f"is measured at {page.size},"
-        " also over that many: a large picture's bits, spent on a small one."
+        " also over that many: a large image's bits, spent on a small one."
     )
     return paragraph(
         "Means over all items; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
@@ -243,7 +243,7 @@ def _plane(page: Page, modality: str, axis: str) -> Markup:
 
 
 def rate_against_distortion(page: Page) -> Markup:
-    "A plane and a table for pictures, and for sounds."
+    "A plane and a table for images, and for sounds."
     axes, parts = (
         {"image": f"bits per pixel of {page.size}" if page.resized else "bits per pixel", "audio": "kbps"},
         [],
@@ -269,7 +269,7 @@ def _books(sizes: list[int]) -> str:
 
 
 def _context(modality: str, rate: Rate) -> str:
-    "Tokens of a picture, a second or a byte."
+    "Tokens of an image, a second or a byte."
     spent = {"image": rate.tokens_per_item, "audio": rate.tokens_per_second, "text": rate.tokens_per_byte}
     return fixed(spent[modality], 2 if modality == "text" else 0)
 
@@ -316,7 +316,7 @@ Row = list[tuple[str, CodecResult, ItemResult]]
 
 
 def _by_form(page: Page, asset: Asset) -> dict[str, Row]:
-    "Own form → [(configuration, its result, the item)]: codecs of one form got the same picture or sound."
+    "Own form → [(configuration, its result, the item)]: codecs of one form got the same image or sound."
     groups: dict[str, Row] = {}
     for name, result in page.results[asset.modality].items():
         item = next(i for i in result.items if i.name == asset.name)
@@ -341,8 +341,8 @@ def _rest(assets: list[Asset], noun: str) -> Markup:
     return not_shown(len(assets), MOST_SHOWN, "comparison.json", absent)
 
 
-def pictures(page: Page) -> Markup:
-    "Each picture through each codec."
+def images(page: Page) -> Markup:
+    "Each image through each codec."
     assets, parts = [a for a in page.comparison.assets if a.modality == "image"], []
     for asset in assets[:MOST_SHOWN]:
         parts.append(heading(asset.name))
@@ -356,17 +356,17 @@ def pictures(page: Page) -> Markup:
                 ]
                 row.append(card(name, said, page.folder / item.recon if item.recon else None))
             parts.append(cards(row))
-    return joined(parts) + _rest(assets, "picture")
+    return joined(parts) + _rest(assets, "image")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016
-def _common_mel(page: Page, sound: Sound) -> np.ndarray:
-    "Return the spectrogram of a sound in the common form."
+def _common_mel(page: Page, sound: Audio) -> np.ndarray:
+    "Return the spectrogram of audio in the common form."
     form = page.comparison.common_form
-    return spectrogram(in_common_form(form, "audio", sound), form.sample_rate or sound.rate)
+    return spectrogram(values_of(in_common_form(form, sound)), form.sample_rate or sound.rate)
 
 
 def _sound_card(
-    page: Page, title: str, lines: list[str], path: Path, sound: Sound, mel: np.ndarray, limits: np.ndarray
+    page: Page, title: str, lines: list[str], path: Path, sound: Audio, mel: np.ndarray, limits: np.ndarray
 ) -> Markup:
     "Draw a card of the spectrogram of a `sound`, with a player of the file `path`."
     said, played = lines, is_played(sound)
@@ -378,7 +378,7 @@ def _sound_card(
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
 def sounds(page: Page) -> Markup:
-    "Each sound through each codec; the spectrograms of a sound share a scale of colours."
+    "Each audio item through each codec; the spectrograms of audio share a scale of colours."
     assets, parts = [a for a in page.comparison.assets if a.modality == "audio"], []
     for asset in assets[:MOST_SHOWN]:
         original = read_audio(page.folder / str(asset.original))
@@ -407,7 +407,7 @@ def sounds(page: Page) -> Markup:
                 else:
                     row.append(card(name, [spent, "not decoded"]))
             parts.append(cards(row))
-    return joined(parts) + _rest(assets, "sound")
+    return joined(parts) + _rest(assets, "audio file")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-b
 def _ladder(page: Page, curve: Reference) -> Markup:
@@ -482,8 +482,7 @@ def every_number(page: Page) -> Markup:
 FILES = {
     "comparison.json": "every value of this page",
     "original": (
-        "pictures and sounds in the common form, which the references and reconstructions are measured "
-        "against"
+        "images and audio in the common form, which the references and reconstructions are measured against"
     ),
     "audits": "a folder a configuration: report.json, reconstructions, token space",
     "compare.ipynb": "this page, as the executed notebook",

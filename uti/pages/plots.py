@@ -22,17 +22,17 @@ from ..metrics.audio import log_mel
 from ..metrics.image import error_map
 
 # %% auto #0
-__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'picture_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar',
-           'mel_panel', 'rate_distortion', 'loss_curves', 'prompt_bars']
+__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'image_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
+           'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
-def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
+def image_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
     "Original, reconstruction and error map side by side. Float [3, H, W] in [0, 1], twice."
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout="constrained")
-    for ax, picture, label in zip(
+    for ax, image, label in zip(
         axes[:2], (original, recon), ("normalised input", "reconstruction"), strict=True
     ):
-        ax.imshow(picture.movedim(0, -1))
+        ax.imshow(image.movedim(0, -1))
         ax.set_title(label)
     error = axes[2].imshow(error_map(original, recon), vmin=0, vmax=0.25, cmap="magma")
     axes[2].set_title("absolute error, mean of RGB")
@@ -44,7 +44,7 @@ def picture_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-007
 def spectrogram(wave: Tensor, sample_rate: int) -> np.ndarray:
-    "Return the log-mel spectrogram [80, frames] of a sound's first channel. Float [channels, samples]; Hz."
+    "Return the log-mel spectrogram [80, frames] of audio's first channel. Float [channels, samples]; Hz."
     return log_mel(wave[:1], sample_rate)[0].numpy()
 
 
@@ -125,7 +125,7 @@ def space_bar(token_space: dict[str, Any]) -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-016
 def mel_panel(mel: np.ndarray, seconds: float, limits: np.ndarray | None = None) -> Figure:
-    """Draw a `spectrogram` of a sound of so many `seconds`, small.
+    """Draw a `spectrogram` of audio of so many `seconds`, small.
 
     `limits`: a spectrogram whose least and greatest values are the darkest and the brightest colour, so that
     panels can share a scale; default: its own.

@@ -34,7 +34,7 @@ def _numbered(name: str, n: int) -> list[str]:
 
 
 def _books(space: TokenSpace) -> list[tuple[str, int]]:
-    "(what the names of its tokens begin with, entries) of each codebook of pictures and sounds."
+    "(what the names of its tokens begin with, entries) of each codebook of images and sounds."
     books = []
     for modality in ("image", "audio"):
         sizes = getattr(space, modality)
@@ -142,7 +142,7 @@ def _cuts(data: dict[str, Any]) -> list[str] | None:
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-017-c
 def _with_media(backend: Tokenizer, added: dict[int, str], space: TokenSpace) -> dict[str, Any] | None:
-    """As `_tokenizer_json`, with the names of pictures and sounds in the vocabulary; None where there are
+    """As `_tokenizer_json`, with the names of images and audio in the vocabulary; None where there are
     none, or for a tokenizer that is no byte-level BPE.
     """
     first = space.text + N_SPECIAL
@@ -257,7 +257,7 @@ def _tried(tokenizer: UnifiedTokenizer, added: dict[int, str]) -> str:
     raise refused
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-024-r
-_README = """# A tokenizer of texts, pictures and sounds
+_README = """# A tokenizer of texts, images and audio
 
 {total:,} ids, each a token: {ranges}.
 `token_space.json` says the same to programs; `token_space.sha256` is its hash.
@@ -278,7 +278,7 @@ characters. Encode what comes from outside with UTI's `UnifiedTokenizer.encode_t
 refuse texts with ids from {text:,} on.
 
 **Servers.** Send and take ids, not strings; with vLLM `LLM(model, skip_tokenizer_init=True)`, prompts
-`{{"prompt_token_ids": [...]}}`, and `SamplingParams(detokenize=False, stop_token_ids=[{end}])` for a picture.
+`{{"prompt_token_ids": [...]}}`, and `SamplingParams(detokenize=False, stop_token_ids=[{end}])` for an image.
 Servers that make strings leave special tokens out unless told `skip_special_tokens=False`.
 """
 

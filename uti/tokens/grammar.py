@@ -65,7 +65,7 @@ def _run(lengths: Sequence[int]) -> Sequence[int]:
 class Grammar:
     """The documents of a token space.
 
-    `lengths`: modality → the numbers of positions that a segment of it may have, ascending (a picture has
+    `lengths`: modality → the numbers of positions that a segment of it may have, ascending (an image has
     one; text any up to the longest). A modality that is not there may not occur.
     Raises `SequenceError` for lengths that are empty or not ascending, and `SpaceError` for a modality that
     the space does not have.
@@ -141,7 +141,7 @@ class Grammar:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-007
 class Segment(NamedTuple):
-    """A text, picture or sound in a sequence.
+    """A text, image or audio in a sequence.
 
     `ids`: int64 [n_tokens] in the order of the serialisation; `position`: where the first of them stands;
     `marked`: whether a marker asked for it.
@@ -280,7 +280,7 @@ class Reader:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
 def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
-    """The texts, pictures and sounds of a sequence of global ids [n].
+    """The texts, images and audio of a sequence of global ids [n].
 
     Raises `SequenceError` saying where it is ill-formed, and what would have been legal there.
     """

@@ -178,7 +178,7 @@ def build(
 def interleave(
     space: TokenSpace, parts: Sequence[tuple[str, Iterable[int]]], targets: Collection[int] | None = None
 ) -> Example:
-    """A document of texts, pictures and sounds in any order, from (modality, global ids) of each of `parts`.
+    """A document of texts, images and audio in any order, from (modality, global ids) of each of `parts`.
 
     `targets`: the places of those that are to be learned (default: all), each after its marker; the others
     are there to be read. Raises `SpaceError` as `segment`, and `ValueError` for a place that is none, or

@@ -175,7 +175,7 @@ class Snac(CheckpointCodec):
         import torch
 
         if any(not m["n_samples"] for m in meta):
-            raise self.spec.error("meta says 0 samples, which are no sound")
+            raise self.spec.error("meta says 0 samples, which are no audio")
         waves = torch.zeros(len(codes), 1, max(m["n_samples"] for m in meta))
         for wave, item, m in zip(waves, codes, meta, strict=True):
             found = self._alone(item[:, : m["n_positions"]])

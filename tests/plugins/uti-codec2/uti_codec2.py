@@ -24,7 +24,7 @@ FIELDS = {
 
 
 def decode_frames(bitrate: int, frames: list[bytes]) -> np.ndarray:
-    "int16 samples of the frames of one sound, by a decoder that has decoded nothing before."
+    "int16 samples of the frames of one audio item, by a decoder that has decoded nothing before."
     decoder = pycodec2.Codec2(bitrate)
     return np.concatenate([decoder.decode(frame) for frame in frames])
 
@@ -48,7 +48,7 @@ class Codec2(Codec):
             sample_rate=8000,
             channels=1,
             hop_length=library.samples_per_frame(),
-            invariant=True,  # one thread, and an encoder of its own for each sound
+            invariant=True,  # one thread, and an encoder of its own for each audio item
         )
 
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
@@ -74,7 +74,7 @@ class Codec2(Codec):
             for item, m in zip(codes, meta, strict=True)
         ]
         # the library draws the phases of unvoiced sounds from one generator of the process, which nobody
-        # can seed: each sound is decoded in a process that has decoded nothing before
+        # can seed: each audio item is decoded in a process that has decoded nothing before
         with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
             decoded = pool.starmap(decode_frames, [(self.bitrate, f) for f in packed if f], chunksize=1)
         sounds = iter(decoded)

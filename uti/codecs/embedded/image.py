@@ -26,7 +26,7 @@ __all__ = ['WEIGHTS', 'SMALL', 'MAX_SIZE', 'EmbeddedImage']
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-02
 WEIGHTS = packaged("codecs/weights/image.safetensors")
 SMALL = 64  # pixels along a side, enough to ask whether batches, memory or other calls change an id
-MAX_SIZE = 8192  # pixels along a side: beyond, one picture takes all memory
+MAX_SIZE = 8192  # pixels along a side: beyond, one image takes all memory
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #03-image-013
 class EmbeddedImage(Codec):

@@ -125,7 +125,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...
 
 # %% ../../../nbs/zoo/decoders/01_unclip.ipynb #09-unclip-014
 class Unclip:
-    "A Stable unCLIP pipeline as a function from CLIP image embeddings to pictures."
+    "A Stable unCLIP pipeline as a function from CLIP image embeddings to images."
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Unclip:
         self.width = self.pipeline.image_normalizer.config.embedding_dim  # of an embedding
         self.size = (
             self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor,
-        ) * 2  # (rows, columns) of a picture
+        ) * 2  # (rows, columns) of an image
 
     def loaded_weights(self) -> LoadedWeights:
         "Those of every part that draws, and the files that they were read from."
@@ -167,7 +167,7 @@ class Unclip:
         return self
 
     def facts(self) -> dict[str, Any]:
-        "What decides, beside an embedding and a seed, which picture is drawn."
+        "What decides, beside an embedding and a seed, which image is drawn."
         return {
             "scheduler": type(self.pipeline.scheduler).__name__,
             "steps": self.steps,
@@ -176,10 +176,10 @@ class Unclip:
         }
 
     @torch.inference_mode()
-    def pictures(self, embeddings: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Embeddings [batch, width] → pictures float32 [batch, 3, *size] in [0, 1], on the CPU.
+    def images(self, embeddings: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Embeddings [batch, width] → images float32 [batch, 3, *size] in [0, 1], on the CPU.
 
-        `seeds`: of each item's own noise, so that its picture depends on nothing else in the batch. Raises
+        `seeds`: of each item's own noise, so that its image depends on nothing else in the batch. Raises
         `CodecError` for embeddings of another width, or with NaN, of which NaN would be drawn.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.width or not embeddings.isfinite().all():
@@ -190,7 +190,7 @@ class Unclip:
         return torch.cat([self._picture(e, seed) for e, seed in zip(embeddings, seeds, strict=True)])
 
     def _picture(self, embedding: Tensor, seed: int) -> Tensor:
-        """Embedding [width] → picture [1, 3, *size].
+        """Embedding [width] → image [1, 3, *size].
 
         The generator lives on the CPU: the same noise on every device.
         """

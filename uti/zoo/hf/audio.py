@@ -148,7 +148,7 @@ class HFAudio(CheckpointCodec):
 
         for m in meta:
             if not m["n_samples"]:
-                raise self.spec.error("meta says 0 samples, which are no sound")
+                raise self.spec.error("meta says 0 samples, which are no audio")
             self.loaded.check_meta(m)
         waves = torch.zeros(len(codes), self.spec.channels, max(m["n_samples"] for m in meta))
         layouts = alike(tuple(m.get("chunk_positions", [m["n_positions"]])) for m in meta)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
 __all__ = ['MOST_PIXELS', 'picture_size', 'HFImage']
 
 # %% ../../../nbs/zoo/hf/04_image.ipynb #08-hf-image-017-b-0
-MOST_PIXELS = 4096  # a side; a picture of 4096×4096 is 200 MB, and several times as much inside a model
+MOST_PIXELS = 4096  # a side; an image of 4096×4096 is 200 MB, and several times as much inside a model
 _UNSTATED_SAMPLE_SIZE = 32  # which diffusers writes into the config of every VQModel whose author set none
 
 

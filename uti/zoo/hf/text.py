@@ -5,6 +5,7 @@
 # %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-002
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,13 +28,13 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['TOKENIZER_FILES', 'tokenizer_files', 'load_tokenizer', 'check_gaps', 'without_dropout', 'lossy_probes', 'lossy_note',
-           'HFText']
+__all__ = ['TOKENIZER_FILES', 'tokenizer_files', 'SentencePiece', 'refuse_other_formats', 'load_tokenizer', 'check_gaps',
+           'without_dropout', 'lossy_probes', 'lossy_note', 'HFText']
 
 # %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-005
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt", "tokenizer.model",
-    "spiece.model", "sentencepiece.bpe.model", "special_tokens_map.json", "added_tokens.json"
+    "spiece.model", "sentencepiece.bpe.model", "special_tokens_map.json", "added_tokens.json", "tekken.json"
 )  # fmt: skip
 
 
@@ -49,20 +50,66 @@ def tokenizer_files(folder: Path) -> list[Path]:
         else []
     )
 
+# %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-005-s
+class SentencePiece:
+    "Encode and decode as the library sentencepiece does, by a model that lies alone in the file `path`."
+
+    def __init__(self, path: Path):
+        from sentencepiece import SentencePieceProcessor
+
+        self.model = SentencePieceProcessor(model_file=str(path))
+
+    def get_vocab(self) -> dict[str, int]:
+        return {self.model.id_to_piece(i): i for i in range(self.model.get_piece_size())}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return self.model.encode(text)
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return self.model.decode(ids)
+
+
+def _is_tiktoken(path: Path) -> bool:
+    "Whether the lines of a file are base64 and a rank, whatever it is called: Llama 3's is tokenizer.model."
+    with path.open("rb") as file:
+        return path.suffix == ".tiktoken" or bool(re.match(rb"[A-Za-z0-9+/]+=* \d+\n", file.read(1024)))
+
+
+def refuse_other_formats(folder: Path) -> None:
+    "Raise `CodecError` for a vocabulary of another format, and name what makes a tokenizer.json of it."
+    for path in tokenizer_files(folder):
+        if path.name == "tekken.json":
+            raise CodecError(
+                f"{path}: is in Mistral's format Tekken; with mistral-common installed, transformers' "
+                "integrations.mistral.convert_tekken_tokenizer(file).save_pretrained(folder) writes the "
+                "tokenizer.json that is read"
+            )
+        if path.suffix in (".tiktoken", ".model") and _is_tiktoken(path):
+            raise CodecError(
+                f"{path}: is a tiktoken vocabulary, which lacks the pattern that splits a text; "
+                "transformers' integrations.tiktoken.convert_tiktoken_to_fast(encoding, folder) writes the "
+                "tokenizer.json that is read"
+            )
+
 
 @quiet_libraries()
 def load_tokenizer(path: Path) -> Any:
     """A tokenizer of transformers from a folder, or from a `tokenizer.json`, without network and without code
-    from the folder. Raises `CodecError`.
+    from the folder; a `SentencePiece` where its model is all that there is. Raises `CodecError`.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    model = next(path.glob("*.model"), None) if path.is_dir() else None
-    if model and not (path / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
-        raise CodecError(f"{model}: is read with sentencepiece, which is not installed; install uti[hf]")
+    explained = [path / name for name in ("tokenizer.json", "tokenizer_config.json", "config.json")]
+    model = path if path.is_file() else next((p for p in tokenizer_files(path) if p.suffix == ".model"), None)
+    if path.suffix != ".json" and not explained[0].is_file():
+        refuse_other_formats(path)
+        if model and find_spec("sentencepiece") is None:
+            raise CodecError(f"{model}: is read with sentencepiece, which is not installed; install uti[hf]")
     with library_errors(f"{path}: cannot be loaded as a tokenizer"):
-        if path.is_file():
+        if path.suffix == ".json":
             return PreTrainedTokenizerFast(tokenizer_file=str(path))
+        if model and not any(p.is_file() for p in explained):
+            return SentencePiece(model)
         return AutoTokenizer.from_pretrained(str(path), local_files_only=True, trust_remote_code=False)
 
 # %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-006-c
@@ -108,15 +155,18 @@ class HFText(CheckpointCodec):
 
     spec: TextSpec
     modality = "text"
-    reads = "any tokenizer of transformers, or a tokenizer.json"
+    reads = "any tokenizer of transformers, a tokenizer.json, or a SentencePiece model"
     modules = ("transformers",)
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
-        return folder.suffix == ".json" if folder.is_file() else bool(tokenizer_files(folder))
+        if folder.is_file():  # mistral_instruct_tokenizer_240323.model.v3 is the name of one
+            return folder.suffix == ".json" or ".model" in folder.suffixes
+        return bool(tokenizer_files(folder))
 
     def __init__(self, checkpoint: str | Path):
-        """`checkpoint`: a folder, a `tokenizer.json`, or a hub id, of which only the tokenizer is fetched.
+        """`checkpoint`: a folder, a `tokenizer.json`, a SentencePiece model, or a hub id, of which only the
+        tokenizer is fetched.
 
         Raises `CodecError`.
         """

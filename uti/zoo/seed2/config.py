@@ -51,7 +51,7 @@ class Seed2Config:
     qformer_intermediate: int = 3072
     qformer_ln_eps: float = 1e-12
     cross_attention_freq: int = 2
-    num_query_token: int = 32  # ids a picture
+    num_query_token: int = 32  # ids an image
     causal: bool = True  # each query sees those before it; the published code masks where there are 32
     codebook_size: int = 8192
     codebook_dim: int = 32

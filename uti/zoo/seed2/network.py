@@ -83,7 +83,7 @@ def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
     return vision, Blip2QFormerModel(qformer)
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-011
-# of CLIP's pictures, per channel
+# of CLIP's images, per channel
 MEAN, STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-012
@@ -96,7 +96,7 @@ def query_mask(config: Seed2Config) -> Tensor:
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-011-b
 class Seed2Network(nn.Module):
-    """Picture → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E:
+    """Image → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E:
     `image_features_dim`.
     """
 
@@ -128,13 +128,13 @@ class Seed2Network(nn.Module):
         self.image_down = nn.Sequential(*layers[:-1])
         self.distill_image_proj = nn.Linear(config.num_query_token * widths[-1], config.image_features_dim)
 
-    def features(self, pictures: Tensor) -> Tensor:
-        "Pictures [B, 3, H, W] in [0, 1] → features [B, n, D] that are about to be quantised."
-        mean, std = (torch.tensor(values, device=pictures.device)[:, None, None] for values in (MEAN, STD))
-        return self.encode_pixels((pictures - mean) / std)
+    def features(self, images: Tensor) -> Tensor:
+        "Images [B, 3, H, W] in [0, 1] → features [B, n, D] that are about to be quantised."
+        mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
+        return self.encode_pixels((images - mean) / std)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        "Pictures [B, 3, H, W] normalised with `MEAN` and `STD` → features [B, n, D]."
+        "Images [B, 3, H, W] normalised with `MEAN` and `STD` → features [B, n, D]."
         seen = self.ln_vision(self.visual_encoder(pixels.to(self.query_tokens.dtype)).last_hidden_state)
         queries = self.query_tokens.expand(len(pixels), -1, -1)
         mask = query_mask(self.config).to(queries)
