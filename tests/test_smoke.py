@@ -414,7 +414,7 @@ def test_one_sentence_and_exit_2(name, smoked, work, uti_in, tmp_path):
 NUMBERS = [
     name
     for name, field in Smoke.model_fields.items()
-    if int in (field.annotation, *getattr(field.annotation, "__args__", ())) and field.annotation is not bool
+    if int in (field.annotation, *getattr(field.annotation, "__args__", ()))
 ]
 
 

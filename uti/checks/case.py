@@ -322,7 +322,7 @@ def measure_signals(reference: Any, estimate: Any, compares: str = "input") -> d
 
 
 def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
-    """What the decoded `sample` is measured against: an `Image`, or an `Audio`, as its codec decodes
+    """Return what the decoded `sample` is measured against: an `Image`, or an `Audio`, as its codec decodes
     it. None for a text.
     """
     spec = tokenizer.codec(sample.modality).spec

@@ -92,7 +92,7 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def items(self, decoded: Any, metas: Sequence[Meta]) -> list[Any]:
-        "What `Codec.decode` gave, one by one: str, `Image`, or `Audio` of exactly the encoded length."
+        "Split what `Codec.decode` gave: a str, `Image`, or `Audio` of exactly the encoded length each."
 
     @abstractmethod
     def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:

@@ -361,8 +361,9 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
     """
     folder = Path(folder)
     own, config = load_space(folder / "token_space.json"), load_config(folder / "uti.yaml")
+    known = known_files(folder)
     for name in ("sequences.safetensors", "grammar.json"):
-        if is_foreign(folder, name, known_files(folder)):
+        if is_foreign(folder, name, known):
             raise DatasetError(
                 f"{folder / name}: is not as it was written, its sha256 is not that of {MANIFEST}"
             )

@@ -100,7 +100,7 @@ class SmokeRun:
 
     @cached_property
     def grammar(self) -> Grammar:
-        "Of what a model is asked to write: images are short."
+        "Return the grammar of what a model is asked to write, in which images are short."
         if self.whole is None:
             return self.dataset.grammar
         length = self.tokenizer.codec("image").expected_positions() or 0
@@ -123,7 +123,7 @@ class SmokeRun:
 def _sequences(
     tokenizer: UnifiedTokenizer, samples: Sequence[Sample], config: Config, whole: UnifiedTokenizer | None
 ) -> Dataset:
-    "What is learned; `whole` adds images of full size. Raises `DatasetError` where a row holds none."
+    "Make what is learned; `whole` adds images of full size. Raises `DatasetError` where a row holds none."
     wanted = config.smoke
     dataset = make_dataset(
         tokenizer,

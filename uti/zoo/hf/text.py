@@ -70,12 +70,6 @@ class SentencePiece:
         return self.model.decode(ids)
 
 
-def _is_tiktoken(path: Path) -> bool:
-    "Whether the lines of a file are base64 and a rank, whatever it is called: Llama 3's is tokenizer.model."
-    with path.open("rb") as file:
-        return path.suffix == ".tiktoken" or bool(re.match(rb"[A-Za-z0-9+/]+=* \d+\n", file.read(1024)))
-
-
 def refuse_other_formats(folder: Path) -> None:
     "Raise `CodecError` for a vocabulary of another format, and name what makes a tokenizer.json of it."
     for path in tokenizer_files(folder):
@@ -85,7 +79,9 @@ def refuse_other_formats(folder: Path) -> None:
                 "integrations.mistral.convert_tekken_tokenizer(file).save_pretrained(folder) writes the "
                 "tokenizer.json that is read"
             )
-        if path.suffix in (".tiktoken", ".model") and _is_tiktoken(path):
+        with path.open("rb") as file:  # lines of base64 and a rank; Llama 3's is called tokenizer.model
+            lines = path.suffix == ".model" and re.match(rb"[A-Za-z0-9+/]+=* \d+\n", file.read(1024))
+        if lines or path.suffix == ".tiktoken":
             raise CodecError(
                 f"{path}: is a tiktoken vocabulary, which lacks the pattern that splits a text; "
                 "transformers' integrations.tiktoken.convert_tiktoken_to_fast(encoding, folder) writes the "
