@@ -184,8 +184,8 @@ def test_a_png_with_a_flipped_bit_is_refused(tmp_path):
 
 
 def test_damaged_inputs_are_read_or_refused_and_nothing_else(capsys):
-    "`make fuzz` tries 35,000 of them."
-    assert fuzz.run(240, seed=7) == 0, capsys.readouterr().out
+    "`make fuzz` tries 37,000 of them."
+    assert fuzz.run(100, seed=7) == 0, capsys.readouterr().out
 
 
 def test_a_broken_exif_does_not_keep_a_picture_from_being_read_and_turned(tmp_path):

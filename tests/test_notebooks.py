@@ -13,13 +13,15 @@ NOTEBOOKS = {
     if path.parent.name != "reports"  # those are run by the command
 }
 # they make and train models, as test_checkpoints, test_seed2 and test_lm do with more of them
-WITH_MODELS = ("zoo/decoders", "zoo/hf", "zoo/seed2", "lm")
+WITH_MODELS = ("zoo/decoders", "zoo/hf", "zoo/seed2", "lm", "tour: 06_a_language_model")
 TRAINING = {path for path in NOTEBOOKS if path.parent.name == "train"}  # minutes each
 SLOW = {path for path, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
 ROOMS: dict[str, list[Path]] = {}
 for path in NOTEBOOKS:
     if path not in TRAINING:
-        ROOMS.setdefault(path.parent.relative_to(NBS).as_posix(), []).append(path)
+        room = path.parent.relative_to(NBS).as_posix()
+        alone = f"{room}: {path.stem}"
+        ROOMS.setdefault(alone if alone in WITH_MODELS else room, []).append(path)
 
 
 def runs(*paths: Path, skipped: tuple[str, ...] = ()) -> None:

@@ -56,10 +56,10 @@ def additions():
     del METRICS["audio_peak"], CHECKS["never_silent"]
 
 
-def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additions, tmp_path):
+def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additions, small, tmp_path):
     tokenizer = UnifiedTokenizer({"audio": EmbeddedAudio(n_codebooks=1)})
-    run_audit(AuditPlan(tokenizer, tmp_path / "first"))
-    run_audit(AuditPlan(tokenizer, tmp_path / "second", baseline=tmp_path / "first" / "report.json"))
+    run_audit(AuditPlan(tokenizer, tmp_path / "first", small))
+    run_audit(AuditPlan(tokenizer, tmp_path / "second", small, baseline=tmp_path / "first" / "report.json"))
     record = read_record(tmp_path / "second" / "report.json")
     gate = next(g for g in record.gates if g.metric == "audio_peak")
     assert record.passed and gate.direction == "<=" and gate.limit == pytest.approx(gate.baseline + 0.1)
