@@ -705,7 +705,7 @@ def hold_it_inside(folder):
 
 def be_of_pictures(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "chameleon_vqgan"}))
-    return ["model type 'chameleon_vqgan'", "no audio codec here reads"]
+    return ["model type 'chameleon_vqgan'", "nothing that a codec for audio here reads"]
 
 
 def ask_for_remote_code(folder):
@@ -1213,7 +1213,8 @@ def test_offline_the_message_is_a_recipe(tmp_path, uti, uti_here):
     assert "openai-community/gpt2" in uti_here("audit", "--text", "gpt2").stderr
     (tmp_path / "empty").mkdir()
     assert (
-        "empty: holds no tokenizer" in (said := uti_here("audit", "--text", "./empty").stderr)
+        "empty: holds nothing that a codec for text here reads"
+        in (said := uti_here("audit", "--text", "./empty").stderr)
         and "config.json" not in said
     )
 

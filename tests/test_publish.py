@@ -20,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 # as sitecustomize.py, in every process that a command starts: who loads, reads and normalises what
 COUNTING = """
 import hashlib, os
-from dataclasses import replace
 from uti.codecs.embedded import audio, image, text
 from uti.modalities.registry import MODALITIES
 from uti.tokens.tokenizer import UnifiedTokenizer
@@ -37,8 +36,8 @@ def counted(codec, modality, init):
     codec.__init__ = __init__
 
 def reading(modality, read):
-    def read_and_count(path):
-        signal = read(path)
+    def read_and_count(self, path):
+        signal = read(self, path)
         count("read", modality, signal)
         return signal
     return read_and_count
@@ -47,7 +46,7 @@ codecs = {text.EmbeddedText: "text", image.EmbeddedImage: "image", audio.Embedde
 for codec, modality in codecs.items():
     counted(codec, modality, codec.__init__)
 for name, modality in MODALITIES.items():
-    MODALITIES[name] = replace(modality, read=reading(name, modality.read))
+    type(modality).read = reading(name, type(modality).read)
 normalise = UnifiedTokenizer.normalise
 
 def normalise_and_count(self, modality, signal):

@@ -21,9 +21,10 @@ from uti.codecs.base import (
     registered_here,
 )
 from uti.codecs.spec import SPECS, AudioSpec, CodecError, ImageSpec, TextSpec, shape_of
-from uti.modalities.audio import normalise_audio
+from uti.modalities.audio import AUDIO, normalise_audio
 from uti.modalities.base import Audio, Image
-from uti.modalities.image import normalise_image
+from uti.modalities.image import IMAGE, normalise_image
+from uti.modalities.text import TEXT
 
 ABOUT = {"version": "1", "licence": "MIT", "source": "none"}
 PICTURE = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
@@ -159,42 +160,42 @@ def test_lengths_that_the_signals_do_not_have(lengths):
 
 def test_a_picture_becomes_what_its_spec_says_and_is_measured_at_the_size_that_comes_back():
     spec = image(output_size=(8, 12), resize="stretch", resample="bilinear")
-    normal, record = spec.normalise(PICTURE)
+    normal, record = IMAGE.normalise(spec, PICTURE)
     wanted, done = normalise_image(PICTURE, (16, 32), "stretch", "bilinear")
     assert torch.equal(normal.pixels, wanted) and record == done
     at_output = normalise_image(PICTURE, (8, 12), "stretch", "bilinear")[0]
-    assert torch.equal(spec.reference(PICTURE, normal).pixels, at_output)
-    assert image().reference(PICTURE, normal) is normal
-    batch, lengths = spec.batch([normal, Image(wanted.flip(1))])
+    assert torch.equal(IMAGE.reference(spec, PICTURE, normal).pixels, at_output)
+    assert IMAGE.reference(image(), PICTURE, normal) is normal
+    batch, lengths = IMAGE.batch([normal, Image(wanted.flip(1))])
     assert batch.shape == (2, 3, 16, 32) and lengths is None
     assert torch.equal(batch[1], wanted.flip(1))
-    assert [one.pixels.shape for one in spec.items(batch, [{}, {}])] == [(3, 16, 32)] * 2
+    assert [one.pixels.shape for one in IMAGE.items(spec, batch, [{}, {}])] == [(3, 16, 32)] * 2
 
 
 def test_a_sound_becomes_what_its_spec_says_and_is_measured_at_the_rate_that_comes_back():
     spec, source = audio(output_rate=8_000), (NOISE, 48_000)
-    normal, record = spec.normalise(source, 0.05)
+    normal, record = AUDIO.normalise(spec, source, 0.05)
     wanted, done = normalise_audio(NOISE, 48_000, target_rate=16_000, channels=1, clip_seconds=0.05)
     assert isinstance(normal, Audio) and normal.rate == 16_000
     assert torch.equal(normal.wave, wanted) and record == done and wanted.shape == (1, 800)
-    reference = spec.reference(source, normal, 0.05)
+    reference = AUDIO.reference(spec, source, normal, 0.05)
     at_output = normalise_audio(NOISE, 48_000, target_rate=8_000, channels=1, clip_seconds=0.05)[0]
     assert reference.rate == 8_000 and torch.equal(reference.wave, at_output)
-    assert spec.reference(source, normal).wave.shape == (1, 800)  # of the 0.1 s of the whole
-    assert audio().reference(source, normal) is normal
-    batch, lengths = spec.batch([normal, Audio(normal.wave[:, :300], 16_000)])
+    assert AUDIO.reference(spec, source, normal).wave.shape == (1, 800)  # of the 0.1 s of the whole
+    assert AUDIO.reference(audio(), source, normal) is normal
+    batch, lengths = AUDIO.batch([normal, Audio(normal.wave[:, :300], 16_000)])
     assert batch.shape == (2, 1, 800) and lengths.tolist() == [800, 300]
     assert torch.equal(batch[1, :, :300], normal.wave[:, :300]) and not batch[1, :, 300:].any()
-    items = spec.items(batch, [{"n_samples": 700}, {"n_samples": 300}])
+    items = AUDIO.items(spec, batch, [{"n_samples": 700}, {"n_samples": 300}])
     assert [(one.wave.shape, one.rate) for one in items] == [((1, 700), 8_000), ((1, 300), 8_000)]
     with pytest.raises(ValueError, match=r"zip\(\)"):
-        spec.items(batch, [{"n_samples": 1}])
+        AUDIO.items(spec, batch, [{"n_samples": 1}])
 
 
 def test_a_text_stays_what_it_is():
-    assert text().normalise("a\r\n") == ("a\r\n", {})
-    assert text().batch(("a", "b")) == (["a", "b"], None)
-    assert text().items(("a", "b"), [{}, {}]) == ["a", "b"] and text().reference("a", "a") is None
+    assert TEXT.normalise(text(), "a\r\n") == ("a\r\n", {})
+    assert TEXT.batch(("a", "b")) == (["a", "b"], None)
+    assert TEXT.items(text(), ("a", "b"), [{}, {}]) == ["a", "b"] and TEXT.reference(text(), "a", "a") is None
 
 
 # The contract: what `Codec` does for whoever writes a codec.

@@ -130,7 +130,9 @@ def _sample(tokenizer: UnifiedTokenizer, signal: Any) -> Sample:
     if kind not in modalities:
         hint = ": give its rate as well, Audio(wave, rate)" if modalities == ["audio"] else ""
         named = (
-            f"no file named {signal!r}" if kind == "text" else f"{type(signal).__name__} is no signal for it"
+            f"no file named {signal!r}"
+            if isinstance(signal, str)
+            else f"{type(signal).__name__} is no signal for it"
         )
         raise MediaError(f"{named}; this codec is for {' and '.join(modalities)}{hint}")
     return Sample(kind, kind, signal)

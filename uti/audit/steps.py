@@ -168,7 +168,7 @@ def speed_of(case: EncodedCase, batch: int) -> Speed:
     if isinstance(case.spec, AudioSpec):
         signal = Audio(signal.wave[..., : round(LONGEST * signal.rate)], signal.rate)
         seconds = signal.wave.shape[-1] / signal.rate
-    signals = case.spec.batch([signal] * batch)
+    signals = case.codec.batch([signal] * batch)
     encoded, encoding = _timed(lambda: codec.encode(*signals))
     n_ids = sum(m["n_positions"] for m in encoded.meta) * case.spec.n_codebooks
     decoding = _timed(lambda: codec.decode(encoded.codes, encoded.meta, case.mode))[1] if case.mode else None

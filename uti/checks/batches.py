@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import SAME_IDS, Item, Trial, agreement, items_of, ratio_db, same_signal
 from .repeatability import different
+from .trial import SAME_IDS, Item, Trial, agreement, items_of, ratio_db, same_signal
 from ..codecs.base import Encoded
 from ..codecs.spec import AudioSpec
 

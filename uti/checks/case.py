@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from .circumstances import Circumstances, others
-from .probes import Trial, differing
+from .trial import Trial, differing
 from ..codecs.base import Codec, Encoded, register_codec, registered_here
 from ..codecs.spec import CodecSpec
 from ..config import dump_config
@@ -325,8 +325,8 @@ def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
     """Return what the decoded `sample` is measured against: an `Image`, or an `Audio`, as its codec decodes
     it. None for a text.
     """
-    spec = tokenizer.codec(sample.modality).spec
-    return spec.reference(sample.signal, normal(tokenizer, sample).signal, tokenizer.clip_seconds)
+    codec = tokenizer.codec(sample.modality)
+    return codec.reference(sample.signal, normal(tokenizer, sample).signal, tokenizer.clip_seconds)
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-015
 @dataclass(frozen=True, eq=False)
@@ -346,9 +346,9 @@ class Case:
     @classmethod
     def of(cls, tokenizer: UnifiedTokenizer, source: Sample, decode_mode: str = "deterministic") -> Case:
         "Make the case of a sample as it was read. `decode_mode`: as in `decoder_of`. Raises `MediaError`."
-        sample, spec = normal(tokenizer, source), tokenizer.codec(source.modality).spec
-        reference = spec.reference(source.signal, sample.signal, tokenizer.clip_seconds)
-        return cls(tokenizer, source, sample, reference, decoder_of(spec, decode_mode))
+        sample, codec = normal(tokenizer, source), tokenizer.codec(source.modality)
+        reference = codec.reference(source.signal, sample.signal, tokenizer.clip_seconds)
+        return cls(tokenizer, source, sample, reference, decoder_of(codec.spec, decode_mode))
 
     @property
     def modality(self) -> str:

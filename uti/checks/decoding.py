@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .base import Found, check, deterministic, promised
 from .case import CodecCase, DecodedCase
-from .probes import ratio_db, same_signal
+from .trial import ratio_db, same_signal
 from ..codecs.base import Codec, CodecError
 from ..metrics.audio import log_mel_l1
 from ..modalities.base import Audio, values_of
@@ -117,10 +117,10 @@ def more_codebooks(case: DecodedCase) -> Found:
         return Found(None, detail="it has no form with fewer codebooks")
     details, distances = [], []
     for k, codec in fewer.items():
-        codes, metas = codec.encode(*codec.spec.batch([case.sample.signal]))
+        codes, metas = codec.encode(*codec.batch([case.sample.signal]))
         if not torch.equal(codes, case.encoded.codes[:, :k]):
             details.append(f"the codes of {k} codebooks are not those of the first {k} of {n}")
-        distances.append(_distance(case, codec.spec.items(codec.decode(codes, metas), metas)[0]))
+        distances.append(_distance(case, codec.items(codec.decode(codes, metas), metas)[0]))
     distances.append(_distance(case, case.decoded))
     for (a, b), more in zip(itertools.pairwise(distances), [*fewer, n][1:], strict=True):
         if b > 1.01 * a:

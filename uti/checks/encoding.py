@@ -191,7 +191,7 @@ def own(case: Case, form: Callable[[Any], EncodedCase] = lambda case: case) -> l
     """The questions that the codec itself adds, asked of what it encoded. `form`: `case` → the case encoded,
     where it is not yet.
     """
-    signals, _ = case.spec.batch([case.sample.signal])
+    signals, _ = case.codec.batch([case.sample.signal])
     about = {"modality": case.modality, "item": case.item, "gates": True}
     answers = attempt(lambda: case.codec.own_checks(signals, form(case).encoded))
     if isinstance(answers, Found):

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import Trial, correlation, hop_of, noise
+from .trial import Trial, correlation
 from ..codecs.spec import AudioSpec
-from ..modalities.audio import normalise_audio
+from ..modalities.audio import hop_of, normalise_audio
+from ..modalities.probes import noise
 
 # %% auto #0
 __all__ = ['GAIN_DB', 'CLEAR', 'Pair', 'SPEEDS', 'HOPS', 'STEPS', 'LEVEL_DB', 'gain_db', 'clearly', 'image_pairs',

@@ -17,12 +17,16 @@ from torch import Tensor
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import Item, Trial, hop_of, image_probe, noise, scrambled, wave_probe
+from .trial import Item, Trial
+from ..codecs.spec import AudioSpec
+from ..modalities.audio import hop_of, wave_probe
+from ..modalities.image import image_probe
+from ..modalities.probes import noise, scrambled
 
 # %% auto #0
-__all__ = ['SECONDS', 'PRIMES', 'LONG', 'AT', 'FEW_VARY', 'WORSE_DB', 'QUIETER_DB', 'in_time', 'lengths', 'length_fault',
-           'place_lengths', 'long_sounds', 'place_sensitivity', 'place_ends', 'parts', 'place_distortion', 'entries',
-           'place_entries']
+__all__ = ['SECONDS', 'PRIMES', 'LONG', 'AT', 'CHANGES', 'FEW_VARY', 'WORSE_DB', 'QUIETER_DB', 'PARTS', 'in_time', 'lengths',
+           'length_fault', 'place_lengths', 'long_sounds', 'place_sensitivity', 'place_ends', 'parts',
+           'place_distortion', 'entries', 'place_entries']
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-06
 SECONDS = 0.5  # for each question here; a thorough run takes six times as long
@@ -127,7 +131,9 @@ def _wave_changes(trial: Trial) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _image_changes(trial: Trial) -> Iterator[tuple[str, Tensor, Tensor]]:
-    "Yield (place, image, the image changed there)."
+    "Yield (place, image, the image changed there); nothing where an image has fewer ids than places."
+    if trial.alone[0].codes.numel() < 16:
+        return
     h, w = trial.spec.input_size
     image = image_probe(h, w, 0)
     corners = [(0, 0), (3, 3), (0, 3), (3, 0)]
@@ -138,20 +144,22 @@ def _image_changes(trial: Trial) -> Iterator[tuple[str, Tensor, Tensor]]:
         yield f"row {r}, column {c} of 4×4", image, changed
 
 
-@check("A change anywhere changes an id", of="codec", modalities=("image", "audio"))
+CHANGES = {"image": _image_changes, "audio": _wave_changes}
+
+
+@check("A change anywhere changes an id", of="codec", modalities=tuple(CHANGES))
 def place_sensitivity(case: CodecCase) -> Found:
     "Ask about one place after another; `found`: how many."
     trial, asked, deaf = case.trial, 0, []
-    if case.modality == "image" and trial.alone[0].codes.numel() < 16:
-        return Found(None, detail="an image has fewer ids than places that are asked about")
-    changes = _wave_changes(trial) if case.modality == "audio" else _image_changes(trial)
     known: tuple[Tensor, Item] | None = None
-    for place, signal, changed in in_time(changes, trial.thorough):
+    for place, signal, changed in in_time(CHANGES[case.modality](trial), trial.thorough):
         asked += 1
         if known is None or known[0] is not signal:
             known = signal, trial.encode([signal])[0]
         if torch.equal(trial.encode([changed])[0].codes, known[1].codes):
             deaf.append(place)
+    if not asked:
+        return Found(None, detail="an image has fewer ids than places that are asked about")
     return Found(not deaf, asked, None, f"nothing changes with {', '.join(deaf[:4])}" if deaf else "")
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-12
@@ -202,24 +210,35 @@ def parts(before: Tensor, after: Tensor, n: int, dim: int) -> tuple[list[float],
     return [e - error for e in errors], [gain - g for g in gains]
 
 
+# modality → what a part is called, how many there are, and along which dimension
+PARTS = {
+    "audio": {"second {} of 12": (12, -1)},
+    "image": {"eighth {} of the rows": (8, -2), "eighth {} of the columns": (8, -1)},
+}
+
+
+def _before_and_after(trial: Trial) -> tuple[list[Tensor], list[Tensor]]:
+    "Return two signals and what they decode to: images, or twelve seconds where the rate stays the same."
+    spec = trial.spec
+    if not isinstance(spec, AudioSpec):
+        return trial.probes[:2], trial.decoded[:2]
+    if spec.output_rate != spec.sample_rate:
+        return [], []
+    signals = [wave_probe(spec, 12 * spec.sample_rate, seed) for seed in (10, 11)]
+    return signals, [trial.decode(trial.encode([signal]))[0] for signal in signals]
+
+
 @check("No part of a signal comes back worse than the rest", of="decoder", gates=deterministic,
-    modalities=("image", "audio"))  # fmt: skip
+    modalities=tuple(PARTS))  # fmt: skip
 def place_distortion(case: CodecCase) -> Found:
     "`found`: by how many dB the worst part of two probes, in both of them, has more error than the median."
-    trial, spec = case.trial, case.spec
-    if case.modality == "audio":
-        if spec.output_rate != spec.sample_rate:
-            return Found(None, detail="what is decoded has another sample rate")
-        signals = [wave_probe(spec, 12 * spec.sample_rate, seed) for seed in (10, 11)]
-        decoded = [trial.decode(trial.encode([signal]))[0] for signal in signals]
-        across = {"second {} of 12": (12, -1)}
-    else:
-        signals, decoded = trial.probes[:2], trial.decoded[:2]
-        across = {"eighth {} of the rows": (8, -2), "eighth {} of the columns": (8, -1)}
+    signals, decoded = _before_and_after(case.trial)
+    if not signals:
+        return Found(None, detail="what is decoded has another sample rate")
     if any(a.shape != b.shape for a, b in zip(signals, decoded, strict=True)):
         return Found(None, detail="what is decoded has another shape")
     worst, wrong = -math.inf, []
-    for name, where in across.items():
+    for name, where in PARTS[case.modality].items():
         each = [parts(a, b, *where) for a, b in zip(signals, decoded, strict=True)]
         errors, losses = (zip(*(probe[i] for probe in each), strict=True) for i in (0, 1))
         for n, (error, loss) in enumerate(zip(map(min, errors), map(min, losses), strict=True), 1):

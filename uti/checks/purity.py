@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from .base import Found, check, deterministic
 from .case import CodecCase
 from .circumstances import umask
-from .probes import SAME_IDS, agreement, items_of, put_back, ratio_db, same_signal, set_to
 from .repeatability import different
+from .trial import SAME_IDS, agreement, items_of, put_back, ratio_db, same_signal, set_to
 from ..codecs.base import Codec
 
 # %% auto #0

@@ -10,7 +10,7 @@ import time
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import Item, Trial, differing, items_of, ratio_db, same_signal
+from .trial import Item, Trial, differing, items_of, ratio_db, same_signal
 from ..codecs.spec import TextSpec
 
 # %% auto #0

@@ -14,8 +14,9 @@ import torch
 
 from .base import Found, check, deterministic
 from .case import CodecCase
-from .probes import Item, Trial, correlation, wave_probe
+from .trial import Item, Trial, correlation
 from ..codecs.spec import AudioSpec
+from ..modalities.audio import wave_probe
 
 # %% auto #0
 __all__ = ['FEW', 'SMALL', 'HEARD', 'META', 'GROWTH', 'signal_ids', 'ids_to_change', 'signal_decoder', 'signal_meta_size',

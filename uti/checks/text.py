@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from .base import Found, check, promised
 from .case import CodecCase
-from .probes import Trial
+from .trial import Trial
 
 # %% auto #0
 __all__ = ['KINDS', 'LONG', 'MOST', 'scalars', 'there_and_back', 'lost_characters', 'text_characters', 'text_kinds', 'text_long',

@@ -12,8 +12,8 @@ import torch
 from .base import Found, check, deterministic, promised
 from .case import CodecCase
 from .encoding import threads
-from .probes import Item, Trial, ratio_db, same_signal, set_to
 from .repeatability import different
+from .trial import Item, Trial, ratio_db, same_signal, set_to
 from ..codecs.base import Codec, CodecError
 from ..codecs.readers import load_codec
 

@@ -185,13 +185,12 @@ def render(notebook: Annotated[Path, typer.Argument(help="An executed report not
     out.print(str(page), highlight=False)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-012-0
-_UNITS = {"image": "bits/pixel", "audio": "kbps", "text": "bits/byte"}
-
-
 def _line(entry: Entry) -> str:
     "A configuration, its rates, and the gates that failed."
-    rates = {m: entry.results[m].rate.own for m in _UNITS if m in entry.results}
-    told = [f"{rate:.3g} {_UNITS[m]}" for m, rate in rates.items() if rate is not None]
+    from uti.modalities.registry import MODALITIES
+
+    rates = {m: result.rate.own for m, result in entry.results.items()}
+    told = [f"{rate:.3g} {MODALITIES[m].rate_unit}" for m, rate in rates.items() if rate is not None]
     return f"{'✓' if entry.passed else '✗'} {entry.name}: {', '.join([*told, *entry.failed_gates])}"
 
 

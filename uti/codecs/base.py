@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from torch import Tensor
 
     from uti.codecs.spec import Signals
+    from uti.modalities.base import Modality
 
 # %% auto #0
 __all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'plain_torch', 'Codec', 'register_codec',
@@ -126,6 +127,12 @@ def plain_torch() -> Iterator[None]:
         yield
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-016
+def _modality_of(spec: CodecSpec) -> Modality:
+    from uti.modalities.registry import MODALITIES  # costs an import of torch
+
+    return MODALITIES[spec.modality]
+
+
 class Codec(ABC):
     """One modality's signal ↔ codes.
 
@@ -199,6 +206,26 @@ class Codec(ABC):
     def __call__(self, signal: Any) -> Any:
         "Try the codec on a file or a signal: `uti.roundtrip` of it."
         return import_module("uti.roundtrip").roundtrip(self, signal)  # the one step up, when it is called
+
+    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Any, dict[str, Any]]:
+        """Bring any signal of the modality into the form that `encode` takes, a str, an `Image` or an
+        `Audio`, and record what was done. `clip_seconds`: the length of audio. Raises `MediaError`.
+        """
+        return _modality_of(self.spec).normalise(self.spec, signal, clip_seconds)
+
+    def batch(self, signals: Sequence[Any]) -> tuple[Signals, Tensor | None]:
+        "Return normalised signals as `encode` takes them, and their lengths where they have some."
+        return _modality_of(self.spec).batch(signals)
+
+    def items(self, decoded: Any, metas: Sequence[Meta]) -> list[Any]:
+        "Split what `decode` gave: a str, `Image`, or `Audio` of exactly the encoded length each."
+        return _modality_of(self.spec).items(self.spec, decoded, metas)
+
+    def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
+        """Return what a decoded signal is measured against: the input as it was read and normalised, at the
+        size and rate that `decode` gives. None: it is not measured.
+        """
+        return _modality_of(self.spec).reference(self.spec, source, normal, clip_seconds)
 
     def _check_positions(self, item: Meta, n_positions: int) -> None:
         """Raise `CodecError` unless the positions of `item` are as many as its signal makes, and an image's

@@ -37,6 +37,7 @@ class CheckpointCodec(Codec):
     modality: ClassVar[str]
     reads: ClassVar[str]  # which checkpoints, for people
     modules: ClassVar[tuple[str, ...]] = ()  # of other libraries, that it loads models with
+    has_weights: ClassVar[bool] = True
 
     @classmethod
     def absent(cls) -> list[str]:
@@ -72,6 +73,10 @@ def checkpoint_codecs(modality: str) -> dict[str, type[CheckpointCodec]]:
     return {name: reader for name, reader in readers.items() if reader.modality == modality}
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-10
+def _have_weights(modality: str) -> bool:
+    return all(reader.has_weights for reader in checkpoint_codecs(modality).values())
+
+
 def _recognised(modality: str, folder: Path) -> str:
     """Name of the registered codec that reads the checkpoint in `folder`.
 
@@ -82,13 +87,11 @@ def _recognised(modality: str, folder: Path) -> str:
         if reader.recognises(folder):
             return name
     known = "; ".join(reader.reads for reader in readers.values()) or "none"
-    if modality == "text":
-        raise CodecError(f"{folder}: holds no tokenizer; what can be read is {known}")
-    kind = model_type(folder)
-    named = (
-        f"its config.json names the model type {kind!r}" if kind else "its config.json names no model type"
+    kind = model_type(folder) if _have_weights(modality) else None
+    named = f" (its config.json names the model type {kind!r})" if kind else ""
+    raise CodecError(
+        f"{folder}: holds nothing that a codec for {modality} here reads{named}; they read: {known}"
     )
-    raise CodecError(f"{folder}: {named}, which no {modality} codec here reads; they read: {known}")
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-11
 Made = TypeVar("Made")
@@ -158,5 +161,5 @@ def load_codec(name: str | Path, modality: str | None = None, /, **options: Any)
         )
     subfolder = options.get("subfolder", "")
     modality = modality or modality_of(name, subfolder)
-    folder = find_checkpoint(name, modality != "text", subfolder)
+    folder = find_checkpoint(name, _have_weights(modality), subfolder)
     return load_registered(_recognised(modality, folder), checkpoint=name, **options)

@@ -12,7 +12,6 @@ from dataclasses import KW_ONLY, asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import UTIError
-from ..modalities.base import Audio, Image
 
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
@@ -80,24 +79,6 @@ class CodecSpec(ABC):
 
         Images: float32 [batch, 3, H, W] in [0, 1]. Audio: float32 [batch, channels, samples] in [-1, 1],
         `lengths` int64 [batch] or None. Text: a sequence of str.
-        """
-
-    @abstractmethod
-    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Any, dict[str, Any]]:
-        "(any signal of the modality in the form that the codec takes, what was done). Raises `MediaError`."
-
-    @abstractmethod
-    def batch(self, signals: Sequence[Any]) -> tuple[Signals, Tensor | None]:
-        "Normalised signals as `Codec.encode` takes them, and their lengths where they have some."
-
-    @abstractmethod
-    def items(self, decoded: Any, metas: Sequence[Meta]) -> list[Any]:
-        "Split what `Codec.decode` gave: a str, `Image`, or `Audio` of exactly the encoded length each."
-
-    @abstractmethod
-    def reference(self, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
-        """What a decoded signal is measured against: the input as it was read and normalised, at the size and
-        rate that decode gives. None: it is not measured.
         """
 
     @abstractmethod
@@ -184,18 +165,6 @@ class TextSpec(CodecSpec):
                     f"the text {text[:20]!a} holds half a surrogate pair, which no UTF-8 text can hold"
                 )
 
-    def normalise(self, signal: str, clip_seconds: float | None = None) -> tuple[str, dict[str, Any]]:
-        return signal, {}
-
-    def batch(self, signals: Sequence[str]) -> tuple[list[str], None]:
-        return list(signals), None
-
-    def items(self, decoded: Sequence[str], metas: Sequence[Meta]) -> list[str]:
-        return list(decoded)
-
-    def reference(self, source: str, normal: str, clip_seconds: float | None = None) -> None:
-        return None
-
     def decoded_shape(self, n_samples: int | None = None) -> None:
         return None
 
@@ -247,31 +216,6 @@ class ImageSpec(CodecSpec):
 
     def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
         _check_batch(self, signals, (3, *self.input_size))
-
-    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Image, dict[str, Any]]:
-        """Any image as float32 in [0, 1] of the input size, and what was done.
-
-        Raises `MediaError`.
-        """
-        from uti.modalities.image import normalise_image
-
-        pixels, record = normalise_image(signal, self.input_size, self.resize, self.resample)
-        return Image(pixels), record
-
-    def batch(self, signals: Sequence[Image]) -> tuple[Tensor, None]:
-        import torch
-
-        return torch.stack([image.pixels for image in signals]), None
-
-    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Image]:
-        return [Image(pixels) for pixels in decoded]
-
-    def reference(self, source: Any, normal: Image, clip_seconds: float | None = None) -> Image:
-        from uti.modalities.image import normalise_image
-
-        if self.output_size == self.input_size:
-            return normal
-        return Image(normalise_image(source, self.output_size, self.resize, self.resample)[0])
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:
         return (3, *self.output_size)
@@ -328,48 +272,6 @@ class AudioSpec(CodecSpec):
                 f"lengths must give 1 to {signals.shape[-1]} samples for each of {len(signals)} items, got "
                 f"{lengths.tolist()}"
             )
-
-    def normalise(self, signal: Any, clip_seconds: float | None = None) -> tuple[Audio, dict[str, Any]]:
-        """A (wave, rate) or a file as float32 [channels, samples] in [-1, 1] at `sample_rate`, and what was
-        done. Raises `MediaError`.
-        """
-        from uti.modalities.audio import load_audio, normalise_audio
-
-        wave, rate = load_audio(signal)
-        wave, record = normalise_audio(
-            wave, rate, target_rate=self.sample_rate, channels=self.channels, clip_seconds=clip_seconds
-        )
-        return Audio(wave, self.sample_rate), record
-
-    def batch(self, signals: Sequence[Audio]) -> tuple[Tensor, Tensor]:
-        "(what `Codec.encode` takes, lengths): waves of any length, padded with zeros."
-        import torch
-
-        waves = [audio.wave for audio in signals]
-        lengths = torch.tensor([wave.shape[-1] for wave in waves], device="cpu")
-        longest = int(lengths.max())
-        padded = [
-            w if w.shape[-1] == longest else torch.nn.functional.pad(w, (0, longest - w.shape[-1]))
-            for w in waves
-        ]
-        return torch.stack(padded), lengths
-
-    def items(self, decoded: Tensor, metas: Sequence[Meta]) -> list[Audio]:
-        return [
-            Audio(wave[:, : meta["n_samples"]], self.output_rate)
-            for wave, meta in zip(decoded, metas, strict=True)
-        ]
-
-    def reference(self, source: Any, normal: Audio, clip_seconds: float | None = None) -> Audio:
-        from uti.modalities.audio import load_audio, normalise_audio
-
-        if self.output_rate == self.sample_rate:
-            return normal
-        wave, rate = load_audio(source)
-        wave, _ = normalise_audio(
-            wave, rate, target_rate=self.output_rate, channels=self.channels, clip_seconds=clip_seconds
-        )
-        return Audio(wave, self.output_rate)
 
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...]:
         return (self.channels, n_samples or 0)

@@ -84,6 +84,12 @@ class Rate(BaseModel):
         )
 
     @property
+    def context(self) -> float | None:
+        "The tokens that a language model's context pays for an image, a second or a byte."
+        every = (self.tokens_per_item, self.tokens_per_second, self.tokens_per_byte)
+        return next((rate for rate in every if rate is not None), None)
+
+    @property
     def axis(self) -> float | None:
         """The rate at which its distortion in the common form was bought: bits per pixel of the common form,
         kbps, or bits per byte.

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..audit.earlier import read_record
 from ..audit.environment import environment_of
 from ..audit.plan import AuditPlan, Prepared, check_apart, prepare
-from ..audit.record import AuditError, AuditRecord, told
+from ..audit.record import AuditError, AuditRecord, Item, told
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..checks.case import measure_signals
@@ -49,8 +49,8 @@ from ..outdir import OutdirError, output_folder
 from ..space import canonical_json, space_hash, token_hash
 
 # %% auto #0
-__all__ = ['Key', 'CompareError', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'prepare_compare',
-           'bits_of', 'rate_of', 'compare']
+__all__ = ['RATES', 'Key', 'CompareError', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form',
+           'prepare_compare', 'bits_of', 'rate_of', 'compare']
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-004
 class CompareError(AuditError):
@@ -183,23 +183,31 @@ def bits_of(spec: dict[str, Any], n_positions: int) -> float:
     return n_positions * sum(math.log2(size) for size in spec["codebook_sizes"])
 
 
-def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) -> Rate:
-    "The rate of all items of `modality` together. `n_bytes`: of all texts, in UTF-8."
-    spec, items = report.codecs[modality], [i for i in report.items if i.modality == modality]
-    if not items:
-        return Rate()
-    bits, tokens = sum(bits_of(spec, i.meta["n_positions"]) for i in items), sum(i.n_tokens for i in items)
-    if modality == "image":
-        own, common = (len(items) * math.prod(size or ()) for size in (spec["input_size"], form.image_size))
-        return Rate(
-            bits_per_pixel=bits / own,
-            common_bits_per_pixel=bits / common,
-            tokens_per_item=tokens / len(items),
-        )
-    if modality == "audio":
-        seconds = sum(i.meta["codec_meta"]["n_samples"] for i in items) / spec["output_rate"]
-        return Rate(kbps=bits / seconds / 1000, tokens_per_second=tokens / seconds)
+def _image_rate(spec: dict, items: list[Item], bits: float, form: CommonForm, n_bytes: int) -> Rate:
+    own, common = (len(items) * math.prod(size or ()) for size in (spec["input_size"], form.image_size))
+    tokens = sum(item.n_tokens for item in items) / len(items)
+    return Rate(bits_per_pixel=bits / own, common_bits_per_pixel=bits / common, tokens_per_item=tokens)
+
+
+def _audio_rate(spec: dict, items: list[Item], bits: float, form: CommonForm, n_bytes: int) -> Rate:
+    seconds = sum(item.meta["codec_meta"]["n_samples"] for item in items) / spec["output_rate"]
+    tokens = sum(item.n_tokens for item in items)
+    return Rate(kbps=bits / seconds / 1000, tokens_per_second=tokens / seconds)
+
+
+def _text_rate(spec: dict, items: list[Item], bits: float, form: CommonForm, n_bytes: int) -> Rate:
+    tokens = sum(item.n_tokens for item in items)
     return Rate(bits_per_byte=bits / n_bytes, tokens_per_byte=tokens / n_bytes)
+
+
+RATES = {"text": _text_rate, "image": _image_rate, "audio": _audio_rate}
+
+
+def rate_of(modality: str, report: AuditRecord, form: CommonForm, n_bytes: int) -> Rate:
+    "Return the rate of all items of `modality` together. `n_bytes`: of all texts, in UTF-8."
+    spec, items = report.codecs[modality], [i for i in report.items if i.modality == modality]
+    bits = sum(bits_of(spec, item.meta["n_positions"]) for item in items)
+    return RATES[modality](spec, items, bits, form, n_bytes) if items else Rate()
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-020-b
 def _answers(inputs: Prepared, report: AuditRecord) -> bool:
@@ -424,7 +432,7 @@ def compare(
     reports = _audit_all(inputs, steps, progress)
     progress(steps - 2, steps, "measuring in the common form")
     samples = {(s.modality, s.name): s for one in inputs.values() for s in one.samples}
-    seen = {key: s for key, s in samples.items() if s.modality != "text"}
+    seen = {key: s for key, s in samples.items() if MODALITIES[s.modality].suffix}  # they become files
     signals = {key: in_common_form(form, s.signal) for key, s in seen.items()}
     found = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
 

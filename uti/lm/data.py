@@ -10,7 +10,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,19 +43,18 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
     """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and audio of up to
     `audio_positions` positions. Raises `DatasetError` where no audio is that short.
     """
-    lengths: dict[str, Sequence[int]] = {}
-    for modality, codec in tokenizer.codecs.items():
-        if modality == "text":
-            lengths[modality] = range(text_tokens + 1)
-        elif modality == "image":
-            lengths[modality] = [codec.expected_positions() or 0]
-        else:
-            lengths[modality] = tuple(codec.sound_lengths(audio_positions))
-            if not lengths[modality]:
-                raise DatasetError(
-                    f"smoke.audio_positions: {codec.spec.name!r} makes no audio of as few positions as "
-                    f"{audio_positions}"
-                )
+    lengths: dict[str, Sequence[int]] = {"text": range(text_tokens + 1)}
+    if "image" in tokenizer.codecs:
+        lengths["image"] = [tokenizer.codec("image").expected_positions() or 0]
+    if "audio" in tokenizer.codecs:
+        codec = tokenizer.codec("audio")
+        lengths["audio"] = tuple(codec.sound_lengths(audio_positions))
+        if not lengths["audio"]:
+            raise DatasetError(
+                f"smoke.audio_positions: {codec.spec.name!r} makes no audio of as few positions as "
+                f"{audio_positions}"
+            )
+    lengths = {modality: lengths[modality] for modality in tokenizer.codecs}
     return Grammar(tokenizer.space, tokenizer.serialisation, lengths)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-007
@@ -79,7 +78,7 @@ def crop(sample: Sample, rng: random.Random) -> Piece:
     return Piece(caption, Image(pixels[:, top : top + side, left : left + side].contiguous()))
 
 
-def clip(sample: Sample, seconds: float, rng: random.Random) -> Piece:
+def clip(seconds: float, sample: Sample, rng: random.Random) -> Piece:
     "`seconds` of the audio, or all of a shorter one, anywhere in it."
     wave, rate = sample.signal.wave, sample.signal.rate
     n = min(wave.shape[-1], max(1, round(seconds * rate)))
@@ -90,7 +89,7 @@ def clip(sample: Sample, seconds: float, rng: random.Random) -> Piece:
     )
 
 
-def passage(sample: Sample, n_characters: int, rng: random.Random) -> Piece:
+def passage(n_characters: int, sample: Sample, rng: random.Random) -> Piece:
     "Up to `n_characters` of the text, anywhere in it."
     start = rng.randint(0, max(0, len(sample.signal) - n_characters))
     return Piece("", sample.signal[start : start + n_characters])
@@ -144,9 +143,7 @@ def tasks_of(modalities: Sequence[str]) -> list[str]:
     """
     if "text" in modalities:
         return [
-            task
-            for task, (prompt, target) in TASKS.items()
-            if {prompt or "text", target} <= set(modalities) and (prompt or target == "text")
+            task for task, pair in TASKS.items() if "text" in pair and set(pair) - {None} <= set(modalities)
         ]
     return list(modalities)
 
@@ -156,25 +153,25 @@ def _shown(task: str) -> str:
     return next((m for m in TASKS[task] if m not in (None, "text")), "text")
 
 
-def _piece(
-    tokenizer: UnifiedTokenizer,
-    there: dict[str, list[Sample]],
-    task: str,
-    rng: random.Random,
-    text_tokens: int,
-    audio_positions: int,
-) -> Piece:
-    modality = _shown(task)
-    sample = rng.choice(there[modality])
-    if modality == "image":
-        return crop(sample, rng)
-    if modality == "text":
-        return passage(sample, max(8, text_tokens // 2), rng)
-    codec = tokenizer.codec("audio")
-    spec: Any = codec.spec
-    return clip(sample, max(codec.sound_lengths(audio_positions).values()) / spec.output_rate, rng)
+def _cuts(
+    tokenizer: UnifiedTokenizer, text_tokens: int, audio_positions: int
+) -> dict[str, Callable[[Sample, random.Random], Piece]]:
+    "Return how a piece is cut from a sample of each modality."
+    cuts: dict[str, Callable[[Sample, random.Random], Piece]] = {
+        "image": crop,
+        "text": partial(passage, max(8, text_tokens // 2)),
+    }
+    if "audio" in tokenizer.codecs:
+        codec = tokenizer.codec("audio")
+        spec: Any = codec.spec
+        cuts["audio"] = partial(clip, max(codec.sound_lengths(audio_positions).values()) / spec.output_rate)
+    return cuts
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-d
+def _is_blank(sample: Sample) -> bool:
+    return isinstance(sample.signal, str) and not sample.signal.strip()
+
+
 def _encode_pieces(
     tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]
 ) -> list[np.ndarray]:
@@ -197,15 +194,10 @@ def _encode_pieces(
 def _example(
     tokenizer: UnifiedTokenizer, task: str, piece: Piece, ids: np.ndarray, text_tokens: int
 ) -> Example:
-    space = tokenizer.space
-    if None in TASKS[task]:
-        return build(space, task, ids[:text_tokens] if task == "text" else ids)
-    caption = tokenizer.encode_text(piece.caption).ids.numpy()[:text_tokens]
-    return (
-        build(space, task, ids, prompt=caption)
-        if TASKS[task][0] == "text"
-        else build(space, task, caption, prompt=ids)
-    )
+    prompt, target = TASKS[task]
+    caption = tokenizer.encode_text(piece.caption).ids.numpy() if prompt else ids
+    of = {_shown(task): ids, "text": caption[:text_tokens]}
+    return build(tokenizer.space, task, of[target], prompt=of[prompt] if prompt else None)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-b
 def make_dataset(
@@ -224,10 +216,7 @@ def make_dataset(
     The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
     """
     rng = random.Random(seed)
-    there = {
-        m: [s for s in samples if s.modality == m and (m != "text" or s.signal.strip())]
-        for m in tokenizer.codecs
-    }
+    there = {m: [s for s in samples if s.modality == m and not _is_blank(s)] for m in tokenizer.codecs}
     tasks = [t for t in tasks_of([m for m in there if there[m]]) if not about or about in TASKS[t]]
     if not tasks or n < 1:
         raise DatasetError(
@@ -236,7 +225,8 @@ def make_dataset(
         )
     grammar = grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions)
     wanted = [tasks[i % len(tasks)] for i in range(n)]
-    pieces = [_piece(tokenizer, there, task, rng, text_tokens, audio_positions) for task in wanted]
+    cuts = _cuts(tokenizer, text_tokens, audio_positions)
+    pieces = [cuts[_shown(task)](rng.choice(there[_shown(task)]), rng) for task in wanted]
     ids = _encode_pieces(tokenizer, wanted, pieces)
     examples = [
         _example(tokenizer, task, piece, own, text_tokens)

@@ -161,7 +161,7 @@ def prepare_smoke(
     whole = UnifiedTokenizer.from_config(config.model_copy(update={"clip_seconds": None}))
     tokenizer, wanted = short_images(whole), config.smoke
     samples = load_samples(Path(assets) if assets else None, list(tokenizer.codecs))
-    mixed = whole is not tokenizer and any(s.modality == "image" for s in samples)
+    mixed = whole is not tokenizer and "image" in {s.modality for s in samples}
     dataset = _sequences(tokenizer, samples, config, whole if mixed else None)
     if wanted.checkpoint:
         # one that cannot be loaded, or is too short, is said to be now, not when a folder was made for it
@@ -403,6 +403,11 @@ def _keep(
     return name
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
+def _told(run: SmokeRun, task: str, prompt: np.ndarray) -> str:
+    "The text that a prompt holds, between its start, its end and the marker; empty where the task has none."
+    return run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2])) if TASKS[task][0] else ""
+
+
 def _whole_image(run: SmokeRun, model: Any) -> list[Shown]:
     "An image of full size, beside the one that was taught for its prompt."
     task = next((t for t in ("t2i", "image") if t in run.tasks), None)
@@ -412,7 +417,7 @@ def _whole_image(run: SmokeRun, model: Any) -> list[Shown]:
     example = run.of_task(task)[-1]  # whole ones come last
     prompt = prompt_of(example)
     written = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
-    text = "" if task == "image" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
+    text = _told(run, task, prompt)
     taught = outcome(run.dataset.grammar, example.ids)
     kept = [
         _keep(run, found.target, f"{task}_whole_{what}", run.whole)
@@ -434,7 +439,7 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
     lengths = codec.sound_lengths(min(room, wanted))
     only = narrowed(run.grammar, "audio", [max(lengths)])
     found = outcome(only, generate(model, only, [prompt], temperature=1.0, seed=run.config.seed)[0])
-    text = "" if task == "audio" else run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2]))
+    text = _told(run, task, prompt)
     return [
         Shown(task=task, prompt=text, written=_keep(run, found.target, f"{task}_long_written"), target="")
     ]
@@ -482,9 +487,9 @@ def _judged(run: SmokeRun, task: str, most: int) -> list[Example]:
     or those of the first two positions.
     """
     examples = [e for e, t in zip(run.dataset.examples, run.tasks, strict=True) if t == task][:most]
-    n_targets, modality = None, TASKS[task][1]
-    if modality != "text":
-        n_targets = 1 + 2 * len(run.dataset.grammar.books[modality])  # the start, too
+    target = TASKS[task][1]
+    first_two = {m: 1 + 2 * len(books) for m, books in run.dataset.grammar.books.items()}  # the start, too
+    n_targets = (first_two | {"text": None})[target]
     judged = []
     for example, following in zip(examples, examples[1:] + examples[:1], strict=True):
         n, labels = len(prompt_of(example)), example.labels.copy()
@@ -496,11 +501,11 @@ def _judged(run: SmokeRun, task: str, most: int) -> list[Example]:
 
 # %% ../../nbs/lm/06_smoke.ipynb #lm-06-21
 def _prompt_gates(run: SmokeRun, found: Conditioning) -> None:
-    gates, text = run.config.smoke.gates, TASKS[found.task][1] == "text"
-    least = gates.text_prompt if text else gates.media_prompt
+    gates = run.config.smoke.gates
+    media = ("prompt_media", gates.media_prompt)
+    name, least = {"text": ("prompt_text", gates.text_prompt)}.get(TASKS[found.task][1], media)
     ratio = found.shuffled / max(found.right, 1e-9)
     told = f"{found.task}: {found.right:.3f} nats a token with its own, {found.shuffled:.3f} with another's"
-    name = "prompt_text" if text else "prompt_media"
     run.ask(name, ratio >= least, ratio, f"at least {least:g} times the loss", told)
     run.ask("prompt_wins", found.wins >= gates.wins, found.wins, f"at least {gates.wins:g}", found.task)
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from markupsafe import Markup
 
@@ -125,26 +126,65 @@ class Sample:
     record: dict[str, Any] | None = None
 
 
-def _not_a_file(path: Path, signal: Any) -> None:
-    raise MediaError(f"{path}: a signal of this kind stays in the record, and is no file")
+class Modality(ABC):
+    """Hold what differs between text, images and audio.
 
-
-@dataclass(frozen=True)
-class Modality:
-    """What can be done with signals of one kind.
-
-    `suffixes`: of the files that are read. `read`: file → signal. `fingerprint`: the bytes that are hashed of
-    a signal as it was read. `neighbours`: a shorter signal and another of the same size,
-    each with what was done. `as_read`: a decoded signal as a file would hold it. `suffix`, `write`: of the
-    file that a decoded signal becomes; a text stays in the record.
+    A `spec` is that of a codec of the modality: its fields say which form the codec takes and gives.
     """
 
-    name: str
-    noun: str
-    suffixes: tuple[str, ...]
-    read: Callable[[Path], Any]
-    fingerprint: Callable[[Any], bytes]
-    neighbours: Callable[[Any], dict[str, Any]]
-    as_read: Callable[[Any], Any] = lambda signal: signal
-    suffix: str = ""
-    write: Callable[[Path, Any], None] = _not_a_file
+    name: ClassVar[str]
+    noun: ClassVar[str]  # for one of its files
+    suffixes: ClassVar[tuple[str, ...]]  # of the files that are read
+    suffix: ClassVar[str] = ""  # of the file that a decoded signal becomes; a text stays in the record
+    rate_unit: ClassVar[str]
+    rate_decimals: ClassVar[int] = 2
+    rate_context: ClassVar[str]  # of what a language model's context pays the tokens
+
+    @abstractmethod
+    def read(self, path: Path) -> Any:
+        "Read a file as a signal. Raises `MediaError`."
+
+    def write(self, path: Path, signal: Any) -> None:
+        "Write a decoded signal as a file. Raises `MediaError` where it is a text, or not finite."
+        raise MediaError(f"{path}: a {self.noun} stays in the record, and is no file")
+
+    def as_read(self, signal: Any) -> Any:
+        "Return a decoded signal as a file would hold it."
+        return signal
+
+    @abstractmethod
+    def fingerprint(self, signal: Any) -> bytes:
+        "Return the bytes that are hashed of a signal as it was read."
+
+    @abstractmethod
+    def neighbours(self, signal: Any) -> dict[str, Any]:
+        "Return a shorter signal and another of the same size, or two of its size, by what was done."
+
+    @abstractmethod
+    def probes(self, spec: Any) -> list[Any]:
+        "Return nine signals as the codec takes them: float32 [channels, samples], [3, H, W], or str."
+
+    @abstractmethod
+    def normalise(
+        self, spec: Any, signal: Any, clip_seconds: float | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Bring any signal of the modality into the form that the codec takes, and record what was done.
+
+        `clip_seconds`: the length of audio. Raises `MediaError`.
+        """
+
+    @abstractmethod
+    def batch(self, signals: Sequence[Any]) -> tuple[Any, Tensor | None]:
+        """Return normalised signals as `Codec.encode` takes them: float32 [batch, …], or a list of str; and
+        their lengths int64 [batch] where they have some.
+        """
+
+    @abstractmethod
+    def items(self, spec: Any, decoded: Any, metas: Sequence[dict[str, Any]]) -> list[Any]:
+        "Split what `Codec.decode` gave: a str, `Image`, or `Audio` of exactly the encoded length each."
+
+    @abstractmethod
+    def reference(self, spec: Any, source: Any, normal: Any, clip_seconds: float | None = None) -> Any:
+        """Return what a decoded signal is measured against: the input as it was read (`source`) or normalised
+        (`normal`), at the size and rate that decode gives. None: it is not measured.
+        """

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from ..files import atomic_path
 from .base import Image as ImageValue
 from .base import MediaError, MediaWarning, Modality, about
+from .probes import PRIME, scrambled
 
 # %% auto #0
-__all__ = ['FORMATS', 'TURNS', 'SUFFIXES', 'IMAGE', 'read_image', 'to_rgb', 'image_from_array', 'load_image', 'normalise_image',
-           'write_png']
+__all__ = ['FORMATS', 'TURNS', 'QUADRANTS', 'IMAGE', 'read_image', 'to_rgb', 'image_from_array', 'load_image', 'normalise_image',
+           'write_png', 'image_probe', 'ImageModality']
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-004
 # an EPS behind the name of a JPEG must not reach Ghostscript
@@ -202,33 +204,75 @@ def write_png(path: str | Path, image: Tensor) -> None:
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
+# %% ../../nbs/modalities/03_image.ipynb #modalities-03-probe-b
+QUADRANTS = ((130, 10, 20), (15, 135, 30), (5, 25, 140), (125, 120, 0))  # left and right above, then below
+
+
+def image_probe(height: int, width: int, seed: int) -> Tensor:
+    "Return float32 [3, height, width] in [0, 1], multiples of 1/255."
+    rows, columns = torch.arange(height) * 16 // height, torch.arange(width) * 16 // width
+    cells = (scrambled(3 * 64, seed).view(3, 8, 8) * 110 // PRIME).long()
+    image = cells[:, rows // 2][:, :, columns // 2]
+    quadrants = torch.tensor(QUADRANTS, dtype=torch.int64)[
+        (rows // 8)[:, None] * 2 + (columns // 8)[None, :]
+    ].permute(2, 0, 1)
+    image = (image + quadrants) * (16 - seed % 7) // 16  # some are darker
+    r, c = rows[:, None], columns[None, :]
+    stem = (c >= 3) & (c < 5) & (r >= 2) & (r < 14)
+    bars = (((r >= 2) & (r < 4)) | ((r >= 7) & (r < 9))) & (c >= 3) & (c < 12)
+    return torch.where(stem | bars, torch.tensor(255, dtype=torch.int64), image).float() / 255
+
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-018
-def _as_read(image: ImageValue) -> ImageValue:
-    "Float in [0, 1] as the 8 bits that a file holds."
-    return ImageValue((image.pixels * 255 + 0.5).byte())
+class ImageModality(Modality):
+    "Bring images to the size of a codec; they become PNG files."
+
+    name = "image"
+    noun = "image"
+    suffixes = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+    suffix = ".png"
+    rate_unit = "bits/pixel"
+    rate_decimals = 3
+    rate_context = "an image"
+
+    def read(self, path: Path) -> ImageValue:
+        return ImageValue(torch.from_numpy(np.array(load_image(path))).movedim(-1, 0))
+
+    def write(self, path: Path, signal: ImageValue) -> None:
+        write_png(path, signal.pixels)
+
+    def as_read(self, signal: ImageValue) -> ImageValue:
+        "Return an image of floats in [0, 1] as the 8 bits that a file holds."
+        return ImageValue((signal.pixels * 255 + 0.5).byte())
+
+    def fingerprint(self, signal: ImageValue) -> bytes:
+        return str(list(signal.pixels.shape)).encode() + signal.pixels.numpy().tobytes()
+
+    def neighbours(self, signal: ImageValue) -> dict[str, ImageValue]:
+        pixels = signal.pixels
+        return {"upside down": ImageValue(pixels.flip(1)), "mirrored": ImageValue(pixels.flip(-1))}
+
+    def probes(self, spec: Any) -> list[Tensor]:
+        height, width = spec.input_size
+        return [image_probe(height, width, seed) for seed in range(9)]
+
+    def normalise(
+        self, spec: Any, signal: Any, clip_seconds: float | None = None
+    ) -> tuple[ImageValue, dict[str, Any]]:
+        pixels, record = normalise_image(signal, spec.input_size, spec.resize, spec.resample)
+        return ImageValue(pixels), record
+
+    def batch(self, signals: Sequence[ImageValue]) -> tuple[Tensor, None]:
+        return torch.stack([image.pixels for image in signals]), None
+
+    def items(self, spec: Any, decoded: Tensor, metas: Sequence[dict[str, Any]]) -> list[ImageValue]:
+        return [ImageValue(pixels) for pixels in decoded]
+
+    def reference(
+        self, spec: Any, source: Any, normal: ImageValue, clip_seconds: float | None = None
+    ) -> ImageValue:
+        if spec.output_size == spec.input_size:
+            return normal
+        return ImageValue(normalise_image(source, spec.output_size, spec.resize, spec.resample)[0])
 
 
-def _read(path: Path) -> ImageValue:
-    return ImageValue(torch.from_numpy(np.array(load_image(path))).movedim(-1, 0))
-
-
-def _fingerprint(image: ImageValue) -> bytes:
-    return str(list(image.pixels.shape)).encode() + image.pixels.numpy().tobytes()
-
-
-def _neighbours(image: ImageValue) -> dict[str, ImageValue]:
-    return {"upside down": ImageValue(image.pixels.flip(1)), "mirrored": ImageValue(image.pixels.flip(-1))}
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-IMAGE = Modality(
-    "image",
-    "image",
-    SUFFIXES,
-    _read,
-    _fingerprint,
-    _neighbours,
-    _as_read,
-    ".png",
-    lambda path, image: write_png(path, image.pixels),
-)
+IMAGE = ImageModality()

@@ -5,12 +5,14 @@
 # %% ../../nbs/modalities/02_text.ipynb #modalities-02-002
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .base import MediaError, Modality
 
 # %% auto #0
-__all__ = ['TEXT', 'PROBES', 'read_text']
+__all__ = ['TEXTS', 'TEXT', 'PROBES', 'read_text', 'TextModality']
 
 # %% ../../nbs/modalities/02_text.ipynb #modalities-02-003
 def read_text(path: str | Path) -> str:
@@ -23,13 +25,50 @@ def read_text(path: str | Path) -> str:
         raise MediaError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def _neighbours(text: str) -> dict[str, str]:
-    return {"its beginning": text[: int(len(text) * 0.61)], "backwards": text[::-1]}
+TEXTS = (
+    "A few plain words.", "Other words, as many as before.", "x", "naïve 漢字 עברית 🜁", "one two three four",
+    "The quick brown fox jumps over the lazy dog.", "1, 2, 3 and 12,345", "  spaces   and\ttabs\n",
+    "Ünïcödé ßtraße",
+)  # fmt: skip
 
 
-TEXT = Modality(
-    "text", "text", (".txt",), read_text, lambda text: text.encode("utf-8", "surrogatepass"), _neighbours
-)
+class TextModality(Modality):
+    "Take texts as they are."
+
+    name = "text"
+    noun = "text"
+    suffixes = (".txt",)
+    rate_unit = "bits/byte"
+    rate_context = "a byte"
+
+    def read(self, path: Path) -> str:
+        return read_text(path)
+
+    def fingerprint(self, signal: str) -> bytes:
+        return signal.encode("utf-8", "surrogatepass")
+
+    def neighbours(self, signal: str) -> dict[str, str]:
+        return {"its beginning": signal[: int(len(signal) * 0.61)], "backwards": signal[::-1]}
+
+    def probes(self, spec: Any) -> list[str]:
+        return list(TEXTS)
+
+    def normalise(
+        self, spec: Any, signal: str, clip_seconds: float | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        return signal, {}
+
+    def batch(self, signals: Sequence[str]) -> tuple[list[str], None]:
+        return list(signals), None
+
+    def items(self, spec: Any, decoded: Sequence[str], metas: Sequence[dict[str, Any]]) -> list[str]:
+        return list(decoded)
+
+    def reference(self, spec: Any, source: str, normal: str, clip_seconds: float | None = None) -> None:
+        return None
+
+
+TEXT = TextModality()
 
 # %% ../../nbs/modalities/02_text.ipynb #modalities-02-006
 PROBES = {

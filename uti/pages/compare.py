@@ -5,6 +5,7 @@
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-002
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,21 +33,19 @@ from uti.html import (
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
 from ..modalities.base import Audio, values_of
+from ..modalities.registry import MODALITIES
 from .media import LONGEST_PLAYED, card, cards, drawn, is_played, not_shown
 from .plots import mel_panel, rate_distortion, spectrogram
 
 NOTHING = soft("–")
-NOUNS = {"image": "image", "audio": "audio file", "text": "text"}
-UNITS = {"image": "bits/pixel", "audio": "kbps", "text": "bits/byte"}
-RATE_DECIMALS = {"image": 3, "audio": 2, "text": 2}
-PER = {"image": "an image", "audio": "a second", "text": "a byte"}
+KINDS = {name: MODALITIES[name] for name in ("image", "audio", "text")}  # in the order of the page
 MOST_SHOWN = 8  # items of each modality; all of them stand in comparison.json
 MOST_SENTENCES = 8  # of failed gates, at the top
 
 # %% auto #0
-__all__ = ['NOTHING', 'NOUNS', 'UNITS', 'RATE_DECIMALS', 'PER', 'MOST_SHOWN', 'MOST_SENTENCES', 'Row', 'FILES', 'Page', 'label',
-           'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens',
-           'images', 'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
+__all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORMS', 'Row', 'FILES', 'Page', 'label', 'fixed',
+           'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens', 'images',
+           'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ class Page:
     @cached_property
     def results(self) -> dict[str, dict[str, CodecResult]]:
         "Modality → configuration → result, of the modalities that there are."
-        return {m: found for m in NOUNS if (found := self.comparison.results(m))}
+        return {m: found for m in KINDS if (found := self.comparison.results(m))}
 
     @cached_property
     def facts(self) -> dict[str, dict[str, MetricFacts]]:
         "Modality → the metrics that a comparison shows: those that gate."
         gating = [facts for facts in self.comparison.metric_facts.values() if facts.tolerance is not None]
-        return {m: {facts.name: facts for facts in gating if facts.modality == m} for m in NOUNS}
+        return {m: {facts.name: facts for facts in gating if facts.modality == m} for m in KINDS}
 
     def curves(self, modality: str) -> list[Reference]:
         return [c for c in self.comparison.references if c.modality == modality]
@@ -80,16 +79,23 @@ class Page:
         size = self.comparison.common_form.image_size
         return "×".join(map(str, size)) if size else ""
 
-    @property
-    def resized(self) -> bool:
+    def assets(self, modality: str) -> list[Asset]:
+        return [asset for asset in self.comparison.assets if asset.modality == modality]
+
+    def common(self, modality: str) -> str:
+        "The common form of a modality."
+        rate = self.comparison.common_form.sample_rate or 0
+        return {"image": self.size, "audio": f"{rate / 1000:g} kHz mono"}[modality]
+
+    def resized(self, modality: str) -> bool:
         "Whether a codec's images have another size than those of the common form."
-        size = self.comparison.common_form.image_size
-        return any(tuple(r.codec["input_size"]) != size for r in self.results.get("image", {}).values())
+        return any(r.rate.own != r.rate.axis for r in self.results.get(modality, {}).values())
 
     def rate_columns(self, modality: str) -> list[str]:
-        if modality == "image" and self.resized:
-            return ["bits/pixel, own size", f"bits/pixel of {self.size}"]
-        return [UNITS[modality]]
+        unit = KINDS[modality].rate_unit
+        if self.resized(modality):
+            return [f"{unit}, own size", f"{unit} of {self.size}"]
+        return [unit]
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-006
 def label(facts: MetricFacts) -> str:
@@ -105,24 +111,26 @@ def value(found: dict[str, Measurement], facts: MetricFacts) -> Any:
     return fixed(found[facts.name].value if facts.name in found else None, facts.decimals)
 
 
+CHANNELS = {1: "mono", 2: "stereo"}
+FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "image": lambda spec: "{}×{}".format(*spec["input_size"]),
+    "audio": lambda spec: (
+        f"{spec['output_rate'] / 1000:g} kHz {CHANNELS.get(spec['channels'], spec['channels'])}"
+    ),
+    "text": lambda spec: "text",
+}
+
+
 def own_form(result: CodecResult) -> str:
     "What the codec encodes and decodes."
-    spec = result.codec
-    if spec["modality"] == "image":
-        return "{}×{}".format(*spec["input_size"])
-    if spec["modality"] == "audio":
-        return (
-            f"{spec['output_rate'] / 1000:g} kHz "
-            f"{({1: 'mono', 2: 'stereo'}).get(spec['channels'], spec['channels'])}"
-        )
-    return "text"
+    return FORMS[result.codec["modality"]](result.codec)
 
 
 def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
     "The codec's own rate and, where an image's is another there, the rate in the common form."
     both = (result.rate.own, result.rate.axis)
     return [
-        fixed(rate, RATE_DECIMALS[modality])
+        fixed(rate, KINDS[modality].rate_decimals)
         for rate, _ in zip(both, page.rate_columns(modality), strict=False)
     ]
 
@@ -136,7 +144,7 @@ def verdict_of(page: Page) -> Markup:
         else f"all {n} configurations keep what their codecs promise"
     )
     headline = f"Failed: {len(failed)} of {n} configuration{'s' * (n != 1)}" if failed else f"Passed: {whose}"
-    counts = {NOUNS[m]: sum(a.modality == m for a in page.comparison.assets) for m in page.results}
+    counts = {KINDS[m].noun: len(page.assets(m)) for m in page.results}
     items = ", ".join(f"{k} {noun}{'s' * (k != 1)}" for noun, k in counts.items())
     sentences = [f"{e.name}: {gate}" for e in failed for gate in e.failed_gates]
     lines = [
@@ -153,7 +161,7 @@ def _columns(page: Page, modality: str) -> list[str]:
     quality = [
         f"{label(facts)} {'↓' if facts.better == 'lower' else '↑'}" for facts in page.facts[modality].values()
     ]
-    return [*page.rate_columns(modality), *(["lossless"] if modality == "text" else quality)]
+    return [*page.rate_columns(modality), *(quality or ["lossless"])]
 
 
 def _short(page: Page, name: str, modality: str) -> list[Any]:
@@ -162,7 +170,7 @@ def _short(page: Page, name: str, modality: str) -> list[Any]:
     if not result:
         return [NOTHING] * len(_columns(page, modality))
     quality = [value(result.common, facts) for facts in page.facts[modality].values()]
-    return [*_rates(page, result, modality), *([mark(result.lossless)] if modality == "text" else quality)]
+    return [*_rates(page, result, modality), *(quality or [mark(result.lossless)])]
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-009-b
 def summary(page: Page) -> Markup:
@@ -194,7 +202,7 @@ def explained(page: Page) -> Markup:
     return paragraph(
         "Means over all items; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
         " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding.",
-        spread if page.resized else "", common if forms else "",
+        spread if page.resized("image") else "", common if forms else "",
         " What each codec's own audit measured, at its own size and rate, stands under ",
         Markup('<a href="#Every-number">Every number</a>.'),
     )  # fmt: skip
@@ -206,7 +214,7 @@ def _numbers(found: dict[str, Measurement]) -> dict[str, float | None]:
 
 def _reached(curve: Reference, rate: float, facts: MetricFacts) -> Any:
     "What the reference has at `rate`, or how far it goes."
-    reason = out_of_reach(curve, rate, facts.name, RATE_DECIMALS[curve.modality])
+    reason = out_of_reach(curve, rate, facts.name, KINDS[curve.modality].rate_decimals)
     return soft(reason) if reason else fixed(at_rate(curve, rate, facts.name), facts.decimals)
 
 
@@ -221,7 +229,7 @@ def _beside_references(page: Page, modality: str) -> Markup:
                 for facts in every
                 for cell in (value(result.common, facts), *(_reached(c, rate, facts) for c in curves))
             ]
-            rows.append([name, fixed(rate, RATE_DECIMALS[modality]), *cells])
+            rows.append([name, fixed(rate, KINDS[modality].rate_decimals), *cells])
     columns = [c for facts in every for c in (label(facts), *(f"{curve.name}’s" for curve in curves))]
     return table(["configuration", page.rate_columns(modality)[-1], *columns], rows)
 
@@ -238,14 +246,19 @@ def _plane(page: Page, modality: str, axis: str) -> Markup:
         facts.name: f"{label(facts)}, {facts.better} is better" for facts in page.facts[modality].values()
     }
     return drawn(
-        rate_distortion(points, lines, labels, axis), f"{NOUNS[modality]}s: rate against distortion", dpi=110
+        rate_distortion(points, lines, labels, axis),
+        f"{KINDS[modality].noun}s: rate against distortion",
+        dpi=110,
     )
 
 
 def rate_against_distortion(page: Page) -> Markup:
     "A plane and a table for images, and for sounds."
     axes, parts = (
-        {"image": f"bits per pixel of {page.size}" if page.resized else "bits per pixel", "audio": "kbps"},
+        {
+            "image": f"bits per pixel of {page.size}" if page.resized("image") else "bits per pixel",
+            "audio": "kbps",
+        },
         [],
     )
     for modality, axis in axes.items():
@@ -254,9 +267,9 @@ def rate_against_distortion(page: Page) -> Markup:
                 "What the references reach with as many bits, read off their curves. Where a curve does not "
                 "go so far, the rate"
             )
-            said = paragraph(f"{read_off} ({UNITS[modality]}) that it starts from, or goes up to:")
+            said = paragraph(f"{read_off} ({KINDS[modality].rate_unit}) that it starts from, or goes up to:")
             parts += [
-                heading(f"{NOUNS[modality].capitalize()}s"),
+                heading(f"{KINDS[modality].noun.capitalize()}s"),
                 _plane(page, modality, axis),
                 said,
                 _beside_references(page, modality),
@@ -268,10 +281,9 @@ def _books(sizes: list[int]) -> str:
     return f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
 
 
-def _context(modality: str, rate: Rate) -> str:
-    "Tokens of an image, a second or a byte."
-    spent = {"image": rate.tokens_per_item, "audio": rate.tokens_per_second, "text": rate.tokens_per_byte}
-    return fixed(spent[modality], 2 if modality == "text" else 0)
+def _context(rate: Rate) -> Any:
+    "A cell of the tokens of an image, a second or a byte."
+    return fixed(rate.context, 2 if (rate.context or 0) < 10 else 0)
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c-x
 def tokens(page: Page) -> Markup:
@@ -280,10 +292,13 @@ def tokens(page: Page) -> Markup:
     for modality, those in page.results.items():
         for name, r in those.items():
             sizes = r.codec["codebook_sizes"]
-            bits, own = (sum(r.bits_per_token) / len(sizes), 1), fixed(r.rate.own, RATE_DECIMALS[modality])
+            bits, own = (
+                (sum(r.bits_per_token) / len(sizes), 1),
+                fixed(r.rate.own, KINDS[modality].rate_decimals),
+            )
             rows.append(
-                [name, r.codec["name"], whole(own_form(r)), _books(sizes), bits, _context(modality, r.rate),
-                 whole(PER[modality]), own, UNITS[modality]]
+                [name, r.codec["name"], whole(own_form(r)), _books(sizes), bits, _context(r.rate),
+                 whole(KINDS[modality].rate_context), own, KINDS[modality].rate_unit]
             )  # fmt: skip
     columns = [
         "configuration", "codec", "own form", "codebooks × entries", "bits a token", "tokens", "", "own rate",
@@ -309,7 +324,7 @@ def _caption(page: Page, item: ItemResult, modality: str) -> str:
 
 
 def _spent(item: ItemResult, result: CodecResult, modality: str) -> str:
-    return f"{item.n_tokens:,} tokens, {result.rate.own:.3g} {UNITS[modality]}"
+    return f"{item.n_tokens:,} tokens, {result.rate.own:.3g} {KINDS[modality].rate_unit}"
 
 
 Row = list[tuple[str, CodecResult, ItemResult]]
@@ -331,9 +346,7 @@ def _original_of(page: Page, asset: Asset, own: str, those: Row) -> tuple[Path, 
     kept = next((item.original for _, _, item in those if item.original), None)
     if kept:
         return page.folder / kept, ["as the codec got it", own]
-    form = page.comparison.common_form
-    common = page.size if asset.modality == "image" else f"{(form.sample_rate or 0) / 1000:g} kHz mono"
-    return page.folder / str(asset.original), ["in the common form", common]
+    return page.folder / str(asset.original), ["in the common form", page.common(asset.modality)]
 
 
 def _rest(assets: list[Asset], noun: str) -> Markup:
@@ -343,7 +356,7 @@ def _rest(assets: list[Asset], noun: str) -> Markup:
 
 def images(page: Page) -> Markup:
     "Each image through each codec."
-    assets, parts = [a for a in page.comparison.assets if a.modality == "image"], []
+    assets, parts = page.assets("image"), []
     for asset in assets[:MOST_SHOWN]:
         parts.append(heading(asset.name))
         for own, those in _by_form(page, asset).items():
@@ -379,7 +392,7 @@ def _sound_card(
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
 def sounds(page: Page) -> Markup:
     "Each audio item through each codec; the spectrograms of audio share a scale of colours."
-    assets, parts = [a for a in page.comparison.assets if a.modality == "audio"], []
+    assets, parts = page.assets("audio"), []
     for asset in assets[:MOST_SHOWN]:
         original = read_audio(page.folder / str(asset.original))
         mel = _common_mel(page, original)
@@ -416,7 +429,7 @@ def _ladder(page: Page, curve: Reference) -> Markup:
     rows = [
         [
             p.setting,
-            fixed(p.rate, RATE_DECIMALS[curve.modality]),
+            fixed(p.rate, KINDS[curve.modality].rate_decimals),
             *(value(p.metrics, facts) for facts in every),
         ]
         for p in curve.points
@@ -503,7 +516,9 @@ def gaps(page: Page) -> Markup:
         if m in page.results
     }
     said = [
-        f"{n} {NOUNS[m]}s are few: means over other ones will differ." for m, n in counts.items() if n < 20
+        f"{n} {KINDS[m].noun}s are few: means over other ones will differ."
+        for m, n in counts.items()
+        if n < 20
     ]
     said += [
         f"{e.name} has no codec for {m}." for e in page.entries for m in page.results if m not in e.results

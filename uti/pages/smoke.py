@@ -57,13 +57,14 @@ def gates(report: SmokeReport) -> Markup:
 def data(report: SmokeReport) -> Markup:
     "What it learned from, and what was cut short so that it is quick."
     said, smoke = [], report.config["smoke"]
+    whole = {"image": report.whole_pictures}  # the other images are smaller
     for modality, (least, most) in report.positions.items():
         length = f"{most:,} positions" if least == most else f"{least:,} to {most:,} positions"
-        if modality == "image" and report.whole_pictures:
+        if whole.get(modality):
             options = ", ".join(f"{name} {value}" for name, value in smoke["image_options"].items())
             length = (
                 f"{least:,} of the {most:,} positions that the codec has ({options}), but "
-                f"{report.whole_pictures} of them are whole"
+                f"{whole[modality]} of them are whole"
             )
         said.append(f"{modality}: {length}")
     counted = (

@@ -21,7 +21,7 @@ from .sequences import SHORT
 from .tokenizer import UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['FILES', 'ExportError', 'token_names', 'export_tokenizer']
+__all__ = ['UNNUMBERED', 'FILES', 'ExportError', 'token_names', 'export_tokenizer']
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-004
 class ExportError(UTIError):
@@ -33,15 +33,17 @@ def _numbered(name: str, n: int) -> list[str]:
     return [f"<|{name}_{i:0{len(str(n - 1))}}|>" for i in range(n)]
 
 
+UNNUMBERED = ("image",)  # where there is one codebook, as with the ranges of the space
+
+
 def _books(space: TokenSpace) -> list[tuple[str, int]]:
     "(what the names of its tokens begin with, entries) of each codebook of images and sounds."
     books = []
-    for modality in ("image", "audio"):
-        sizes = getattr(space, modality)
-        for k, size in enumerate(sizes):
-            alone = modality == "image" and len(sizes) == 1
-            number = "" if alone else f"_{k:0{len(str(len(sizes) - 1))}}"
-            books.append((SHORT[modality] + number, size))
+    for modality, sizes in (("image", space.image), ("audio", space.audio)):
+        numbers = [f"_{k:0{len(str(len(sizes) - 1))}}" for k in range(len(sizes))]
+        if modality in UNNUMBERED and len(sizes) == 1:
+            numbers = [""]
+        books += [(SHORT[modality] + number, size) for number, size in zip(numbers, sizes, strict=True)]
     return books
 
 

@@ -289,12 +289,12 @@ class UnifiedTokenizer:
 
         An image, an `Audio`, a file of either, or a str, which stays as it is. Raises `MediaError`.
         """
-        return self.codec(modality).spec.normalise(signal, self.clip_seconds)
+        return self.codec(modality).normalise(signal, self.clip_seconds)
 
     def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
         "The codes that the codec makes of signals as `normalise` gave them, in one batch."
         codec = self.codec(modality)
-        return codec.encode(*codec.spec.batch(signals))
+        return codec.encode(*codec.batch(signals))
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
         """Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who
@@ -357,7 +357,7 @@ class UnifiedTokenizer:
         longest = max(c.shape[-1] for c in codes)
         padded = torch.stack([torch.nn.functional.pad(c, (0, longest - c.shape[-1])) for c in codes])
         inner = [meta["codec_meta"] for meta in metas]
-        return codec.spec.items(codec.decode(padded, inner, mode), inner)
+        return codec.items(codec.decode(padded, inner, mode), inner)
 
     def generated_meta(self, modality: str, ids: Tensor) -> dict[str, Any]:
         """The meta of ids int64 [n_tokens] that a language model made, as whole hops of audio, a whole

@@ -152,6 +152,7 @@ class HFText(CheckpointCodec):
 
     spec: TextSpec
     modality = "text"
+    has_weights = False
     reads = "any tokenizer of transformers, a tokenizer.json, or a SentencePiece model"
     modules = ("transformers",)
 
