@@ -20,8 +20,8 @@ from broken_codecs import Tiles
 from safetensors.torch import load_file, save_file
 from small_codecs import Blocks, TwoWays
 
-from uti.audit.baseline import ThenAndNow, load_baseline
-from uti.audit.earlier import earlier_names, read_record, report_schema
+from uti.audit.baseline import item_with, load_baseline
+from uti.audit.earlier import earlier_names, read_record, report_schema, to_report
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
 from uti.audit.run import run_audit
@@ -182,7 +182,7 @@ def test_a_better_baseline_fails_the_run_and_says_by_how_much(fallen):
     )
     assert "audio_log_mel_l1 rose by" in result.stdout and "FAILED" in result.stdout
     record, data = read_record(folder / "report.json"), json.loads((folder / "report.json").read_text())
-    assert not record.passed and [g.metric for g in record.gates if not g.passed] == [
+    assert not record.passed and [name for name, check in record.held.items() if not check.passed] == [
         "image_psnr",
         "audio_log_mel_l1",
     ]
@@ -207,7 +207,7 @@ def drift(tmp_path, path) -> dict:
     "The answers to whether the ids of the shipped assets are those of the baseline in `path`, by item."
     prepared = prepare(AuditPlan(None, tmp_path / "out", decode_mode="none", baseline=path))
     return {
-        case.item: ask("item with a baseline", ThenAndNow(case.encode(), prepared.baseline))[0]
+        case.item: ask("item with a baseline", item_with(prepared.baseline, case.encode()))[0]
         for case in prepared.cases
     }
 
@@ -537,8 +537,8 @@ def test_a_run_can_be_held_against_the_one_that_it_replaces(fallen, tmp_path, ut
     assert again.returncode == 0, again.stdout + again.stderr
     report = read_record(tmp_path / "reports" / "mine" / "report.json")
     assert (
-        report.metrics_v2_pass is True
-        and len(report.gates) == 4
+        to_report(report)["metrics_v2_pass"] is True
+        and len(report.held) == 4
         and all(c.passed for c in report.checks if c.name == "baseline_ids")
     )
     assert json.loads((tmp_path / "reports" / "mine" / "baseline_report.json").read_text()) == json.loads(

@@ -1,6 +1,7 @@
 """What a page says is a function of the record: nothing that is in the one is missing on the other."""
 
 import re
+import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -15,6 +16,7 @@ from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.metrics.base import Measurement, Metric
 from uti.metrics.registry import METRICS, register_metric
 from uti.pages import audit as sections
+from uti.publish import publish
 from uti.tokens.tokenizer import UnifiedTokenizer
 
 ROOT = Path(__file__).parent.parent
@@ -61,8 +63,9 @@ def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additio
     run_audit(AuditPlan(tokenizer, tmp_path / "first", small))
     run_audit(AuditPlan(tokenizer, tmp_path / "second", small, baseline=tmp_path / "first" / "report.json"))
     record = read_record(tmp_path / "second" / "report.json")
-    gate = next(g for g in record.gates if g.metric == "audio_peak")
-    assert record.passed and gate.direction == "<=" and gate.limit == pytest.approx(gate.baseline + 0.1)
+    gate, before = record.held["audio_peak"], record.baseline.metrics["audio_peak"]
+    assert record.passed and gate.expected == pytest.approx(before + 0.1)
+    assert record.passes_from("audio_peak") == f"<= {gate.expected:.4g}"
     assert "peak" in sections.summary(record) and "audio_peak" in sections.metrics(record)
     assert "Audio is never silent" in sections.correctness(record)
     assert "peak" in sections.caption(record, record.items[0])
@@ -94,12 +97,13 @@ def test_a_failed_gate_is_told_at_the_top_in_the_tables_and_at_the_end(report):
     assert "Do not train on these ids yet" in sections.conclusion(failed) and not sections.unexpected(report)
 
 
-def test_the_page_begins_with_the_verdict_a_picture_and_a_sound(report):
-    page = (FOLDER / "index.html").read_text().split("<main>")[1]
-    verdict, picture, sound, table = (
+@pytest.mark.run
+def test_the_page_begins_with_the_verdict_an_image_and_audio(report, tmp_path):
+    page = publish(report, shutil.copytree(FOLDER, tmp_path / "embedded")).read_text().split("<main>")[1]
+    verdict, image, audio, table = (
         page.index(what) for what in ('class="verdict ok"', "<img", "<audio", "<table")
     )
-    assert verdict < picture < sound < table
+    assert verdict < image < audio < table
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+import uti.checks.registry  # noqa: F401, which has the whole list
 from .checks.base import CHECKS, Check, Of, Question
 from .checks.case import Case, CodecCase, EncodedCase, FreshProcesses
-from .checks.registry import encoding
 from .codecs.base import Codec
 from .codecs.spec import AudioSpec, ImageSpec, TextSpec
 from .modalities.base import Audio, Image, Sample
@@ -100,7 +100,6 @@ def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, An
             cases, form = asked[question.of]
             if wanted := [case for case in cases if question.is_for(question.of, case)]:
                 yield question.name, partial(_answers, question, wanted, form)
-    yield "own", lambda: [answer for case in items for answer in encoding.own(case, encoded)]
 
 
 def _answers(question: Question, cases: Sequence[Any], form: Callable[[Any], Any]) -> list[Check]:

@@ -15,19 +15,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .earlier import read_record
-from .record import AuditError, AuditRecord, HeldAgainst, Item
+from .record import AuditError, AuditRecord, Item
 from .samples import source_hash
-from ..checks.base import Found, check, promised
+from ..checks.baseline import ItemWithBaseline, MetricWithBaseline, metrics_with_baseline
 from ..checks.case import EncodedCase
-from ..codecs.spec import CodecSpec
 from ..metrics.base import Measurement
-from ..metrics.registry import METRICS, baseline_gates
+from ..metrics.registry import METRICS
 from ..modalities.base import Sample
 from ..space import diff_spaces, from_dict, token_hash
-from ..tokens.tokenizer import Tokens, UnifiedTokenizer
+from ..tokens.tokenizer import UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'ThenAndNow', 'baseline_ids', 'hold_against', 'baseline_passed']
+__all__ = ['REMARKS', 'TOKENS', 'Baseline', 'load_baseline', 'item_with', 'metrics_with']
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003
 # what a spec says that changes neither an id nor a number
@@ -45,8 +44,6 @@ class Baseline:
 
     record: AuditRecord
     tokens: dict[str, Tensor]
-    modality: None = None
-    item: None = None
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-c
 def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
@@ -96,39 +93,12 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
     return Baseline(record, _tokens_beside(Path(path), record))
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-005
-@dataclass(frozen=True)
-class ThenAndNow:
-    "A case, and the baseline that it is held against."
-
-    case: EncodedCase
-    baseline: Baseline
-
-    @property
-    def modality(self) -> str:
-        return self.case.modality
-
-    @property
-    def item(self) -> str:
-        return self.case.item
-
-    @property
-    def spec(self) -> CodecSpec:
-        return self.case.spec
+def item_with(baseline: Baseline, case: EncodedCase) -> ItemWithBaseline:
+    then = next(i for i in baseline.record.items if (i.modality, i.name) == (case.modality, case.item))
+    ids = baseline.tokens.get(f"{case.modality}/{case.item}")
+    return ItemWithBaseline(case, then.token_sha256, then.meta, ids)
 
 
-@check("The ids of the baseline", of="item with a baseline", gates=promised("invariant"))
-def baseline_ids(held: ThenAndNow) -> Found:
-    then = next(i for i in held.baseline.record.items if (i.modality, i.name) == (held.modality, held.item))
-    now, other = token_hash(held.case.tokens.ids), "the ids are not those of the baseline"
-    if then.token_sha256 == now:
-        return Found(True, 0, 0)
-    ids = held.baseline.tokens.get(f"{held.modality}/{held.item}")
-    if ids is None:
-        return Found(False, expected=0, detail=f"{other}: sha256 {now[:12]}, there {then.token_sha256[:12]}")
-    count, detail = held.case.difference(Tokens(ids, then.meta))
-    return Found(False, count, 0, f"{other}: {detail}")
-
-# %% ../../nbs/audit/04_baseline.ipynb #audit-04-005-b
 def _by_metric(items: Sequence[Item]) -> dict[str, dict[str, Measurement]]:
     "Return metric → item → its value."
     found: dict[str, dict[str, Measurement]] = {}
@@ -138,25 +108,7 @@ def _by_metric(items: Sequence[Item]) -> dict[str, dict[str, Measurement]]:
     return found
 
 
-def hold_against(baseline: Baseline, items: Sequence[Item], tolerances: dict[str, float]) -> HeldAgainst:
-    "Hold the numbers of a run's `items` against the baseline's."
-    record = baseline.record
-    return HeldAgainst(
-        created=record.created,
-        passed=record.passed,
-        metrics={name: metric.value for name, metric in record.metrics.items()},
-        gates=baseline_gates(_by_metric(items), _by_metric(record.items), tolerances),
-    )
-
-
-@check("The baseline passed itself", of="baseline", gates=False)
-def baseline_passed(baseline: Baseline) -> Found:
-    "One that did not may still be compared with, and is named."
-    record = baseline.record
-    why = "; ".join(record.failed[:3]) or "a gate failed"
-    return Found(
-        record.passed,
-        record.passed,
-        True,
-        "" if record.passed else f"the baseline of {record.created} did not pass itself: {why}",
-    )
+def metrics_with(
+    baseline: Baseline, items: Sequence[Item], tolerances: dict[str, float]
+) -> list[MetricWithBaseline]:
+    return metrics_with_baseline(_by_metric(items), _by_metric(baseline.record.items), tolerances)

@@ -76,9 +76,10 @@ def to_report(record: AuditRecord) -> dict[str, Any]:
     "The content of report.json."
     data = record.model_dump(mode="json", by_alias=True)
     means = data.pop("metrics")
+    passed = {name: check.passed for name, check in record.held.items()}
     held = {
-        "metrics_v2_checks": {gate.metric: gate.passed for gate in record.gates},
-        "metrics_v2_pass": record.metrics_v2_pass,
+        "metrics_v2_checks": passed,
+        "metrics_v2_pass": all(passed.values()) if passed else None,
         "metrics_v2_baseline": record.baseline.metrics if record.baseline else None,
     }
     return {

@@ -14,10 +14,9 @@ from ..checks.base import Check
 from ..errors import UTIError
 from ..html import table, verdict
 from ..metrics.base import Measurement, MetricFacts
-from ..metrics.registry import BaselineGate
 
 SCHEMA_VERSION = (
-    4  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
+    5  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
 )
 
 
@@ -25,7 +24,7 @@ class AuditError(UTIError):
     "What the audit was given is at fault; the message names it and says why."
 
 # %% auto #0
-__all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'HeldAgainst', 'AuditRecord', 'told']
+__all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'Earlier', 'AuditRecord', 'told']
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-004
 class Item(BaseModel):
@@ -61,15 +60,12 @@ class Speed(BaseModel):
     decode_real_time_factor: float | None
 
 
-class HeldAgainst(BaseModel):
+class Earlier(BaseModel):
     "The earlier run that this one may not fall behind."
 
     created: str
     passed: bool
     metrics: dict[str, float | None]
-    gates: list[BaselineGate] = Field(
-        description="one for each metric that has a tolerance and a value there"
-    )
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-005
 class AuditRecord(BaseModel):
@@ -77,7 +73,7 @@ class AuditRecord(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore")
 
-    schema_version: Literal[4] = 4
+    schema_version: Literal[5] = 5
     passed: bool = Field(alias="pass", description="no gate failed")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")
@@ -97,7 +93,7 @@ class AuditRecord(BaseModel):
         description="means over the items whose value is finite; `reason` says how many are left out"
     )
     metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
-    baseline: HeldAgainst | None = None
+    baseline: Earlier | None = None
     token_lm: dict[str, Any] | None = Field(
         None,
         description=(
@@ -125,26 +121,27 @@ class AuditRecord(BaseModel):
         )
 
     @property
-    def gates(self) -> list[BaselineGate]:
-        "The metrics that were held against the baseline; empty without one."
-        return self.baseline.gates if self.baseline else []
+    def held(self) -> dict[str, Check]:
+        "Metric → whether it is as good as in the baseline; empty without one."
+        return {c.item: c for c in self.checks if c.name == "baseline_metric" and c.item}
 
-    @property
-    def metrics_v2_pass(self) -> bool | None:
-        "Whether no metric fell behind the baseline; None where none was asked."
-        return all(gate.passed for gate in self.gates) if self.gates else None
+    def passes_from(self, metric: str) -> str:
+        "The worst value of a metric that passes, as `>= 24.5`; empty where none is asked for."
+        check = self.held.get(metric)
+        if check is None or check.expected is None:
+            return ""
+        sign = "<=" if self.metric_facts[metric].better == "lower" else ">="
+        return f"{sign} {check.expected:.4g}"
 
     @property
     def n_gates(self) -> int:
         "How many gates were asked."
-        return sum(c.gates and c.passed is not None for c in self.checks) + len(self.gates)
+        return sum(c.gates and c.passed is not None for c in self.checks)
 
     @property
     def failed(self) -> list[str]:
         "What failed the audit, a sentence each."
-        return [told(c) for c in self.checks if c.failed_gate] + [
-            gate.detail for gate in self.gates if not gate.passed
-        ]
+        return [told(c) for c in self.checks if c.failed_gate]
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-005-b
 def told(check: Check) -> str:

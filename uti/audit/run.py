@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import torch
 
 from .artifacts import token_hashes, write_artifacts
-from .baseline import hold_against
+from .baseline import metrics_with
 from .earlier import to_report
 from .environment import environment_of
 from .plan import AuditPlan, Prepared, prepare
-from .record import AuditRecord, Item, Speed
+from .record import AuditRecord, Earlier, Item, Speed
 from .samples import source_hash
 from uti.audit.steps import (
     Measured,
@@ -102,9 +102,12 @@ def _record(
     metrics = {
         name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names
     }
-    held = hold_against(baseline, items, prepared.config.tolerances) if baseline else None
+    if baseline:
+        then = baseline.record
+        means = {name: metric.value for name, metric in then.metrics.items()}
+        earlier = Earlier(created=then.created, passed=then.passed, metrics=means)
     return AuditRecord(
-        passed=not any(c.failed_gate for c in checks) and all(g.passed for g in (held.gates if held else ())),
+        passed=not any(c.failed_gate for c in checks),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=prepared.command,
         decode_mode=prepared.decode_mode,
@@ -117,7 +120,7 @@ def _record(
         token_hashes=token_hashes(cases),
         metrics=metrics,
         metric_facts={name: METRICS[name].facts for name in metrics},
-        baseline=held,
+        baseline=earlier if baseline else None,
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,
         items=items,
@@ -165,6 +168,9 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
         items = [_item(case, measured.get(case.item)) for case in encoded]
         write_artifacts(prepared, encoded, decoded, items, out.staged)
+        if prepared.baseline:
+            held = metrics_with(prepared.baseline, items, prepared.config.tolerances)
+            checks += [answer for metric in held for answer in ask("metric with a baseline", metric)]
         record = _record(prepared, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught])
         write_json(out.staged / "report.json", to_report(record))
         out.publish()

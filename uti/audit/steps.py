@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from .baseline import ThenAndNow
+from .baseline import item_with
 from .plan import Prepared
 from .record import Speed
 from ..checks.base import CHECKS, Check, Found, Of, attempt
+from ..checks.baseline import BaselineRun
 from uti.checks.case import (
     Case,
     CodecCase,
@@ -76,7 +77,7 @@ def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Che
     for case in cases:
         answers += ask("encoded item", case)
         if prepared.baseline:
-            answers += ask("item with a baseline", ThenAndNow(case, prepared.baseline))
+            answers += ask("item with a baseline", item_with(prepared.baseline, case))
     return answers
 
 
@@ -93,7 +94,9 @@ def check_structure(prepared: Prepared, codecs: Sequence[CodecCase]) -> list[Che
     answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (
         prepared.smoke.checks if prepared.smoke else []
     )
-    answers += ask("baseline", prepared.baseline) if prepared.baseline else []
+    if prepared.baseline:
+        then = prepared.baseline.record
+        answers += ask("baseline", BaselineRun(then.created, then.passed, then.failed))
     return answers + [answer for case in codecs for answer in ask("codec", case)]
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-004

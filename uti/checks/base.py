@@ -25,7 +25,9 @@ class Check(BaseModel):
     question: str = Field("", description="the sentence that people read")
     kind: str = Field("", description="what is asked about: the module that asks, such as batches or places")
     modality: str | None = Field(None, description="text, image or audio; null for the token space")
-    item: str | None = Field(None, description="the file or sample that was asked about; null for all")
+    item: str | None = Field(
+        None, description="the file, the sample or the metric that was asked about; null for all"
+    )
     passed: bool | None = Field(description="null: the question could not be asked here, `detail` says why")
     gates: bool = Field(description="whether a wrong answer fails the audit")
     found: Any = None
@@ -57,7 +59,8 @@ class Check(BaseModel):
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006
 Of = Literal[
     "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec",
-    "item in a fresh process", "decoded item in a fresh process", "token space", "baseline"
+    "item in a fresh process", "decoded item in a fresh process", "token space", "metric with a baseline",
+    "baseline"
 ]  # fmt: skip
 
 
@@ -92,7 +95,7 @@ class Question:
     """A check in the list.
 
     `gates`: whether a wrong answer fails an audit, or a function of the case that says so. `modalities`:
-    those that it is asked of; empty: all.
+    those that it is asked of; empty: all. `where`: of which cases it is asked.
     """
 
     name: str
@@ -100,10 +103,12 @@ class Question:
     of: Of
     gates: bool | Callable[[Any], bool]
     modalities: tuple[str, ...]
+    where: Callable[[Any], bool]
     function: Callable[[Any], Found]
 
     def is_for(self, of: Of, case: Any) -> bool:
-        return self.of == of and (not self.modalities or case.modality in self.modalities)
+        suits = not self.modalities or case.modality in self.modalities
+        return self.of == of and suits and self.where(case)
 
     def ask(self, case: Any, form: Callable[[Any], Any] = lambda case: case) -> Check:
         """The answer for `case`, anything with a `modality` and an `item`. `form`: case → what the function
@@ -131,9 +136,14 @@ CHECKS: dict[str, Question] = {}
 
 
 def check(
-    sentence: str, *, of: Of, gates: bool | Callable[[Any], bool] = True, modalities: tuple[str, ...] = ()
+    sentence: str,
+    *,
+    of: Of,
+    gates: bool | Callable[[Any], bool] = True,
+    modalities: tuple[str, ...] = (),
+    where: Callable[[Any], bool] = lambda case: True,
 ) -> Callable:
-    """Put the decorated function of (case) → `Found` on the list, under its name.
+    """Put the decorated function of (case) → `Found` on the list, under its name. The rest: as in `Question`.
 
     The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another
     one has the name.
@@ -143,7 +153,7 @@ def check(
         name = function.__name__
         if name in CHECKS and (CHECKS[name].sentence, CHECKS[name].of) != (sentence, of):
             raise ValueError(f"a check named {name!r} is on the list already: {CHECKS[name].sentence}")
-        CHECKS[name] = Question(name, sentence, of, gates, modalities, function)
+        CHECKS[name] = Question(name, sentence, of, gates, modalities, where, function)
         return function
 
     return listed

@@ -5,16 +5,15 @@
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-002
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 
-from .base import Check, Found, attempt, check, promised
+from .base import CHECKS, Found, check, promised
 from .case import Case, CodecCase, EncodedCase, codes_of, encode, meta_hash
-from ..codecs.base import Encoded
+from ..codecs.base import Codec, Encoded
 from ..codecs.weights import listed, not_in_files
 from ..modalities.base import Audio, Image, Sample
 from ..modalities.registry import MODALITIES
@@ -187,23 +186,19 @@ def weights(case: CodecCase) -> Found:
     )
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-022
-def own(case: Case, form: Callable[[Any], EncodedCase] = lambda case: case) -> list[Check]:
-    """The questions that the codec itself adds, asked of what it encoded. `form`: `case` → the case encoded,
-    where it is not yet.
-    """
+@check(
+    "What the codec asks itself",
+    of="encoded item",
+    where=lambda case: type(case.codec).own_checks is not Codec.own_checks,
+)
+def own(case: EncodedCase) -> Found:
+    "`found` and `expected`: of each of its questions."
     signals, _ = case.codec.batch([case.sample.signal])
-    about = {"modality": case.modality, "item": case.item, "gates": True}
-    answers = attempt(lambda: case.codec.own_checks(signals, form(case).encoded))
-    if isinstance(answers, Found):
-        return [Check(name="own", question="What the codec asks itself", **about, **vars(answers))]
-    return [
-        Check(
-            name=name,
-            question=f"Of its own: {name.replace('_', ' ')}",
-            **about,
-            passed=passed,
-            found=found,
-            expected=expected,
-        )
+    answers = case.codec.own_checks(signals, case.encoded)
+    wrong = [
+        f"{name}: found {found}, expected {expected}"
         for name, passed, found, expected in answers
+        if not passed
     ]
+    found, expected = ({answer[0]: answer[i] for answer in answers} for i in (2, 3))
+    return Found(not wrong, found, expected, "; ".join(wrong))

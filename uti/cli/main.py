@@ -68,13 +68,11 @@ def _uti(
 def print_verdict(record: AuditRecord) -> None:
     "The verdict, the failed gates and the metrics, for a terminal."
     metrics = Table("metric", "value", "baseline", "passes from", box=None)
-    gates = {g.metric: g for g in record.gates}
+    earlier = record.baseline.metrics if record.baseline else {}
     for name, metric in record.metrics.items():
-        gate = gates.get(name)
         value = f"{metric.value:.4f}" if metric.value is not None else f"none: {metric.reason}"
-        before = "" if gate is None or gate.baseline is None else f"{gate.baseline:.4f}"
-        limit = "" if gate is None or gate.limit is None else f"{gate.direction} {gate.limit:.4f}"
-        metrics.add_row(name, value, before, limit)
+        before = f"{then:.4f}" if name in record.held and (then := earlier.get(name)) is not None else ""
+        metrics.add_row(name, value, before, record.passes_from(name))
     out.print(metrics)
     for warning in record.warnings:
         category, _, told = warning.partition(": ")

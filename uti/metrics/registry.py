@@ -9,13 +9,11 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
-
 from . import audio, image
-from .base import Measurement, Metric, mean_of, measured
+from .base import Measurement, Metric, measured
 
 # %% auto #0
-__all__ = ['METRICS', 'Items', 'register_metric', 'metrics_of', 'measure', 'tolerances_with', 'BaselineGate', 'baseline_gates']
+__all__ = ['METRICS', 'register_metric', 'metrics_of', 'measure', 'tolerances_with']
 
 # %% ../../nbs/metrics/05_registry.ipynb #metrics-05-003
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (*image.METRICS, *audio.METRICS)}
@@ -61,64 +59,3 @@ def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:
                 + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METRICS)}")
             )
     return {name: m.tolerance for name, m in METRICS.items() if m.tolerance is not None} | dict(given)
-
-
-class BaselineGate(BaseModel):
-    "One metric held against the baseline's."
-
-    metric: str
-    value: float | None = Field(description="mean of the items whose value is finite here and there")
-    baseline: float | None = Field(description="mean of the same items there; null: there are none")
-    limit: float | None = Field(description="the worst value that passes")
-    direction: str = Field(description="`>=` where higher is better, `<=` where lower is")
-    passed: bool
-    detail: str = ""
-
-# %% ../../nbs/metrics/05_registry.ipynb #metrics-05-010
-Items = Mapping[str, Measurement]  # item → its value
-
-
-def _fallen(metric: Metric, now: Items, before: Items) -> list[str]:
-    "Say of each item that lost its value, or fell from or to an infinite one, what happened to it."
-    said = []
-    for item, then in before.items():
-        found = now.get(item) or Measurement(value=None, reason="not measured")
-        if then.number is None:
-            continue
-        if found.number is None:
-            said.append(
-                f"{metric.name} of {item} has no value ({found.reason}); there it is {then.number:.4g}"
-            )
-        elif None in (found.value, then.value) and not metric.passes(found.number, then.number):
-            said.append(f"{metric.name} of {item} was {then.number:.4g} and is {found.number:.4g}")
-    return said
-
-
-def _gate(metric: Metric, tolerance: float, now: Items, before: Items) -> BaselineGate:
-    finite = [item for item in before if before[item].value is not None and item in now]
-    finite = [item for item in finite if now[item].value is not None]
-    value, then = (mean_of([items[item] for item in finite]).value for items in (now, before))
-    limit = None if then is None else metric.limit(then, tolerance)
-    wrong = _fallen(metric, now, before)
-    if value is not None and then is not None and limit is not None and not metric.passes(value, limit):
-        verb, bound = ("rose", "most") if metric.better == "lower" else ("fell", "least")
-        moved = f"{verb} by {abs(value - then):.4g}, from {then:.4g} to {value:.4g}"
-        wrong.insert(0, f"{metric.name} {moved}; at {bound} {limit:.4g} passes")
-    return BaselineGate(
-        metric=metric.name, value=value, baseline=then, limit=limit,
-        direction="<=" if metric.better == "lower" else ">=",
-        passed=not wrong, detail="; ".join(wrong[:3]),
-    )  # fmt: skip
-
-
-def baseline_gates(
-    values: Mapping[str, Items], baseline: Mapping[str, Items], tolerances: Mapping[str, float]
-) -> list[BaselineGate]:
-    """Return a gate for each metric that has a tolerance and an item with a value in `baseline`. Both are
-    metric → item → its value.
-    """
-    return [
-        _gate(METRICS[name], tolerance, values.get(name, {}), baseline[name])
-        for name, tolerance in tolerances.items()
-        if any(then.number is not None for then in baseline.get(name, {}).values())
-    ]

@@ -324,11 +324,12 @@ def unexpected(report: AuditRecord) -> Markup:
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-016
 def metrics(report: AuditRecord) -> Markup:
     "Means, what the baseline had, and every item."
-    gates, rows = {g.metric: g for g in report.gates}, []
+    before, rows = report.baseline.metrics if report.baseline else {}, []
     for name, mean in report.metrics.items():
-        facts, gate = report.metric_facts[name], gates.get(name)
-        limit = "" if gate is None or gate.limit is None else f"{gate.direction} {gate.limit:.4g}"
-        held = [_value(gate.baseline), limit, mark(gate.passed)] if gate else ["", "", ""]
+        facts, gate = report.metric_facts[name], report.held.get(name)
+        held = (
+            [_value(before.get(name)), report.passes_from(name), mark(gate.passed)] if gate else ["", "", ""]
+        )
         rows.append(
             [code(name), facts.title, _value(mean.value), facts.unit, facts.better, *held, mean.reason]
         )
@@ -540,11 +541,12 @@ def conclusion(report: AuditRecord) -> Markup:
     "Whether to train on these ids."
     if not report.passed:
         reasons = {
-            f"{c.modality or 'token space'} {c.name.replace('_', ' ')}"
+            str(c.item)
+            if c.name == "baseline_metric"
+            else f"{c.modality or 'token space'} {c.name.replace('_', ' ')}"
             for c in report.checks
             if c.failed_gate
         }
-        reasons |= {g.metric for g in report.gates if not g.passed}
         failed = f"{len(report.failed)} of {report.n_gates} gates failed: {', '.join(sorted(reasons))}"
         return paragraph(
             f"Do not train on these ids yet. {failed}. The sentences at the top of this page say what was "
@@ -556,7 +558,7 @@ def conclusion(report: AuditRecord) -> Markup:
     kept = ", ".join(f"{n} gates for {m}" for m, n in counts.items())
     quality = (
         ", and quality has not fallen behind the baseline"
-        if report.metrics_v2_pass
+        if report.held
         else "; quality was measured, and this report can serve as the baseline of later ones"
     )
     return paragraph(
