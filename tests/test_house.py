@@ -1,6 +1,7 @@
 """The rules of the house: imports look down, notebooks are clean, the command answers at once."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -204,17 +205,62 @@ def test_the_published_example_passed():
     assert read_record(ROOT / "reports" / "embedded" / "report.json").passed
 
 
-def test_the_readme_lists_every_check_and_metric():
+def test_every_metric_and_every_check_is_listed():
     "In a process of its own: those of other tests are not among them."
     code = """
 import sys
-from uti.checks.base import CHECKS
 import uti.checks.registry
+from uti.checks.base import CHECKS
 from uti.metrics.registry import METRICS
-readme = open(sys.argv[1], encoding="utf-8").read()
-asked = [check for check in CHECKS.values() if "baseline" not in check.of]  # which it tells of elsewhere
-print([check.name for check in asked if check.sentence not in readme])
+readme, guide = (open(name, encoding="utf-8").read() for name in sys.argv[1:])
+print([check.name for check in CHECKS.values() if check.sentence not in guide])
 print([metric.name for metric in METRICS.values() if metric.title not in readme])
+print(f"[{len(CHECKS)} questions]" in readme)
 """
-    run = forked(run_code, code, str(ROOT / "README.md"))
-    assert (run.returncode, run.stdout) == (0, "[]\n[]\n"), run.stderr
+    guide = ROOT / "nbs" / "guides" / "04_report_json_and_exit_codes.ipynb"
+    run = forked(run_code, code, str(ROOT / "README.md"), str(guide))
+    assert (run.returncode, run.stdout) == (0, "[]\n[]\nTrue\n"), run.stderr
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_one_page():
+    assert 60 <= README.count("\n") <= 85
+    links = re.findall(r"\]\(((?!http)[^)]+)\)", README)
+    assert len(links) > 10 and not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_commands_of_readme_and_guides_are_commands():
+    from typer.main import get_command
+
+    from uti.cli.main import app
+
+    guides = [nbformat.read(path, as_version=4) for path in (ROOT / "nbs" / "guides").glob("*.ipynb")]
+    texts = [README, *(cell.source for guide in guides for cell in guide.cells)]
+    lines = [found for text in texts for found in re.findall(r"\buti (\w+)((?: [^\s`#&\\\"]+)+)", text)]
+    commands, known = get_command(app).commands, 0
+    for name, rest in lines:
+        if name in commands:
+            known += 1
+            options = {option for one in commands[name].params for option in (*one.opts, *one.secondary_opts)}
+            assert {word for word in rest.split() if word.startswith("--")} <= options, (name, rest)
+    assert known > 15
+
+
+@pytest.mark.slow  # whole audits
+def test_the_readme_shows_what_the_commands_print(uti_in, tmp_path):
+    blocks = re.findall(r"```console\n\$ (.+)\n([\s\S]+?)\n```", README)
+    assert len(blocks) == 2
+    for command, printed in blocks:
+        arguments, _, last = command.replace("OUT", str(tmp_path)).partition(" | tail -")
+        run = uti_in(tmp_path, *arguments.split()[1:])
+        lines = run.stdout.replace(str(tmp_path), "OUT").rstrip().splitlines()
+        assert "\n".join(line.rstrip() for line in lines[-int(last or 0) :]) == printed
+        if not last:
+            better = json.loads((tmp_path / "mine" / "report.json").read_text())
+            better["metrics_v2"]["audio_snr_db"] += 2
+            for item in better["items"]:
+                item["metrics"]["audio_snr_db"]["value"] += 2
+            (tmp_path / "then.json").write_text(json.dumps(better))
+    assert run.returncode == 1
