@@ -15,7 +15,7 @@ from test_checkpoints import library_codes, library_sound, sounds
 
 from uti.zoo.hf.audio import HFAudio
 
-SECONDS = (1.3, 1.3, 0.51, 0.9)  # two alike, and others in one batch with them
+SECONDS = (1.3, 1.3, 0.51, 0.9)  # two group_indices, and others in one batch with them
 
 
 def row(family: str, folder: Path) -> tuple[int, ...]:

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from small_codecs import Blocks, TwoWays
 
 from uti.audit.baseline import item_with, load_baseline
-from uti.audit.earlier import earlier_names, read_record, report_schema, to_report
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.record import AuditError
+from uti.audit.report_json import legacy_keys, read_record, report_schema, to_report
 from uti.audit.run import run_audit
 from uti.checks.registry import ask
 from uti.codecs import base
@@ -487,7 +487,7 @@ def test_what_is_left_out_or_odd_is_said_in_the_record_and_on_the_terminal(tmp_p
 def test_without_decoding_the_ids_are_still_audited(loaded, small, tmp_path):
     tokenizer = UnifiedTokenizer({"image": loaded.tokenizer.codec("image")})
     report = run_audit(AuditPlan(tokenizer, tmp_path / "out", small, decode_mode="none"))
-    flat = earlier_names(report)
+    flat = legacy_keys(report)
     assert report.passed and flat["image_psnr"] is None and flat["image_token_range_ok"]
     assert not (tmp_path / "out" / "recon").exists()
 

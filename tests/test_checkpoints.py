@@ -302,7 +302,7 @@ def test_decoded_pictures_are_the_librarys(family, checkpoint):
     part = model if family.startswith("VQModel") or family.endswith("_vqgan") else model.model.vqmodel
     codes = torch.randint(codec.spec.codebook_sizes[0], (2, 1, math.prod(codec.spec.grid)))
     codes[0, 0, :2] = torch.tensor([0, codec.spec.codebook_sizes[0] - 1])
-    drawn = codec.decode(codes, [codec.neutral_meta(), {"n_positions": codes.shape[-1]}])
+    drawn = codec.decode(codes, [codec.default_meta(), {"n_positions": codes.shape[-1]}])
     with torch.inference_mode():
         if family.startswith("VQModel"):
             shape = (2, *codec.spec.grid, part.config.latent_channels)
@@ -315,7 +315,7 @@ def test_decoded_pictures_are_the_librarys(family, checkpoint):
     pixels = RAW if "lookup" in family else CENTRED
     torch.testing.assert_close(drawn, pixels.restore(theirs), rtol=0, atol=1e-4)
     with pytest.raises(CodecError, match="meta says pixel_mean"):
-        codec.decode(codes[:1], [codec.neutral_meta() | {"pixel_mean": [0.1, 0.1, 0.1]}])
+        codec.decode(codes[:1], [codec.default_meta() | {"pixel_mean": [0.1, 0.1, 0.1]}])
 
 
 @pytest.mark.parametrize("family", ["emu3", "glm_image"])

@@ -16,11 +16,11 @@ import torch
 from broken_codecs import BROKEN as FOUND_BY
 from small_codecs import Blocks, Rising
 
-from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
+from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.checks import case as uti_case
-from uti.checks.base import CHECKS, Found, check, promised
+from uti.checks.base import CHECKS, Outcome, check, promised
 from uti.checks.case import Case, CodecCase, FreshProcesses
 from uti.codecs import base
 from uti.codecs.base import CodecError, Encoded, LoadedWeights
@@ -364,7 +364,7 @@ def question():
     @check("No code is zero", of="encoded item", gates=promised("invariant"), modalities=("audio",))
     def no_code_is_zero(case):
         zeros = int((case.encoded.codes == 0).sum())
-        return Found(not zeros, zeros, 0)
+        return Outcome(not zeros, zeros, 0)
 
     yield no_code_is_zero
     del CHECKS["no_code_is_zero"]

@@ -200,7 +200,7 @@ def test_help_names_every_command():
 
 
 def test_the_published_example_passed():
-    from uti.audit.earlier import read_record
+    from uti.audit.report_json import read_record
 
     assert read_record(ROOT / "reports" / "embedded" / "report.json").passed
 

@@ -21,7 +21,6 @@ from language import GRAMMAR, SPACE, language
 from safetensors.torch import load_file
 
 from uti.lm.data import save_dataset
-from uti.lm.endurance import kill, kill_checks
 from uti.lm.generation import GrammarProcessor, generate, outcome, prompt_of
 from uti.lm.model import (
     LMError,
@@ -35,6 +34,7 @@ from uti.lm.model import (
     target_losses,
     text_model,
 )
+from uti.lm.resume import kill, kill_checks
 from uti.lm.training import MANIFEST, last_checkpoint, losses, train
 from uti.space import TokenSpace, load_space
 from uti.tokens.grammar import Grammar, SequenceError, parse

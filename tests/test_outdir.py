@@ -21,11 +21,11 @@ from forked import Fork, run_cold_command
 from uti import files, outdir
 from uti.audit.plan import AuditPlan, prepare
 from uti.audit.run import run_audit
-from uti.checks.base import CHECKS, Found
+from uti.checks.base import CHECKS, Outcome
 from uti.checks.case import FreshProcesses
 from uti.config import parse_config
 from uti.files import digest
-from uti.outdir import HEADS, MANIFEST, OURS, OutdirError, output_folder, read_manifest
+from uti.outdir import ENTRY_FILES, MANIFEST, STATE_DIR, OutdirError, output_folder, read_manifest
 
 NOTES = {
     "notes.txt": "my own",
@@ -68,11 +68,13 @@ def is_whole(folder) -> bool:
     Only its page may be missing. Where there is none, nothing may look like one.
     """
     if not (folder / "report.json").exists():
-        assert not [name for name in HEADS if (folder / name).exists()]
+        assert not [name for name in ENTRY_FILES if (folder / name).exists()]
         return False
     files = read_manifest(folder)["files"]
     ours = {
-        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and OURS not in p.parts
+        p.relative_to(folder).as_posix()
+        for p in folder.rglob("*")
+        if p.is_file() and STATE_DIR not in p.parts
     } - {*NOTES, MANIFEST}
     assert set(files) - ours <= {"index.html"} and ours <= set(files)
     assert [name for name in ours if digest(folder / name) != files[name]] == []
@@ -126,7 +128,9 @@ def test_a_run_replaces_its_own_and_nothing_else(folder):
     run_audit(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
     assert is_whole(folder) and not (folder / "recon.png").exists() and not (folder / "index.html").exists()
-    assert not (folder / OURS).exists() and not [p for p in folder.parent.iterdir() if p.name.startswith(".")]
+    assert not (folder / STATE_DIR).exists() and not [
+        p for p in folder.parent.iterdir() if p.name.startswith(".")
+    ]
 
 
 @pytest.mark.run
@@ -142,7 +146,7 @@ def test_killed_before_each_step_of_publishing(folder, tmp_path):
         at_once = is_whole(folder)
         with output_folder(folder):
             pass
-        assert is_whole(folder) and not (folder / OURS).exists()
+        assert is_whole(folder) and not (folder / STATE_DIR).exists()
         users_files_are_untouched(folder)
         outcomes.add((at_once, (folder / "report.json").read_text()[:3] == "old"))
     assert step >= 12 and outcomes == {(True, True), (False, False), (True, False)}
@@ -160,7 +164,7 @@ def test_killed_at_random_moments(folder):
         is_whole(folder)
     run_audit(AuditPlan(TEXT, folder))
     users_files_are_untouched(folder)
-    assert is_whole(folder) and not (folder / OURS).exists()
+    assert is_whole(folder) and not (folder / STATE_DIR).exists()
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_killed_at_random_moments(folder):
 def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_path, monkeypatch):
     (tmp_path / "uti.yaml").write_text(config)
     monkeypatch.setitem(
-        CHECKS, "fresh_process", replace(CHECKS["fresh_process"], function=lambda case: Found(False))
+        CHECKS, "fresh_process", replace(CHECKS["fresh_process"], function=lambda case: Outcome(False))
     )
     result = uti_here("audit", "--config", "uti.yaml", "--outdir", folder)
     assert result.returncode == (2 if "imag}" in config else 1)
@@ -179,7 +183,7 @@ def test_after_a_wrong_input_and_a_failed_gate(folder, config, uti_here, tmp_pat
     assert (
         is_whole(folder)
         and ((folder / "report.json").read_text()[:3] == "old") == (result.returncode == 2)
-        and not (folder / OURS).exists()
+        and not (folder / STATE_DIR).exists()
     )
 
 
@@ -211,7 +215,7 @@ def test_interrupted_everything_of_ours_ends(folder, tmp_path, tmp_path_factory,
     assert psutil.wait_procs(family, timeout=10)[1] == []
     users_files_are_untouched(folder)
     drawing = "drawing" in while_it  # what was found stays where only its page was interrupted
-    assert is_whole(folder) and not (folder / OURS).exists()
+    assert is_whole(folder) and not (folder / STATE_DIR).exists()
     assert ((folder / "report.json").read_text() == "old report.json") != drawing
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "uti.yaml"]
 
@@ -227,13 +231,13 @@ def test_two_runs_do_not_share_a_folder(folder, uti_here, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     killed_or_done(forked(hold))
-    assert (folder / OURS / "lock").exists()
+    assert (folder / STATE_DIR / "lock").exists()
     with output_folder(folder):  # a lock does not outlive its process
         pass
-    assert not (folder / OURS).exists()
+    assert not (folder / STATE_DIR).exists()
 
 
-@pytest.mark.parametrize("name", ["report.json", "token_space.json", "recon", MANIFEST, f"{OURS}/mine"])
+@pytest.mark.parametrize("name", ["report.json", "token_space.json", "recon", MANIFEST, f"{STATE_DIR}/mine"])
 def test_a_file_of_somebody_else_in_the_way_is_refused_before_the_run(name, uti_here, tmp_path, small):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\nimage: {codec: embedded-image}\n")
     (tmp_path / "out" / name).parent.mkdir(parents=True)

@@ -14,8 +14,8 @@ import pytest
 from forked import Fork, forked, run_code, run_command
 from nbclient.exceptions import DeadKernelError
 
-from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
+from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.codecs import base
 from uti.config import parse_config

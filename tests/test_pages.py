@@ -8,10 +8,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
-from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
+from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
-from uti.checks.base import CHECKS, Check, Found, check
+from uti.checks.base import CHECKS, Check, Outcome, check
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.metrics.base import Measurement, Metric
 from uti.metrics.registry import METRICS, register_metric
@@ -52,7 +52,7 @@ def additions():
 
     @check("Audio is never silent", of="decoded item", modalities=("audio",))
     def never_silent(case):
-        return Found(bool(case.decoded.wave.any()))
+        return Outcome(bool(case.decoded.wave.any()))
 
     yield
     del METRICS["audio_peak"], CHECKS["never_silent"]
@@ -135,8 +135,14 @@ def test_every_section_bears_a_record_that_lacks_something(report, change, monke
         sections.metrics,
         sections.codebooks,
     ]
-    alone += [sections.idempotence, sections.token_space, sections.caught, sections.gaps, sections.conclusion]
-    with_folder = [sections.first_look, sections.commands, sections.artifacts, sections.token_lm]
+    alone += [
+        sections.idempotence,
+        sections.token_space,
+        sections.caught,
+        sections.limitations,
+        sections.conclusion,
+    ]
+    with_folder = [sections.preview, sections.commands, sections.artifacts, sections.token_lm]
     assert all(isinstance(section(there), str) for section in alone) and all(
         isinstance(section(there, FOLDER), str) for section in with_folder
     )

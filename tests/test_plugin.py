@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from uti.audit.earlier import read_record
+from uti.audit.report_json import read_record
 from uti.codecs import base
 from uti.codecs.base import CodecError, codec_targets
 from uti.codecs.readers import load_codec

@@ -11,8 +11,8 @@ from pathlib import Path
 import papermill
 import pytest
 
-from uti.audit.earlier import read_record
 from uti.audit.plan import AuditPlan
+from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.publish import render_notebook
 

@@ -477,7 +477,7 @@ def test_loaded_again_it_draws_the_same_and_with_another_seed_it_does_not(
 
 def test_a_seed_draws_the_same_picture_in_either_mode_and_the_meta_has_it(drawing, reference):
     codes = reference["ids"][:2, None]
-    meta = [drawing.neutral_meta() for _ in codes]
+    meta = [drawing.default_meta() for _ in codes]
     facts = {"scheduler": "DDIMScheduler", "steps": 2, "guidance_scale": 10.0, "dtype": "float32"}
     assert meta[0] == META | {"diffusion": facts | {"seed": 0}}
     first = drawing.decode(codes, meta)

@@ -12,15 +12,15 @@ import pytest
 import soundfile
 from language import SPACE, language
 
-from uti.audit.earlier import read_record
+from uti.audit.report_json import read_record
 from uti.audit.samples import load_samples
 from uti.audit.smoke_report import read_smoke
 from uti.config import SMOKE_CONFIG, ConfigError, Smoke, load_config, parse_config
-from uti.lm import endurance, model, smoke, training
+from uti.lm import model, smoke, training
 from uti.lm.data import DatasetError, load_dataset, make_dataset
-from uti.lm.endurance import kill, kill_checks, resume, same_end
 from uti.lm.generation import prompt_of
 from uti.lm.model import LMError, new_model
+from uti.lm.resume import kill, kill_checks, resume, same_end
 from uti.lm.smoke import (
     SmokeRun,
     conditioning,
@@ -184,7 +184,7 @@ def shuffled_labels(patch):
 
 
 def labels_shifted_by_one(patch):
-    "Everywhere alike, so that the loss falls as it should: only the library's own code knows better."
+    "Everywhere group_indices, so that the loss falls as it should: only the library's own code knows better."
     own = model.row_inputs
 
     def shifted(batch, row):
@@ -262,7 +262,7 @@ def test_a_checkpoint_that_was_cut_short_fails(monkeypatch, tmp_path):
         weights.write_bytes(weights.read_bytes()[:-100])
         return 4
 
-    monkeypatch.setattr(endurance, "train_until_killed", cut)
+    monkeypatch.setattr("uti.lm.resume.train_until_killed", cut)
     kills, difference = kill(pairs(steps=8), tmp_path, [{"at_step": 4}, {"during_save": True}])
     found = kill_checks(kills, difference, True)
     assert [c.name for c in found if c.failed_gate] == ["kill", "kill_loss", "kill_weight", "kill_optimiser"]

@@ -12,9 +12,9 @@ from small_codecs import Plain
 
 from uti.codecs import base
 from uti.codecs.base import (
-    alike,
     codec_spec,
     codec_targets,
+    group_indices,
     load_registered,
     pack_rows,
     register_codec,
@@ -214,7 +214,7 @@ def test_rows_of_any_length_are_packed():
     assert codes.dtype == torch.int64 and codes.tolist() == [[[3, 1, 0]], [[0, 0, 0]], [[7, 8, 9]]]
     assert meta == [{"n_positions": 2}, {"n_positions": 0}, {"n_positions": 3}]
     assert pack_rows([]).codes.shape == (0, 1, 0) and pack_rows([]).meta == []
-    assert list(alike("abac").items()) == [("a", [0, 2]), ("b", [1]), ("c", [3])]
+    assert list(group_indices("abac").items()) == [("a", [0, 2]), ("b", [1]), ("c", [3])]
 
 
 CODES = torch.tensor([[[0, 15], [15, 0]]])
@@ -261,8 +261,8 @@ def test_codes_at_the_limits_are_decoded_without_gradients():
 
 def test_the_meta_of_what_no_signal_gave():
     sound, picture, words = Plain(audio()), Plain(image()), Plain(text())
-    assert sound.neutral_meta(401) == {"n_positions": 3, "n_samples": 401}
-    assert picture.neutral_meta() == {"n_positions": 8} and words.neutral_meta() == {"n_positions": 1}
+    assert sound.default_meta(401) == {"n_positions": 3, "n_samples": 401}
+    assert picture.default_meta() == {"n_positions": 8} and words.default_meta() == {"n_positions": 1}
     assert sound.meta_for(3) == {"n_positions": 3, "n_samples": 600} and sound.meta_for(0) is None
     assert picture.meta_for(8) == {"n_positions": 8} and picture.meta_for(7) is None
     assert words.meta_for(7) == {"n_positions": 7}

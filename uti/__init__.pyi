@@ -1,4 +1,4 @@
-from .audit.earlier import read_record as read_record
+from .audit.report_json import read_record as read_record
 from .audit.plan import AuditPlan as AuditPlan
 from .audit.run import run_audit as run_audit
 from .audit.samples import examples as examples

@@ -11,7 +11,7 @@ import types
 
 # %% ../nbs/00_compat.ipynb #00-compat-003
 def _absent_extension() -> types.ModuleType:
-    "A `torchaudio._extension` that says that there is no compiled extension."
+    "Return a `torchaudio._extension` that says that there is no compiled extension."
     module = types.ModuleType("torchaudio._extension")
     vars(module).update(
         _IS_TORCHAUDIO_EXT_AVAILABLE=False, _IS_ALIGN_AVAILABLE=False, fail_if_no_align=lambda f: f

@@ -142,16 +142,16 @@ class Config(_Strict):
     @field_validator("tolerances")
     @classmethod
     def _all_tolerances(cls, given: dict[str, float]) -> dict[str, float]:
-        "Those of the metrics stand here too, so that a saved config says what a run was held to."
+        "Return those of the metrics stand here too, so that a saved config says what a run was held to."
         return tolerances_with(given)
 
     def codecs(self) -> dict[str, CodecConfig]:
-        "Modality → codec, for the modalities that are there."
+        "Return modality → codec, for the modalities that are there."
         return {m: c for m in ("text", "image", "audio") if (c := getattr(self, m))}
 
 # %% ../nbs/02_config.ipynb #03-config-006
 def _sentence(error: Mapping[str, Any]) -> str:
-    "One of pydantic's errors as a sentence that names the key."
+    "Return one of pydantic's errors as a sentence that names the key."
     where = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         model: Any = Config
@@ -231,8 +231,8 @@ class _Unique(yaml.SafeLoader):
 
 
 def load_config(path: str | Path | None = None) -> Config:
-    """The configuration in the YAML file `path`; default: the embedded codecs. Relative paths in it are those
-    of its folder, or else of the working folder. Raises `ConfigError`.
+    """Return the configuration in the YAML file `path`; default: the embedded codecs. Relative paths in it
+    are those of its folder, or else of the working folder. Raises `ConfigError`.
     """
     path = Path(path or DEFAULT_CONFIG)
     try:

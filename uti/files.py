@@ -52,8 +52,8 @@ def sweep(folder: Path) -> None:
 
 @contextmanager
 def scratch(beside: Path | None = None) -> Iterator[Path]:
-    """An empty folder that is gone when the block ends: hidden in the folder `beside`, or where temporary
-    files go. Raises `OSError` where none can be made.
+    """Yield an empty folder that is gone when the block ends: hidden in the folder `beside`, or where
+    temporary files go. Raises `OSError` where none can be made.
     """
     folder = beside or Path(tempfile.gettempdir())
     sweep(folder)
@@ -63,13 +63,13 @@ def scratch(beside: Path | None = None) -> Iterator[Path]:
 
 # %% ../nbs/00_files.ipynb #00-files-003
 def is_special(path: Path) -> bool:
-    "Whether `path` is a device, a pipe or a socket."
+    "Return whether `path` is a device, a pipe or a socket."
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix; renamed to `path` when the block ends well,
+    """Yield a temporary path beside `path`, with the same suffix; renamed to `path` when the block ends well,
     removed when it does not. A link stays a link, to what is written; a device or a pipe is written into.
 
     For writers that want a path of their own. Raises `OSError` where the folder cannot be written, or `path`
@@ -98,7 +98,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def _umask() -> int:
-    "The process's umask, which can only be read by setting it."
+    "Return the process's umask, which can only be read by setting it."
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -119,22 +119,22 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def digest(path: str | Path) -> str:
-    "sha256 of a file's bytes. Raises `OSError`."
+    "Return sha256 of a file's bytes. Raises `OSError`."
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 # %% ../nbs/00_files.ipynb #00-files-p1
 def printable(name: str | Path) -> str:
-    """A file's name as text that can be written anywhere: bytes that are no UTF-8 as `\\xe9`, letters that
-    are put together of several signs as one (NFC), as another system may have stored them.
+    """Return a file's name as text that can be written anywhere: bytes that are no UTF-8 as `\\xe9`, letters
+    that are put together of several signs as one (NFC), as another system may have stored them.
     """
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return unicodedata.normalize("NFC", text)
 
 
 def as_path(given: str | Path | int | None) -> Path | None:
-    """A parameter of a report notebook as a path; None where it is empty. papermill makes the number 2024 of
-    a folder's name; what it changed for good, such as 2024.10, raises `UTIError`.
+    """Return a parameter of a report notebook as a path; None where it is empty. papermill makes the number
+    2024 of a folder's name; what it changed for good, such as 2024.10, raises `UTIError`.
     """
     if isinstance(given, (bool, float)):
         raise UTIError(f"{given!r}: papermill made this of a name; give the name with -r instead of -p")
@@ -142,7 +142,7 @@ def as_path(given: str | Path | int | None) -> Path | None:
 
 
 def packaged(name: str) -> Path:
-    "The file or folder `name` that UTI ships with itself, such as `assets/uti.yaml`."
+    "Return the file or folder `name` that UTI ships with itself, such as `assets/uti.yaml`."
     return Path(str(resources.files("uti") / name))
 
 # %% ../nbs/00_files.ipynb #00-files-reading
@@ -165,8 +165,8 @@ WROTE_LESS = ("unexpected pos", "PytorchStreamWriter failed writing")  # what to
 
 
 def disk_full(error: BaseException | str) -> str:
-    """What the system says where the disk is full or a quota used up, if that is what an error, or what was
-    said of one, tells in whatever words; else empty.
+    """Return what the system says where the disk is full or a quota used up, if that is what an error, or
+    what was said of one, tells in whatever words; else empty.
     """
     if isinstance(error, OSError) and error.errno in FULL:
         return os.strerror(error.errno)

@@ -17,7 +17,7 @@ __all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded
 
 # %% ../nbs/00_html.ipynb #00-html-003
 def joined(parts: Iterable[Any]) -> Markup:
-    "Parts one after another, each `Markup` or escaped."
+    "Return parts one after another, each `Markup` or escaped."
     return Markup("").join(parts)
 
 
@@ -26,7 +26,7 @@ def paragraph(*parts: Any) -> Markup:
 
 
 def heading(text: str) -> Markup:
-    "A heading of the third level: below those that the table of contents lists."
+    "Return a heading of the third level: below those that the table of contents lists."
     return Markup("<h3>{}</h3>").format(text)
 
 
@@ -35,7 +35,7 @@ def code(text: str) -> Markup:
 
 
 def block(text: str) -> Markup:
-    "Text in lines of its own, as it is."
+    "Return text in lines of its own, as it is."
     return Markup('<pre class="command">{}</pre>').format(text)
 
 
@@ -44,22 +44,22 @@ def bullets(lines: Iterable[Any]) -> Markup:
 
 
 def folded(summary: str, *parts: Any) -> Markup:
-    "Parts that open on a click."
+    "Return parts that open on a click."
     return Markup("<details><summary>{}</summary>{}</details>").format(summary, joined(parts))
 
 
 def link(path: str, text: str) -> Markup:
-    "A link to a file beside the page."
+    "Return a link to a file beside the page."
     return Markup('<a href="{}">{}</a>').format(quote(path), text)
 
 # %% ../nbs/00_html.ipynb #00-html-003-b
 def whole(text: Any) -> Markup:
-    "Text that is not broken into lines."
+    "Return text that is not broken into lines."
     return Markup('<span class="nowrap">{}</span>').format(text)
 
 
 def soft(text: Any) -> Markup:
-    "Text that matters less."
+    "Return text that matters less."
     return Markup('<span class="soft nowrap">{}</span>').format(text)
 
 
@@ -71,7 +71,7 @@ def mark(passed: bool | None) -> Markup:
 
 # %% ../nbs/00_html.ipynb #00-html-005
 def _cell(value: Any) -> Any:
-    "A table's value as text, or `Markup` as it is. A (number, decimals) has so many."
+    "Return a table's value as text, or `Markup` as it is. A (number, decimals) has so many."
     if isinstance(value, tuple):
         return f"{value[0]:,.{value[1]}f}"
     if isinstance(value, float):
@@ -82,7 +82,7 @@ def _cell(value: Any) -> Any:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
-    "A table; a column that holds a number, or a (number, decimals), is right-aligned."
+    "Return a table; a column that holds a number, or a (number, decimals), is right-aligned."
     numeric = [
         any(isinstance(row[i], (int, float, tuple)) and not isinstance(row[i], bool) for row in rows)
         for i in range(len(columns))
@@ -105,7 +105,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
 
 # %% ../nbs/00_html.ipynb #00-html-005-b
 def verdict(passed: bool, headline: str, sentences: Sequence[str]) -> Markup:
-    "The first thing a reader sees."
+    "Return the first thing a reader sees."
     lines = joined(paragraph(sentence) for sentence in sentences)
     return Markup('<div class="verdict {}"><b>{} {}</b>{}</div>').format(
         "ok" if passed else "bad", "✓" if passed else "✗", headline, lines

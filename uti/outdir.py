@@ -20,14 +20,14 @@ from .errors import UTIError
 from .files import TEMPORARY, digest, scratch, write_json
 
 # %% auto #0
-__all__ = ['OURS', 'MANIFEST', 'HEADS', 'OutdirError', 'read_manifest', 'is_foreign', 'known_files', 'refuse_foreign',
+__all__ = ['STATE_DIR', 'MANIFEST', 'ENTRY_FILES', 'OutdirError', 'read_manifest', 'is_foreign', 'known_files', 'refuse_foreign',
            'remove_if_empty', 'OutputFolder', 'check_writable', 'output_folder']
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-003
-OURS = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
+STATE_DIR = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
 MANIFEST = "uti_manifest.json"
 # what readers open first: the first to go, from the last on, and the last to come
-HEADS = ("report.json", "comparison.json", "smoke.json", "index.html")
+ENTRY_FILES = ("report.json", "comparison.json", "smoke.json", "index.html")
 
 
 class OutdirError(UTIError):
@@ -104,7 +104,7 @@ def remove_if_empty(folder: Path) -> None:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-009
 def _journal(folder: Path) -> Path:
-    return folder / OURS / "journal.json"
+    return folder / STATE_DIR / "journal.json"
 
 
 def _finish(folder: Path) -> None:
@@ -114,7 +114,7 @@ def _finish(folder: Path) -> None:
     """
     journal = json.loads(_journal(folder).read_text(encoding="utf-8"))
     staged, files, stale, before = (
-        folder / OURS / journal["staged"],
+        folder / STATE_DIR / journal["staged"],
         journal["files"],
         journal["stale"],
         journal["before"],
@@ -127,13 +127,14 @@ def _finish(folder: Path) -> None:
                 f"{folder / name}: has come there while a run was bringing its results to their places; "
                 "move it away"
             )
-    for name in reversed(HEADS):  # the old result is withdrawn
+    for name in reversed(ENTRY_FILES):  # the old result is withdrawn
         if name in waiting or name in stale:
             (folder / name).unlink(missing_ok=True)
     for name in stale:
         (folder / name).unlink(missing_ok=True)
     for name in sorted(
-        waiting, key=lambda name: (HEADS.index(name) + 2 if name in HEADS else name == MANIFEST, name)
+        waiting,
+        key=lambda name: (ENTRY_FILES.index(name) + 2 if name in ENTRY_FILES else name == MANIFEST, name),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged / name, folder / name)
@@ -143,10 +144,10 @@ def _finish(folder: Path) -> None:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011-0
 def _results(staged: Path) -> dict[str, str]:
-    "Path in `staged` → sha256 of every file that a run left there, but for links and what is ours."
+    "Return path in `staged` → sha256 of every file that a run left there, but for links and what is ours."
     files = [p for p in sorted(staged.rglob("*")) if p.is_file() and not p.is_symlink()]
     found = {p.relative_to(staged): p for p in files if p.name != MANIFEST}
-    return {name.as_posix(): digest(path) for name, path in found.items() if OURS not in name.parts}
+    return {name.as_posix(): digest(path) for name, path in found.items() if STATE_DIR not in name.parts}
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011
 class OutputFolder:
@@ -156,14 +157,14 @@ class OutputFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self.staged = path / OURS / f"new-{uuid.uuid4().hex[:8]}"
+        self.staged = path / STATE_DIR / f"new-{uuid.uuid4().hex[:8]}"
         self.staged.mkdir()
 
     def kept(self, name: str) -> Path:
-        """A folder that outlives a run that is interrupted, for the next one to go on from; it is gone when a
-        run publishes a whole result.
+        """Return a folder that outlives a run that is interrupted, for the next one to go on from; it is gone
+        when a run publishes a whole result.
         """
-        return self.path / OURS / f"kept-{name}"
+        return self.path / STATE_DIR / f"kept-{name}"
 
     def publish(self, *, beside_earlier: bool = False) -> None:
         """Bring everything in `staged` to its place; the files of the run before are replaced or, unless
@@ -196,7 +197,7 @@ class OutputFolder:
         write_json(_journal(self.path), journal)  # from here on the new result stands
         _finish(self.path)
         if not beside_earlier:
-            for path in (self.path / OURS).glob("kept-*"):
+            for path in (self.path / STATE_DIR).glob("kept-*"):
                 shutil.rmtree(path)
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-015
@@ -217,7 +218,7 @@ def _sweep(folder: Path) -> None:
 
     Raises `OutdirError` where it holds anything else.
     """
-    ours = folder / OURS
+    ours = folder / STATE_DIR
     names = sorted(p.name for p in ours.iterdir())
     if other := [
         name
@@ -227,8 +228,8 @@ def _sweep(folder: Path) -> None:
         and not TEMPORARY.fullmatch(name)
     ]:
         raise OutdirError(
-            f"{ours / other[0]}: runs have their own files under {OURS}, and this is none; move it away, or "
-            "choose another folder"
+            f"{ours / other[0]}: runs have their own files under {STATE_DIR}, and this is none; move it "
+            "away, or choose another folder"
         )
     for name in names:
         if name.startswith("new-"):
@@ -250,7 +251,7 @@ def _make_folder(path: Path) -> list[Path]:
                 made.insert(0, folder)
         if not path.is_dir():
             raise OutdirError(f"{path}: cannot be written (not a folder)")
-        (path / OURS).mkdir(exist_ok=True)
+        (path / STATE_DIR).mkdir(exist_ok=True)
     except OSError as error:
         for folder in made:
             remove_if_empty(folder)
@@ -260,15 +261,15 @@ def _make_folder(path: Path) -> list[Path]:
 # %% ../nbs/00_outdir.ipynb #00-outdir-014
 @contextmanager
 def output_folder(path: str | Path) -> Iterator[OutputFolder]:
-    """The folder `path`, made where it is missing, for one run alone. What is neither published nor kept when
-    the block ends is gone, with the folders that were made for nothing.
+    """Yield the folder `path`, made where it is missing, for one run alone. What is neither published nor
+    kept when the block ends is gone, with the folders that were made for nothing.
 
     Raises `OutdirError` where the folder cannot be written, another run writes into it, or a name of ours is
     taken.
     """
     path = Path(path)
     made = _make_folder(path)
-    lock = FileLock(path / OURS / "lock")
+    lock = FileLock(path / STATE_DIR / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
@@ -290,8 +291,8 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
             _sweep(path)
         finally:
             # while it is held: nobody else has it, and who waits for it looks again
-            (path / OURS / "lock").unlink(missing_ok=True)
+            (path / STATE_DIR / "lock").unlink(missing_ok=True)
             lock.release()
-            remove_if_empty(path / OURS)
+            remove_if_empty(path / STATE_DIR)
             for folder in made:
                 remove_if_empty(folder)

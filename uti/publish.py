@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .audit.earlier import read_record
 from .audit.plan import AuditPlan
 from .audit.record import AuditRecord
+from .audit.report_json import read_record
 from .audit.run import Progress, run_audit
 from .audit.smoke_report import SmokeReport, read_smoke
 from .codecs.base import Codec

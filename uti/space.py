@@ -46,8 +46,8 @@ def canonical_json(value: Any) -> str:
 
 
 def token_hash(ids: Ids) -> str:
-    """sha256, as 64 hex digits, over `ids` (integers of any shape, numpy, torch or a list) as little-endian
-    int64 in C order.
+    """Return sha256, as 64 hex digits, over `ids` (integers of any shape, numpy, torch or a list) as
+    little-endian int64 in C order.
     """
     return hashlib.sha256(np.ascontiguousarray(np.asarray(ids), dtype="<i8").tobytes()).hexdigest()
 
@@ -99,7 +99,7 @@ class TokenSpace:
 
     @cached_property
     def special(self) -> dict[str, int]:
-        "Special token → id."
+        "Return special token → id."
         start = self.ranges["SPECIAL"].start
         return {token: start + i for i, token in enumerate(SPECIAL_TOKENS)}
 
@@ -109,7 +109,7 @@ class TokenSpace:
         return max(r.stop for r in self.ranges.values())
 
     def modality_ranges(self, modality: str) -> list[range]:
-        """The ranges of `modality` (text, image or audio), one a codebook.
+        """Return the ranges of `modality` (text, image or audio), one a codebook.
 
         Raises `SpaceError` where the space has none.
         """
@@ -132,7 +132,7 @@ class TokenSpace:
         )
 
     def range_of(self, token_id: int) -> str:
-        "The name of the range that holds `token_id`. Raises `SpaceError` for an id outside the space."
+        "Return the name of the range that holds `token_id`. Raises `SpaceError` for an id outside the space."
         for name, ids in self.ranges.items():
             if token_id in ids:
                 return name
@@ -142,7 +142,7 @@ class TokenSpace:
 
 # %% ../nbs/00_space.ipynb #00-space-015
 def _starts(ranges: list[range], like: Ids) -> Ids:
-    "Column [n_codebooks, 1] of first ids, as the same kind of array as `like`."
+    "Return column [n_codebooks, 1] of first ids, as the same kind of array as `like`."
     column = [[r.start] for r in ranges]
     return np.array(column) if isinstance(like, np.ndarray) else like.new_tensor(column)
 
@@ -183,8 +183,8 @@ def _refuse_outside(values: Ids, ranges: list[range], names: list[str], noun: st
 
 # %% ../nbs/00_space.ipynb #00-space-016
 def to_ids(space: TokenSpace, modality: str, codes: Ids) -> Ids:
-    """Global ids of `codes`, integers [..., n_codebooks, n_positions] of a modality: same shape, same kind of
-    array, int64.
+    """Return global ids of `codes`, integers [..., n_codebooks, n_positions] of a modality: same shape, same
+    kind of array, int64.
 
     Raises `SpaceError` for another number of codebooks or a code outside its codebook.
     """
@@ -195,7 +195,7 @@ def to_ids(space: TokenSpace, modality: str, codes: Ids) -> Ids:
 
 
 def to_codes(space: TokenSpace, modality: str, ids: Ids) -> Ids:
-    """Codes of global `ids`, integers [..., n_codebooks, n_positions]: the inverse of `to_ids`.
+    """Return codes of global `ids`, integers [..., n_codebooks, n_positions]: the inverse of `to_ids`.
 
     Raises `SpaceError` naming the first id that is not in the range that its codebook demands.
     """
@@ -210,7 +210,7 @@ def _int64(values: Ids) -> Ids:
 
 # %% ../nbs/00_space.ipynb #00-space-023
 def to_dict(space: TokenSpace) -> dict[str, Any]:
-    "The space as JSON-serialisable data."
+    "Return the space as JSON-serialisable data."
     return {
         "schema_version": SCHEMA_VERSION,
         "vocab_size_total": space.vocab_size_total,
@@ -220,7 +220,7 @@ def to_dict(space: TokenSpace) -> dict[str, Any]:
 
 
 def from_dict(data: dict[str, Any]) -> TokenSpace:
-    "The space that `to_dict` wrote. Raises `SpaceError` for anything that is not exactly such data."
+    "Return the space that `to_dict` wrote. Raises `SpaceError` for anything that is not exactly such data."
     try:
         sizes = {r["name"]: r["size"] for r in data["ranges"]}
         books = {
@@ -241,7 +241,7 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
 
 
 def space_hash(space: TokenSpace) -> str:
-    "sha256, as 64 hex digits, over the canonical JSON of the space."
+    "Return sha256, as 64 hex digits, over the canonical JSON of the space."
     return hashlib.sha256(canonical_json(to_dict(space)).encode()).hexdigest()
 
 # %% ../nbs/00_space.ipynb #00-space-025
@@ -259,7 +259,7 @@ def save_space(space: TokenSpace, path: str | Path) -> None:
 
 
 def load_space(path: str | Path) -> TokenSpace:
-    "The space in `path`; its hash is checked where `….sha256` lies beside it. Raises `SpaceError`."
+    "Return the space in `path`; its hash is checked where `….sha256` lies beside it. Raises `SpaceError`."
     path = Path(path)
     try:
         space = from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -276,7 +276,7 @@ def load_space(path: str | Path) -> TokenSpace:
 
 # %% ../nbs/00_space.ipynb #00-space-027
 def diff_spaces(here: TokenSpace, there: TokenSpace) -> list[str]:
-    "One line for each range that differs between two spaces; none where they are the same."
+    "Return one line for each range that differs between two spaces; none where they are the same."
     lines = []
     for name in dict.fromkeys([*here.ranges, *there.ranges]):
         a, b = here.ranges.get(name), there.ranges.get(name)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import uti.checks.registry  # noqa: F401, which has the whole list
-from .checks.base import CHECKS, Check, Of, Question
+from .checks.base import CHECKS, Check, CheckSpec, Of
 from .checks.case import Case, CodecCase, EncodedCase, FreshProcesses
 from .codecs.base import Codec
 from .codecs.spec import AudioSpec, ImageSpec, TextSpec
@@ -25,7 +25,7 @@ __all__ = ['Answers', 'probes', 'codec_checks', 'check_codec', 'parametrize_with
 
 # %% ../nbs/08_testing.ipynb #10-testing-004
 def probes(codec: Codec) -> list[Sample]:
-    "Samples for a codec, made on the spot; the same every time."
+    "Return samples for a codec, made on the spot; the same every time."
     spec, generator = codec.spec, torch.Generator().manual_seed(0)
     if isinstance(spec, TextSpec):
         texts = {
@@ -67,7 +67,7 @@ Answers = Callable[[], list[Check]]
 
 
 def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, Answers]]:
-    """(name, function that gives the answers) for every question about a codec and what it encodes.
+    """Yield (name, function that gives the answers) for every question about a codec and what it encodes.
 
     What the codec raises is an answer. `thorough`: ask long audio as well.
     """
@@ -102,7 +102,7 @@ def codec_checks(codec: Codec, thorough: bool = False) -> Iterator[tuple[str, An
                 yield question.name, partial(_answers, question, wanted, form)
 
 
-def _answers(question: Question, cases: Sequence[Any], form: Callable[[Any], Any]) -> list[Check]:
+def _answers(question: CheckSpec, cases: Sequence[Any], form: Callable[[Any], Any]) -> list[Check]:
     return [question.ask(case, form) for case in cases]
 
 # %% ../nbs/08_testing.ipynb #10-testing-010
@@ -125,7 +125,7 @@ def check_codec(codec: Codec, thorough: bool = False) -> list[Check]:
 
 
 def parametrize_with_checks(*codecs: Codec) -> Callable:
-    """A pytest decorator: the test runs once for each (`codec_name`, `question`); `assert not
+    """Return a pytest decorator: the test runs once for each (`codec_name`, `question`); `assert not
     failures(question)` is its whole body.
     """
     import pytest
@@ -139,7 +139,7 @@ def parametrize_with_checks(*codecs: Codec) -> Callable:
 
 
 def failures(question: Answers) -> list[str]:
-    "What is broken, a sentence each; empty where the promise is kept."
+    "Return what is broken, a sentence each; empty where the promise is kept."
     return [
         f"{c.item or c.modality}: {c.detail or f'found {c.found}, promised {c.expected}'}"
         for c in question()

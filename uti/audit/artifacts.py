@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from .baseline import TOKENS
-from .earlier import to_report
 from .plan import Prepared, generated_files
 from .record import Item
+from .report_json import to_report
 from ..checks.case import DecodedCase, EncodedCase
 from ..config import dump_config
 from ..files import write_json, write_text
@@ -50,7 +50,7 @@ def _write_pair(case: DecodedCase, item: Item, folder: Path) -> None:
 
 # %% ../../nbs/audit/06_artifacts.ipynb #audit-06-003
 def token_hashes(cases: Sequence[EncodedCase]) -> dict[str, str]:
-    "Modality → sha256 over the ids of all its items, one after another."
+    "Return modality → sha256 over the ids of all its items, one after another."
     modalities = dict.fromkeys(case.modality for case in cases)
     return {
         m: token_hash(torch.cat([case.tokens.ids for case in cases if case.modality == m]))

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .earlier import read_record
 from .record import AuditError, AuditRecord, Item
+from .report_json import read_record
 from .samples import source_hash
 from ..checks.baseline import ItemWithBaseline, MetricWithBaseline, metrics_with_baseline
 from ..checks.case import EncodedCase
@@ -38,8 +38,8 @@ TOKENS = "tokens.safetensors"  # "modality/item" → ids int64 [n_tokens]
 
 @dataclass(frozen=True)
 class Baseline:
-    """`tokens`: the ids that lie beside the record, by `modality/item`; without those that are not the ones
-    whose hash the record has.
+    """Hold an earlier record, and the ids that lie beside it by `modality/item`, without those that are
+    not the ones whose hash the record has.
     """
 
     record: AuditRecord
@@ -47,7 +47,7 @@ class Baseline:
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-c
 def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
-    """The ids in the file beside a record, of each item whose hash they have.
+    """Return the ids in the file beside a record, of each item whose hash they have.
 
     They only help to say where ids differ, so none is no error.
     """
@@ -60,7 +60,7 @@ def _tokens_beside(path: Path, record: AuditRecord) -> dict[str, Tensor]:
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-003-b
 def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> Baseline:
-    """The baseline in the report.json `path`.
+    """Read the baseline in the report.json `path`.
 
     Raises `AuditError` where it was made with another token space, another codec, or other files.
     """
@@ -94,6 +94,7 @@ def load_baseline(path: str | Path, tokenizer: UnifiedTokenizer, samples: Sequen
 
 # %% ../../nbs/audit/04_baseline.ipynb #audit-04-005
 def item_with(baseline: Baseline, case: EncodedCase) -> ItemWithBaseline:
+    "Put what the baseline has of an item beside its case."
     then = next(i for i in baseline.record.items if (i.modality, i.name) == (case.modality, case.item))
     ids = baseline.tokens.get(f"{case.modality}/{case.item}")
     return ItemWithBaseline(case, then.token_sha256, then.meta, ids)
@@ -111,4 +112,5 @@ def _by_metric(items: Sequence[Item]) -> dict[str, dict[str, Measurement]]:
 def metrics_with(
     baseline: Baseline, items: Sequence[Item], tolerances: dict[str, float]
 ) -> list[MetricWithBaseline]:
+    "Put the metrics of a run's `items` beside the baseline's."
     return metrics_with_baseline(_by_metric(items), _by_metric(baseline.record.items), tolerances)

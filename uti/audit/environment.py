@@ -45,7 +45,7 @@ class Environment(BaseModel):
 
 
 def environment_of(config: Config) -> Environment:
-    "What a run of `config` in this process is measured with."
+    "Return what a run of `config` in this process is measured with."
     packages = {}
     for name in PACKAGES:
         try:

@@ -110,12 +110,12 @@ class Prepared:
 
     @property
     def samples(self) -> list[Sample]:
-        "What is audited, as it was read."
+        "Return what is audited, as it was read."
         return [case.source for case in self.cases]
 
     @property
     def config(self) -> Config:
-        "The config; its defaults where the codecs were given as objects."
+        "Return the config; its defaults where the codecs were given as objects."
         return self.tokenizer.config or Config()
 
     def decoder(self, modality: str) -> str | None:
@@ -124,7 +124,7 @@ class Prepared:
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008-b
 def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
-    "The smoke tests in `path`. Raises `AuditError` where they were made on another token space."
+    "Return the smoke tests in `path`. Raises `AuditError` where they were made on another token space."
     try:
         smoke = read_smoke(path)
     except SmokeError as error:
@@ -137,7 +137,7 @@ def load_smoke(path: str | Path, tokenizer: UnifiedTokenizer) -> SmokeReport:
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-006
 def artifact_names(prepared: Prepared) -> list[str]:
-    "The files that an audit writes, whatever it finds."
+    "Return the files that an audit writes, whatever it finds."
     names = [
         "report.json",
         TOKENS,
@@ -158,7 +158,7 @@ def artifact_names(prepared: Prepared) -> list[str]:
 
 
 def generated_files(prepared: Prepared) -> list[Path]:
-    "What the language model of the smoke tests wrote."
+    "Return what the language model of the smoke tests wrote."
     there = (prepared.smoke_folder / "generated").glob("*") if prepared.smoke_folder else ()
     return sorted(path for path in there if path.is_file())
 

@@ -28,7 +28,7 @@ __all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'Earlier', 'AuditRec
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-004
 class Item(BaseModel):
-    "One audited text, image or sound."
+    "Record an audited text, image or audio file."
 
     name: str
     modality: str
@@ -61,7 +61,7 @@ class Speed(BaseModel):
 
 
 class Earlier(BaseModel):
-    "The earlier run that this one may not fall behind."
+    "Record the earlier run that this one may not fall behind."
 
     created: str
     passed: bool
@@ -69,7 +69,7 @@ class Earlier(BaseModel):
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-005
 class AuditRecord(BaseModel):
-    "The data of a run; `audit.earlier` writes it as report.json."
+    "Hold the data of a run; `audit.report_json` writes it as report.json."
 
     model_config = ConfigDict(populate_by_name=True, extra="ignore")
 
@@ -109,7 +109,7 @@ class AuditRecord(BaseModel):
     warnings: list[str]
 
     def _repr_html_(self) -> str:
-        "In Jupyter: the verdict, what failed, and the metrics."
+        "Show, in Jupyter, the verdict, what failed, and the metrics."
         headline = (
             f"{'Passed' if self.passed else 'Failed'}: {self.n_gates - len(self.failed)} of {self.n_gates} "
             "gates"
@@ -122,11 +122,11 @@ class AuditRecord(BaseModel):
 
     @property
     def held(self) -> dict[str, Check]:
-        "Metric → whether it is as good as in the baseline; empty without one."
+        "Return metric → whether it is as good as in the baseline; empty without one."
         return {c.item: c for c in self.checks if c.name == "baseline_metric" and c.item}
 
     def passes_from(self, metric: str) -> str:
-        "The worst value of a metric that passes, as `>= 24.5`; empty where none is asked for."
+        "Return the worst value of a metric that passes, as `>= 24.5`; empty where none is asked for."
         check = self.held.get(metric)
         if check is None or check.expected is None:
             return ""
@@ -135,17 +135,17 @@ class AuditRecord(BaseModel):
 
     @property
     def n_gates(self) -> int:
-        "How many gates were asked."
+        "Count the gates that were asked."
         return sum(c.gates and c.passed is not None for c in self.checks)
 
     @property
     def failed(self) -> list[str]:
-        "What failed the audit, a sentence each."
+        "Return what failed the audit, a sentence each."
         return [told(c) for c in self.checks if c.failed_gate]
 
 # %% ../../nbs/audit/01_record.ipynb #audit-01-005-b
 def told(check: Check) -> str:
-    "An answer as a sentence: what was asked of what, and what was found."
+    "Return an answer as a sentence: what was asked of what, and what was found."
     return (
         f"{check.name}, {check.modality or 'token space'}{f', {check.item}' if check.item else ''}: "
         f"{check.detail or f'found {check.found}, expected {check.expected}'}"

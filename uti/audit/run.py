@@ -15,10 +15,10 @@ import torch
 
 from .artifacts import token_hashes, write_artifacts
 from .baseline import metrics_with
-from .earlier import to_report
 from .environment import environment_of
 from .plan import AuditPlan, Prepared, prepare
 from .record import AuditRecord, Earlier, Item, Speed
+from .report_json import to_report
 from .samples import source_hash
 from uti.audit.steps import (
     Measured,
@@ -96,7 +96,7 @@ def _record(
     seconds: dict[str, float],
     caught: Sequence[warnings.WarningMessage],
 ) -> AuditRecord:
-    "The record of a run whose every step is done."
+    "Return the record of a run whose every step is done."
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
     metrics = {

@@ -31,12 +31,13 @@ TEXTS = {
 
 
 def examples() -> dict[str, Path]:
-    "The images and audio that UTI ships, by name: something to begin with."
+    "Return the images and audio that UTI ships, by name: something to begin with."
     return {path.name: path for paths in find_media(ASSETS).values() for path in paths}
 
 
 def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]:
-    """The samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them read.
+    """Return the samples in `folder` (default: the shipped assets) of the `modalities` asked for, all of them
+    read.
 
     Raises `MediaError`, and warns (`MediaWarning`) of what was left out.
     """
@@ -59,5 +60,5 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-006
 def source_hash(sample: Sample) -> str:
-    "sha256 over the bytes of a sample as it was read."
+    "Return sha256 over the bytes of a sample as it was read."
     return hashlib.sha256(MODALITIES[sample.modality].fingerprint(sample.signal)).hexdigest()

@@ -147,7 +147,7 @@ QUESTIONS = {
 
 
 def gate(name: str, passed: bool | None, found: Any, expected: Any, detail: str = "") -> Check:
-    "The answer to the question that is listed as `name`."
+    "Return the answer to the question that is listed as `name`."
     return Check(
         name=name,
         question=QUESTIONS[name],
@@ -194,7 +194,7 @@ class SmokeReport(BaseModel):
     seconds: dict[str, float]
 
     def findings(self) -> dict[str, Any]:
-        "What an audit's report takes over: everything but what it says itself."
+        "Return what an audit's report takes over: everything but what it says itself."
         return self.model_dump(
             mode="json",
             by_alias=True,
@@ -207,7 +207,7 @@ class SmokeError(UTIError):
 
 
 def read_smoke(path: str | Path) -> SmokeReport:
-    "The smoke.json in `path`. Raises `SmokeError` for a file that is missing or is none."
+    "Return the smoke.json in `path`. Raises `SmokeError` for a file that is missing or is none."
     with reading(path, "smoke.json", SmokeError):
         report = SmokeReport.model_validate_json(Path(path).read_bytes())
     return report

@@ -16,7 +16,7 @@ import torch
 from .baseline import item_with
 from .plan import Prepared
 from .record import Speed
-from ..checks.base import CHECKS, Check, Found, Of, attempt
+from ..checks.base import CHECKS, Check, Of, Outcome, attempt
 from ..checks.baseline import BaselineRun
 from uti.checks.case import (
     Case,
@@ -29,7 +29,7 @@ from uti.checks.case import (
     measure_signals,
 )
 from ..checks.registry import ask
-from ..codecs.base import alike
+from ..codecs.base import group_indices
 from ..codecs.spec import AudioSpec
 from ..metrics.base import Measurement
 from ..metrics.codebooks import codebook_use
@@ -52,7 +52,7 @@ def each_made(cases: Sequence[Case], make: Callable[[Any], Made], of: Of) -> tup
     made, answers = [], []
     for case in cases:
         found = attempt(partial(make, case))
-        if isinstance(found, Found):
+        if isinstance(found, Outcome):
             question = next(q for q in CHECKS.values() if q.is_for(of, case))
             answers.append(question.answer(case, found))
         else:
@@ -72,7 +72,7 @@ def encode_with(fresh: FreshProcesses) -> Callable[[Case], EncodedCase]:
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-003
 def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Check]:
-    "What is asked of each encoded item, and whether its ids are those of the baseline."
+    "Return what is asked of each encoded item, and whether its ids are those of the baseline."
     answers: list[Check] = []
     for case in cases:
         answers += ask("encoded item", case)
@@ -90,7 +90,7 @@ def codec_cases(prepared: Prepared) -> list[CodecCase]:
 
 
 def check_structure(prepared: Prepared, codecs: Sequence[CodecCase]) -> list[Check]:
-    "The token space, the codebooks, the smoke tests and the baseline that were given."
+    "Return the token space, the codebooks, the smoke tests and the baseline that were given."
     answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (
         prepared.smoke.checks if prepared.smoke else []
     )
@@ -101,7 +101,8 @@ def check_structure(prepared: Prepared, codecs: Sequence[CodecCase]) -> list[Che
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-004
 def check_decoding(cases: Sequence[DecodedCase], codecs: Sequence[CodecCase]) -> list[Check]:
-    """What was promised of decoded signals, of wrong ids, of any codes, and of codecs that only encode.
+    """Return what was promised of decoded signals, of wrong ids, of any codes, and of codecs that only
+    encode.
 
     `cases`: those that are decoded.
     """
@@ -131,7 +132,7 @@ def measure_case(case: DecodedCase) -> Measured:
     """
     metrics = measure_signals(case.reference, case.decoded)
     found = attempt(lambda: (_round_trip(case), case.idempotence))
-    if isinstance(found, Found):
+    if isinstance(found, Outcome):
         none = Measurement(value=None, reason=f"the round trip {found.detail}")
         return Measured(metrics, {m.name: none for m in metrics_of(case.modality, "round trip")}, None)
     return Measured(metrics, *found)
@@ -145,14 +146,14 @@ def _round_trip(case: DecodedCase) -> dict[str, Measurement]:
 
 
 def use_of(cases: Sequence[EncodedCase]) -> list[dict[str, Any]]:
-    "How the entries of each codebook are used by all items of one modality together."
+    "Return how the entries of each codebook are used by all items of one modality together."
     codes = [codes_of(case.tokenizer, case.tokens) for case in cases]
     return codebook_use(torch.cat(codes, -1), cases[0].spec.codebook_sizes)
 
 
 def use_by_modality(cases: Sequence[EncodedCase]) -> dict[str, list[dict[str, Any]]]:
-    "Modality → how its codebooks are used."
-    groups = alike(case.modality for case in cases)
+    "Return modality → how its codebooks are used."
+    groups = group_indices(case.modality for case in cases)
     return {modality: use_of([cases[i] for i in places]) for modality, places in groups.items()}
 
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-008
@@ -160,7 +161,7 @@ BATCHES, LONGEST = (1, 8), 10.0  # LONGEST: seconds of audio
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    "What `work` returns, and how many seconds it took."
+    "Return what `work` returns, and how many seconds it took."
     start = time.perf_counter()
     return work(), time.perf_counter() - start
 

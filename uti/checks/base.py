@@ -15,7 +15,7 @@ from ..errors import out_of_memory
 from ..html import mark, table
 
 # %% auto #0
-__all__ = ['Of', 'Made', 'CHECKS', 'Check', 'Found', 'attempt', 'Question', 'check', 'promised', 'deterministic']
+__all__ = ['Of', 'Made', 'CHECKS', 'Check', 'Outcome', 'attempt', 'CheckSpec', 'check', 'promised', 'deterministic']
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-003
 class Check(BaseModel):
@@ -49,7 +49,7 @@ class Check(BaseModel):
 
     @property
     def sentence(self) -> str:
-        "The question, or the name where none was recorded."
+        "Return the question, or the name where none was recorded."
         return self.question or self.name.replace("_", " ").capitalize()
 
     @property
@@ -65,7 +65,7 @@ Of = Literal[
 
 
 @dataclass(frozen=True)
-class Found:
+class Outcome:
     "What a check found. `passed` None: it could not be asked here, and `detail` says why."
 
     passed: bool | None
@@ -77,7 +77,7 @@ class Found:
 Made = TypeVar("Made")
 
 
-def attempt(make: Callable[[], Made]) -> Made | Found:
+def attempt(make: Callable[[], Made]) -> Made | Outcome:
     """Return what `make` gives or, where it raises, a wrong answer that says what; memory that runs out is
     named as such. An `OSError` is raised: a full disk is no codec's fault.
     """
@@ -87,11 +87,11 @@ def attempt(make: Callable[[], Made]) -> Made | Found:
         raise
     except Exception as error:
         kind = "ran out of memory" if out_of_memory(error) else f"raised {type(error).__name__}"
-        return Found(False, detail=f"{kind}: {error}")
+        return Outcome(False, detail=f"{kind}: {error}")
 
 
 @dataclass(frozen=True)
-class Question:
+class CheckSpec:
     """A check in the list.
 
     `gates`: whether a wrong answer fails an audit, or a function of the case that says so. `modalities`:
@@ -104,21 +104,21 @@ class Question:
     gates: bool | Callable[[Any], bool]
     modalities: tuple[str, ...]
     where: Callable[[Any], bool]
-    function: Callable[[Any], Found]
+    function: Callable[[Any], Outcome]
 
     def is_for(self, of: Of, case: Any) -> bool:
         suits = not self.modalities or case.modality in self.modalities
         return self.of == of and suits and self.where(case)
 
     def ask(self, case: Any, form: Callable[[Any], Any] = lambda case: case) -> Check:
-        """The answer for `case`, anything with a `modality` and an `item`. `form`: case → what the function
-        is asked about, such as the case encoded.
+        """Return the answer for `case`, anything with a `modality` and an `item`. `form`: case → what the
+        function is asked about, such as the case encoded.
 
         What either raises is a wrong answer, but for an `OSError`: a full disk is no codec's fault.
         """
         return self.answer(case, attempt(lambda: self.function(form(case))))
 
-    def answer(self, case: Any, found: Found) -> Check:
+    def answer(self, case: Any, found: Outcome) -> Check:
         "Make the answer of what was found out about `case`."
         gates = self.gates(case) if callable(self.gates) else self.gates
         return Check(
@@ -132,7 +132,7 @@ class Question:
         )
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-006-c
-CHECKS: dict[str, Question] = {}
+CHECKS: dict[str, CheckSpec] = {}
 
 
 def check(
@@ -143,17 +143,18 @@ def check(
     modalities: tuple[str, ...] = (),
     where: Callable[[Any], bool] = lambda case: True,
 ) -> Callable:
-    """Put the decorated function of (case) → `Found` on the list, under its name. The rest: as in `Question`.
+    """Put the decorated function of (case) → `Outcome` on the list, under its name.
+    The rest: as in `CheckSpec`.
 
     The same question again, as when a cell is run twice, takes its own place. Raises ValueError where another
     one has the name.
     """
 
-    def listed(function: Callable[[Any], Found]) -> Callable[[Any], Found]:
+    def listed(function: Callable[[Any], Outcome]) -> Callable[[Any], Outcome]:
         name = function.__name__
         if name in CHECKS and (CHECKS[name].sentence, CHECKS[name].of) != (sentence, of):
             raise ValueError(f"a check named {name!r} is on the list already: {CHECKS[name].sentence}")
-        CHECKS[name] = Question(name, sentence, of, gates, modalities, where, function)
+        CHECKS[name] = CheckSpec(name, sentence, of, gates, modalities, where, function)
         return function
 
     return listed

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Found, check, promised
+from .base import Outcome, check, promised
 from .case import EncodedCase
 from ..metrics.base import Measurement, Metric, mean_of
 from ..metrics.registry import METRICS
@@ -48,14 +48,16 @@ class ItemWithBaseline:
 
 
 @check("The ids of the baseline", of="item with a baseline", gates=promised("invariant"))
-def baseline_ids(held: ItemWithBaseline) -> Found:
+def baseline_ids(held: ItemWithBaseline) -> Outcome:
     now, other = token_hash(held.case.tokens.ids), "the ids are not those of the baseline"
     if held.token_sha256 == now:
-        return Found(True, 0, 0)
+        return Outcome(True, 0, 0)
     if held.ids is None:
-        return Found(False, expected=0, detail=f"{other}: sha256 {now[:12]}, there {held.token_sha256[:12]}")
+        return Outcome(
+            False, expected=0, detail=f"{other}: sha256 {now[:12]}, there {held.token_sha256[:12]}"
+        )
     count, detail = held.case.difference(Tokens(held.ids, held.meta))
-    return Found(False, count, 0, f"{other}: {detail}")
+    return Outcome(False, count, 0, f"{other}: {detail}")
 
 # %% ../../nbs/checks/17_baseline.ipynb #checks-baseline-07
 Items = Mapping[str, Measurement]  # item → its value
@@ -76,7 +78,7 @@ class MetricWithBaseline:
 
     @property
     def item(self) -> str:
-        "The metric's name, in the place of a file's."
+        "Return the metric's name, in the place of a file's."
         return self.metric.name
 
 
@@ -111,7 +113,7 @@ def _fallen(metric: Metric, now: Items, before: Items) -> list[str]:
 
 
 @check("No worse than in the baseline", of="metric with a baseline")
-def baseline_metric(held: MetricWithBaseline) -> Found:
+def baseline_metric(held: MetricWithBaseline) -> Outcome:
     "`found`: the mean; `expected`: the worst that passes."
     metric, now, before = held.metric, held.now, held.before
     finite = [i for i in before if before[i].value is not None and i in now and now[i].value is not None]
@@ -122,7 +124,7 @@ def baseline_metric(held: MetricWithBaseline) -> Found:
         verb, bound = ("rose", "most") if metric.better == "lower" else ("fell", "least")
         moved = f"{verb} by {abs(value - then):.4g}, from {then:.4g} to {value:.4g}"
         wrong.insert(0, f"{metric.name} {moved}; at {bound} {limit:.4g} passes")
-    return Found(not wrong, value, limit, "; ".join(wrong[:3]))
+    return Outcome(not wrong, value, limit, "; ".join(wrong[:3]))
 
 # %% ../../nbs/checks/17_baseline.ipynb #checks-baseline-09
 @dataclass(frozen=True)
@@ -137,8 +139,8 @@ class BaselineRun:
 
 
 @check("The baseline passed itself", of="baseline", gates=False)
-def baseline_passed(run: BaselineRun) -> Found:
-    "One that did not may still be compared with, and is named."
+def baseline_passed(run: BaselineRun) -> Outcome:
+    "Return one that did not may still be compared with, and is named."
     why = "; ".join(run.failed[:3]) or "a gate failed"
     said = "" if run.passed else f"the baseline of {run.created} did not pass itself: {why}"
-    return Found(run.passed, run.passed, True, said)
+    return Outcome(run.passed, run.passed, True, said)

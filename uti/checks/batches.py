@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .repeatability import different
 from .trial import SAME_IDS, Item, Trial, agreement, items_of, ratio_db, same_signal
@@ -65,7 +65,7 @@ def _filled(trial: Trial) -> Iterator[tuple[str, int, Item]]:
 
 
 @check("Items of a batch have the ids that they have alone", of="codec")
-def batch_encode(case: CodecCase) -> Found:
+def batch_encode(case: CodecCase) -> Outcome:
     """Compare all, and the meta, where invariance is promised; else nine tenths, and no more of another's.
 
     `found`: how many items were asked about.
@@ -86,11 +86,11 @@ def batch_encode(case: CodecCase) -> Found:
             ask(f"batch of {len(order)}, item {position}", place, item)
     for what, place, item in _filled(trial):
         ask(what, place, item)
-    return Found(not wrong, asked, None, "; ".join(wrong[:3]))
+    return Outcome(not wrong, asked, None, "; ".join(wrong[:3]))
 
 # %% ../../nbs/checks/10_batches.ipynb #checks-batches-10
 @check("Items of a batch decode to what they decode to alone", of="decoder", gates=deterministic)
-def batch_decode(case: CodecCase) -> Found:
+def batch_decode(case: CodecCase) -> Outcome:
     "Compare by the dB of the signal over what differs in the worst item; 60 where they are the same."
     trial = case.small
     return same_signal({

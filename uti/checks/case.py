@@ -51,13 +51,13 @@ def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
 
 
 def encode(tokenizer: UnifiedTokenizer, samples: Sequence[Sample]) -> list[Tokens]:
-    "Tokens of `samples` of one modality, normalised where they are not yet, encoded as one batch."
+    "Return tokens of `samples` of one modality, normalised where they are not yet, encoded as one batch."
     modality, ready = samples[0].modality, [normal(tokenizer, s) for s in samples]
     return tokenizer.encode_normal(modality, [s.signal for s in ready], [s.record or {} for s in ready])
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-007
 def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
-    """Codes int64 [n_codebooks, n_positions] of one item's ids.
+    """Return codes int64 [n_codebooks, n_positions] of one item's ids.
 
     Raises `SpaceError` for an id that its position does not allow.
     """
@@ -68,13 +68,13 @@ def codes_of(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Tensor:
 
 
 def meta_hash(tokens: Tokens) -> str:
-    "sha256 of the item's meta as canonical JSON."
+    "Return sha256 of the item's meta as canonical JSON."
     return hashlib.sha256(canonical_json(tokens.meta).encode()).hexdigest()
 
 
 def difference(tokenizer: UnifiedTokenizer, a: Tokens, b: Tokens) -> tuple[int | None, str]:
-    """(differing ids, a sentence that names the first by codebook and position); None where even the counts
-    differ. 0 differing ids with a sentence: the metas differ.
+    """Return (differing ids, a sentence that names the first by codebook and position); None where even the
+    counts differ. 0 differing ids with a sentence: the metas differ.
     """
     if a.ids.shape != b.ids.shape:
         return None, f"{len(a.ids)} ids against {len(b.ids)}"
@@ -212,7 +212,7 @@ class FreshProcesses:
 
     @property
     def unasked(self) -> str:
-        "Why another process cannot be asked; empty where it can."
+        "Return why another process cannot be asked; empty where it can."
         config, here = self.tokenizer.config, registered_here()
         if config is None:
             return self._pickled if isinstance(self._pickled, str) else ""
@@ -301,8 +301,8 @@ class FreshProcesses:
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-014
 def decoder_of(spec: CodecSpec, decode_mode: str) -> str | None:
-    """The decoder that runs where `decode_mode` is wanted (deterministic, diffusion or none): that one, the
-    first that the codec has where it lacks it, or None.
+    """Return the decoder that runs where `decode_mode` is wanted (deterministic, diffusion or none): that
+    one, the first that the codec has where it lacks it, or None.
     """
     if decode_mode == "none" or not spec.decode_modes:
         return None
@@ -364,7 +364,7 @@ class Case:
 
     @property
     def spec(self) -> Any:
-        "What the codec promises, of the class of its modality."
+        "Return what the codec promises, of the class of its modality."
         return self.codec.spec
 
     def encode(self, fresh: FreshProcesses | None = None) -> EncodedCase:
@@ -394,7 +394,7 @@ class EncodedCase(Case):
         return difference(self.tokenizer, self.tokens, tokens)
 
     def decode(self) -> DecodedCase:
-        "The case, decoded by the decoder of its mode."
+        "Return the case, decoded by the decoder of its mode."
         decoded = self.tokenizer.decode(self.modality, self.tokens, self.mode)
         return DecodedCase(**_fields(self), decoded=decoded)
 
@@ -407,13 +407,13 @@ class DecodedCase(EncodedCase):
 
     @cached_property
     def reencoded(self) -> Tokens:
-        "The tokens of the decoded signal."
+        "Return the tokens of the decoded signal."
         signal = MODALITIES[self.modality].as_read(self.decoded)
         return encode(self.tokenizer, [Sample("again", self.modality, signal)])[0]
 
     @property
     def idempotence(self) -> float:
-        "The fraction of the ids that encode(decode(ids)) keeps; 0 where their number differs."
+        "Return the fraction of the ids that encode(decode(ids)) keeps; 0 where their number differs."
         ids, again = self.tokens.ids, self.reencoded.ids
         if ids.shape != again.shape:
             return 0.0
@@ -443,12 +443,12 @@ class CodecCase:
 
     @property
     def spec(self) -> Any:
-        "What the codec promises, of the class of its modality."
+        "Return what the codec promises, of the class of its modality."
         return self.codec.spec
 
     @property
     def mode(self) -> str | None:
-        "The decoder that runs, None where none does."
+        "Return the decoder that runs, None where none does."
         return decoder_of(self.spec, self.decode_mode)
 
     @cached_property

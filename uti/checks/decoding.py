@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Found, check, deterministic, promised
+from .base import Outcome, check, deterministic, promised
 from .case import CodecCase, DecodedCase
 from .trial import ratio_db, same_signal
 from ..codecs.base import Codec, CodecError
@@ -24,62 +24,62 @@ __all__ = ['lossless', 'size', 'sample_rate', 'channels', 'length', 'finite', 'd
            'idempotence', 'more_codebooks', 'any_codes_decode', 'refuses_decode']
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-005
-def _is(found: Any, expected: Any) -> Found:
-    return Found(found == expected, found, expected)
+def _is(found: Any, expected: Any) -> Outcome:
+    return Outcome(found == expected, found, expected)
 
 
 @check("Text comes back as it was", of="decoded item", modalities=("text",), gates=promised("lossless"))
-def lossless(case: DecodedCase) -> Found:
+def lossless(case: DecodedCase) -> Outcome:
     return _is(case.decoded == case.sample.signal, True)
 
 
 @check("Image size and channels", of="decoded item", modalities=("image",))
-def size(case: DecodedCase) -> Found:
+def size(case: DecodedCase) -> Outcome:
     return _is(list(case.decoded.pixels.shape), list(case.spec.decoded_shape() or ()))
 
 
 @check("Sample rate", of="decoded item", modalities=("audio",))
-def sample_rate(case: DecodedCase) -> Found:
+def sample_rate(case: DecodedCase) -> Outcome:
     return _is(case.decoded.rate, case.spec.output_rate)
 
 
 @check("Channels", of="decoded item", modalities=("audio",))
-def channels(case: DecodedCase) -> Found:
+def channels(case: DecodedCase) -> Outcome:
     return _is(case.decoded.wave.shape[0], case.spec.channels)
 
 
 @check("Exact length restored", of="decoded item", modalities=("audio",))
-def length(case: DecodedCase) -> Found:
+def length(case: DecodedCase) -> Outcome:
     done = case.tokens.meta["preprocessing"]
     return _is(case.decoded.wave.shape[-1], done["samples"] * case.spec.output_rate // done["rate"])
 
 
 @check("Finite values in range", of="decoded item", modalities=("image", "audio"))
-def finite(case: DecodedCase) -> Found:
+def finite(case: DecodedCase) -> Outcome:
     values, (low, high) = values_of(case.decoded), case.spec.value_range or (-math.inf, math.inf)
     return _is(bool(torch.isfinite(values).all() and values.min() >= low and values.max() <= high), True)
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-008
 @check("The same signal decoded twice", of="decoded item", gates=deterministic)
-def decode_determinism(case: DecodedCase) -> Found:
+def decode_determinism(case: DecodedCase) -> Outcome:
     first, again = case.decoded, case.tokenizer.decode(case.modality, case.tokens, case.mode)
     if isinstance(first, str):
-        return Found(
+        return Outcome(
             first == again, detail="" if first == again else "the second decode differs from the first"
         )
     first, again = values_of(first), values_of(again)
     if torch.equal(first, again):
-        return Found(True)
-    return Found(
+        return Outcome(True)
+    return Outcome(
         False, detail=f"the second decode differs from the first by up to {(first - again).abs().max():.3g}"
     )
 
 
 @check("The same signal in a fresh process", of="decoded item in a fresh process", gates=deterministic)
-def fresh_process_decode(case: DecodedCase) -> Found:
+def fresh_process_decode(case: DecodedCase) -> Outcome:
     "Compare with what two processes decoded that never encoded it, by the least dB; 60 where it is the same."
     if case.fresh.unasked:
-        return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
+        return Outcome(None, detail=f"could not be asked, because {case.fresh.unasked}")
     here = case.decoded if isinstance(case.decoded, str) else values_of(case.decoded)
     ratios: dict[str, float] = {}
     for there, circumstances in zip(case.fresh.answers, case.fresh.circumstances, strict=True):
@@ -87,17 +87,17 @@ def fresh_process_decode(case: DecodedCase) -> Found:
             continue  # which is said where ids are compared
         found = there[case.modality, case.item]
         if found.error:
-            return Found(False, detail=f"raised there: {found.error}")
+            return Outcome(False, detail=f"raised there: {found.error}")
         if found.decoded is not None:
             ratios[f"there ({circumstances.told})"] = ratio_db(here, found.decoded)
-    return same_signal(ratios) if ratios else Found(None, detail="no other process decoded it")
+    return same_signal(ratios) if ratios else Outcome(None, detail="no other process decoded it")
 
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))
-def idempotence(case: DecodedCase) -> Found:
+def idempotence(case: DecodedCase) -> Outcome:
     "As the fraction of the ids that encode(decode(ids)) keeps."
     kept = case.idempotence
-    return Found(
+    return Outcome(
         kept == 1, kept, 1.0, "" if case.spec.idempotent else "not promised: expected false for a lossy codec"
     )
 
@@ -108,13 +108,13 @@ def _distance(case: DecodedCase, decoded: Audio) -> float:
 
 @check("Fewer codebooks are the first of all, and more are no worse", of="decoded item", gates=False,
     modalities=("audio",))  # fmt: skip
-def more_codebooks(case: DecodedCase) -> Found:
+def more_codebooks(case: DecodedCase) -> Outcome:
     "Log-mel L1 with one codebook, with half, and with all; a hundredth more is no worse."
     n = case.spec.n_codebooks
     some = {k: case.codec.first_codebooks(k) for k in sorted({1, n // 2} - {0, n})}
     fewer = {k: codec for k, codec in some.items() if codec}
     if not fewer:
-        return Found(None, detail="it has no form with fewer codebooks")
+        return Outcome(None, detail="it has no form with fewer codebooks")
     details, distances = [], []
     for k, codec in fewer.items():
         codes, metas = codec.encode(*codec.batch([case.sample.signal]))
@@ -125,11 +125,13 @@ def more_codebooks(case: DecodedCase) -> Found:
     for (a, b), more in zip(itertools.pairwise(distances), [*fewer, n][1:], strict=True):
         if b > 1.01 * a:
             details.append(f"with {more} codebooks log-mel L1 is {b:.3f}, with fewer it is {a:.3f}")
-    return Found(not details, [round(d, 4) for d in distances], "none higher than before", "; ".join(details))
+    return Outcome(
+        not details, [round(d, 4) for d in distances], "none higher than before", "; ".join(details)
+    )
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-011
 def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict, mode: str | None) -> dict[str, Any]:
-    """The signal, or the exception, of each.
+    """Return the signal, or the exception, of each.
 
     They are decoded in one batch, and one by one only where that fails.
     """
@@ -147,9 +149,9 @@ def _decoded_each(codec: Codec, codes: dict[str, Tensor], meta: dict, mode: str 
 
 
 @check("Random, lowest and highest codes decode", of="decoder")
-def any_codes_decode(case: CodecCase) -> Found:
+def any_codes_decode(case: CodecCase) -> Outcome:
     codec, spec, n_samples = case.codec, case.spec, case.spec.samples_of(8)
-    meta = codec.neutral_meta(n_samples)
+    meta = codec.default_meta(n_samples)
     if codec.expected_positions(n_samples) is None:
         meta["n_positions"] = 16
     highest = torch.tensor(spec.codebook_sizes)[:, None].expand(-1, meta["n_positions"]) - 1
@@ -162,16 +164,16 @@ def any_codes_decode(case: CodecCase) -> Found:
             details.append(f"{name} codes: {type(signal).__name__}: {signal}")
         elif shape and (tuple(signal.shape) != shape or not torch.isfinite(signal).all()):
             details.append(f"{name} codes: decoded to {list(signal.shape)}, not to finite {list(shape)}")
-    return Found(not details, len(codes) - len(details), len(codes), "; ".join(details))
+    return Outcome(not details, len(codes) - len(details), len(codes), "; ".join(details))
 
 # %% ../../nbs/checks/05_decoding.ipynb #checks-04-014
 @check("No decoder, and decode says so in a sentence", of="codec without a decoder")
-def refuses_decode(case: CodecCase) -> Found:
-    meta = case.codec.neutral_meta(case.spec.samples_of(1))
+def refuses_decode(case: CodecCase) -> Outcome:
+    meta = case.codec.default_meta(case.spec.samples_of(1))
     try:
         case.codec.decode(
             torch.zeros(1, case.spec.n_codebooks, meta["n_positions"], dtype=torch.int64), [meta]
         )
     except CodecError as error:
-        return Found(bool(str(error)), detail=str(error))
-    return Found(False, detail="it promises no decoder, and decoded")
+        return Outcome(bool(str(error)), detail=str(error))
+    return Outcome(False, detail="it promises no decoder, and decoded")

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from .base import CHECKS, Found, check, promised
+from .base import CHECKS, Outcome, check, promised
 from .case import Case, CodecCase, EncodedCase, codes_of, encode, meta_hash
 from ..codecs.base import Codec, Encoded
 from ..codecs.weights import listed, not_in_files
@@ -26,16 +26,16 @@ __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threa
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-005
 @check("Codes and meta of the promised form", of="encoded item")
-def codes(case: EncodedCase) -> Found:
+def codes(case: EncodedCase) -> Outcome:
     """Did `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a
     JSON-serialisable meta an item?
     """
     detail = _form(case.encoded, case.spec.n_codebooks)
-    return Found(not detail, detail=detail)
+    return Outcome(not detail, detail=detail)
 
 
 def _form(encoded: Encoded, n_codebooks: int) -> str:
-    "What is wrong with the form of one item's codes and meta; empty where nothing is."
+    "Return what is wrong with the form of one item's codes and meta; empty where nothing is."
     if not isinstance(encoded, Encoded):
         return f"encode returned {type(encoded).__name__}, not Encoded(codes, meta)"
     codes, meta = encoded
@@ -50,22 +50,22 @@ def _form(encoded: Encoded, n_codebooks: int) -> str:
     return "codes beyond n_positions are not zero" if codes[0, :, meta[0]["n_positions"] :].any() else ""
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-008
-def _same(case: EncodedCase, tokens: Tokens) -> Found:
+def _same(case: EncodedCase, tokens: Tokens) -> Outcome:
     "Are `tokens` those of the case?"
     count, detail = case.difference(tokens)
-    return Found(not detail, count, 0, detail)
+    return Outcome(not detail, count, 0, detail)
 
 
 @check("Same ids and meta twice in a process", of="encoded item")
-def determinism(case: EncodedCase) -> Found:
+def determinism(case: EncodedCase) -> Outcome:
     return _same(case, encode(case.tokenizer, [case.sample])[0])
 
 
 @check("Same ids and meta in a fresh process", of="item in a fresh process")
-def fresh_process(case: EncodedCase) -> Found:
+def fresh_process(case: EncodedCase) -> Outcome:
     "In two of them, in which everything that must not matter is another; `found`: how many gave the same."
     if case.fresh.unasked:
-        return Found(None, detail=f"could not be asked, because {case.fresh.unasked}")
+        return Outcome(None, detail=f"could not be asked, because {case.fresh.unasked}")
     wrong, answers = [], case.fresh.answers
     for there, circumstances in zip(answers, case.fresh.circumstances, strict=True):
         if isinstance(there, str):
@@ -76,7 +76,7 @@ def fresh_process(case: EncodedCase) -> Found:
             wrong.append(f"raised there: {found.error}")
         elif (found.token_hash, found.meta_hash) != (token_hash(case.tokens.ids), meta_hash(case.tokens)):
             wrong.append(f"ids or meta differ there ({circumstances.told})")
-    return Found(not wrong, len(answers) - len(wrong), len(answers), "; ".join(dict.fromkeys(wrong)))
+    return Outcome(not wrong, len(answers) - len(wrong), len(answers), "; ".join(dict.fromkeys(wrong)))
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-011
 @contextmanager
@@ -91,9 +91,9 @@ def threads(n: int) -> Iterator[None]:
 
 
 @check("Same ids with 1 and 2 threads", of="encoded item", gates=promised("invariant"))
-def invariance_threads(case: EncodedCase) -> Found:
-    "The case's own tokens were made with one of the two on most machines, so only the other is tried."
-    found = Found(True, 0, 0)
+def invariance_threads(case: EncodedCase) -> Outcome:
+    "Return the case's own tokens were made with one of the two on most machines, so only the other is tried."
+    found = Outcome(True, 0, 0)
     for n in {1, 2} - {torch.get_num_threads()}:
         with threads(n):
             found = _same(case, encode(case.tokenizer, [case.sample])[0])
@@ -103,7 +103,9 @@ def invariance_threads(case: EncodedCase) -> Found:
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-014
 def batch_of(sample: Sample) -> list[Sample]:
-    "A normalised sample between two others: a shorter one, or one upside down, and one of its own size."
+    """Return a normalised sample between two others: a shorter one, or one upside down, and one of its own
+    size.
+    """
     before, after = (
         replace(sample, name=f"{sample.name}, {what}", signal=signal)
         for what, signal in MODALITIES[sample.modality].neighbours(sample.signal).items()
@@ -112,16 +114,16 @@ def batch_of(sample: Sample) -> list[Sample]:
 
 
 @check("Same ids alone and in a batch of unequal lengths", of="encoded item", gates=promised("invariant"))
-def invariance_batch(case: EncodedCase) -> Found:
+def invariance_batch(case: EncodedCase) -> Outcome:
     return _same(case, encode(case.tokenizer, batch_of(case.sample))[1])
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-016
 @check("Same ids on every device", of="encoded item", gates=promised("invariant"))
-def invariance_devices(case: EncodedCase) -> Found:
+def invariance_devices(case: EncodedCase) -> Outcome:
     home = case.tokenizer.config.device if case.tokenizer.config else "cpu"
     others = [d for d in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])) if d != home]
     if not others:
-        return Found(None, expected=0, detail="only one device is present")
+        return Outcome(None, expected=0, detail="only one device is present")
     count: int | None = 0
     details: list[str] = []
     try:
@@ -131,23 +133,23 @@ def invariance_devices(case: EncodedCase) -> Found:
             details += [f"{device}: {detail}"] if detail else []
     finally:
         case.codec.to(home)
-    return Found(not details, count, 0, "; ".join(details))
+    return Outcome(not details, count, 0, "; ".join(details))
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-019
 @check("Every id in the range that its position demands", of="encoded item")
-def token_range(case: EncodedCase) -> Found:
+def token_range(case: EncodedCase) -> Outcome:
     ranges = case.tokenizer.space.modality_ranges(case.modality)
     expected = [ranges[0].start, ranges[-1].stop - 1]
     try:
         ids = case.tokens.ids
         codes_of(case.tokenizer, case.tokens)
     except (SpaceError, ValueError) as error:
-        return Found(False, [], expected, str(error))
-    return Found(True, [int(ids.min()), int(ids.max())] if len(ids) else [], expected)
+        return Outcome(False, [], expected, str(error))
+    return Outcome(True, [int(ids.min()), int(ids.max())] if len(ids) else [], expected)
 
 
 @check("As many ids as grid or hop predict", of="encoded item")
-def shape(case: EncodedCase) -> Found:
+def shape(case: EncodedCase) -> Outcome:
     "Is `n_tokens = n_codebooks × n_positions`, with the positions that the grid or the hop predicts?"
     ids, meta = case.tokens
     predicted = case.codec.expected_positions(meta["codec_meta"].get("n_samples"))
@@ -159,11 +161,11 @@ def shape(case: EncodedCase) -> Found:
         if passed
         else f"{meta['n_positions']} positions and {len(ids)} ids, predicted {positions} and {expected}"
     )
-    return Found(passed, len(ids), expected, detail)
+    return Outcome(passed, len(ids), expected, detail)
 
 
 @check("Codebooks: at run time = promised = token space", of="codec")
-def runtime_size(case: CodecCase) -> Found:
+def runtime_size(case: CodecCase) -> Outcome:
     found, promises = list(case.codec.runtime_codebook_sizes()), list(case.spec.codebook_sizes)
     space = [len(r) for r in case.tokenizer.space.modality_ranges(case.modality)]
     detail = (
@@ -171,17 +173,17 @@ def runtime_size(case: CodecCase) -> Found:
         if found == promises == space
         else f"at run time {found}, promised {promises}, in the token space {space}"
     )
-    return Found(not detail, found, promises, detail)
+    return Outcome(not detail, found, promises, detail)
 
 
 @check("Every weight came from the checkpoint", of="codec")
-def weights(case: CodecCase) -> Found:
+def weights(case: CodecCase) -> Outcome:
     "As the number of tensors in memory whose values lie in the files too."
     loaded = case.codec.loaded_weights()
     if loaded is None:
-        return Found(None, detail="it has no weights, or does not say what they were read from")
+        return Outcome(None, detail="it has no weights, or does not say what they were read from")
     drawn, n = not_in_files(loaded), len(loaded.tensors)
-    return Found(
+    return Outcome(
         not drawn, n - len(drawn), n, f"in no file of the checkpoint: {listed(drawn)}" if drawn else ""
     )
 
@@ -191,7 +193,7 @@ def weights(case: CodecCase) -> Found:
     of="encoded item",
     where=lambda case: type(case.codec).own_checks is not Codec.own_checks,
 )
-def own(case: EncodedCase) -> Found:
+def own(case: EncodedCase) -> Outcome:
     "`found` and `expected`: of each of its questions."
     signals, _ = case.codec.batch([case.sample.signal])
     answers = case.codec.own_checks(signals, case.encoded)
@@ -201,4 +203,4 @@ def own(case: EncodedCase) -> Found:
         if not passed
     ]
     found, expected = ({answer[0]: answer[i] for answer in answers} for i in (2, 3))
-    return Found(not wrong, found, expected, "; ".join(wrong))
+    return Outcome(not wrong, found, expected, "; ".join(wrong))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .trial import Trial, correlation
 from ..codecs.spec import AudioSpec
@@ -105,22 +105,22 @@ def image_pairs(original: Tensor, decoded: Tensor, tile: tuple[int, int]) -> dic
     return pairs
 
 
-def _told(found: dict[str, list[Pair]], wins: Callable[[Sequence[Pair]], bool]) -> Found:
+def _told(found: dict[str, list[Pair]], wins: Callable[[Sequence[Pair]], bool]) -> Outcome:
     "Answer with the transform that gains most among those that win, and its least gain in dB."
     gains = {name: min(gain_db(*pair) for pair in pairs) for name, pairs in found.items()}
     best = max(gains, key=lambda name: gains[name])
     winners = {name: gains[name] for name, pairs in found.items() if wins(pairs)}
     if not winners:
-        return Found(True, round(gains[best], 2), GAIN_DB, "")
+        return Outcome(True, round(gains[best], 2), GAIN_DB, "")
     name = max(winners, key=lambda name: winners[name])
-    return Found(
+    return Outcome(
         False, round(winners[name], 2), GAIN_DB, f"what is decoded is the original {name}, not the original"
     )
 
 
 @check("No transform explains a decoded image better than none", of="decoder", gates=deterministic,
     modalities=("image",))  # fmt: skip
-def orientation_image(case: CodecCase) -> Found:
+def orientation_image(case: CodecCase) -> Outcome:
     "Try each transform; `found`: the dB that the best gains on the probe where it gains least."
     trial, spec = case.trial, case.spec
     tile = tuple(n // (g or 8) for n, g in zip(spec.output_size, spec.grid or (8, 8), strict=True))
@@ -248,7 +248,7 @@ def _there_and_back(trial: Trial, waves: Sequence[Tensor]) -> list[tuple[Tensor,
 
 @check("No transform explains a decoded wave better than none", of="decoder", gates=deterministic,
     modalities=("audio",))  # fmt: skip
-def orientation_audio(case: CodecCase) -> Found:
+def orientation_audio(case: CodecCase) -> Outcome:
     "Try each transform; `found`: the dB that the best gains on the probe where it gains least."
     waves = _there_and_back(case.trial, list(wave_probes(case.spec).values()))
     found: dict[str, list[Pair]] = delay_pairs(waves, case.spec.hop_length)
@@ -262,19 +262,21 @@ LEVEL_DB = 3.0
 
 
 @check("The same gain for quiet and loud waves", of="decoder", gates=deterministic, modalities=("audio",))
-def orientation_level(case: CodecCase) -> Found:
+def orientation_level(case: CodecCase) -> Outcome:
     "Compare the gains that fit best at 0.25 and at 0.98 of full scale; `found`: the dB between them."
     steps = wave_probes(case.spec)["steps"]
     loud = steps.sign() * (0.6 + 0.4 * steps.abs() / steps.abs().max())
     waves = _there_and_back(case.trial, [loud * level for level in (0.25, 0.98)])
     if (rho := correlation(*waves[0])) < CLEAR:
-        return Found(None, detail=f"what is decoded does not resemble the wave enough: correlation {rho:.2f}")
+        return Outcome(
+            None, detail=f"what is decoded does not resemble the wave enough: correlation {rho:.2f}"
+        )
     gains = []
     for original, decoded in waves:
         a, b = original.double().flatten(), decoded.double().flatten()
         gains.append(20 * math.log10(max(float(a @ b / (a @ a)), 1e-9)))
     apart = abs(gains[1] - gains[0])
     wrong = apart > LEVEL_DB
-    return Found(
+    return Outcome(
         not wrong, round(apart, 2), LEVEL_DB, "loud waves come back at another gain" if wrong else ""
     )

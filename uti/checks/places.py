@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .trial import Item, Trial
 from ..codecs.spec import AudioSpec
@@ -68,41 +68,41 @@ def length_fault(trial: Trial, n_samples: int) -> str:
         return f"{positions} positions, {item.codes.shape[-1]} of codes, {predicted} predicted"
     if item.meta["n_samples"] != back:
         return f"the meta says {item.meta['n_samples']} samples, {back} come back"
-    neutral = codec.neutral_meta(back)
+    neutral = codec.default_meta(back)
     if wrong := [key for key in spec.needs if neutral.get(key) != item.meta[key]]:
-        return f"neutral_meta says another {' and '.join(wrong)}"
+        return f"default_meta says another {' and '.join(wrong)}"
     if trial.mode and (given := trial.decode([item])[0].shape[-1]) != back:
         return f"{given} samples come back"
     return ""
 
 
 @check("Every length has its positions and comes back", of="codec", modalities=("audio",))
-def place_lengths(case: CodecCase) -> Found:
+def place_lengths(case: CodecCase) -> Outcome:
     "Ask about one length after another; `found`: how many."
     trial, asked, wrong = case.trial, 0, []
     for n_samples in in_time(lengths(hop_of(trial.spec)), trial.thorough):
         asked += 1
         if said := length_fault(trial, n_samples):
             wrong.append(f"{n_samples} samples: {said}")
-    return Found(not wrong, asked, None, "; ".join(wrong[:3]))
+    return Outcome(not wrong, asked, None, "; ".join(wrong[:3]))
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-08-c
 LONG = (30, 60, 90)  # seconds
 
 
 @check("Audio of 30, 60 and 90 s keeps its length", of="codec", modalities=("audio",))
-def long_sounds(case: CodecCase) -> Found:
+def long_sounds(case: CodecCase) -> Outcome:
     "Ask about each, a third of a hop longer; `found`: how many keep it."
     if not case.thorough:
-        return Found(None, detail="takes long: a thorough run asks it")
+        return Outcome(None, detail="takes long: a thorough run asks it")
     clip, rate = case.tokenizer.clip_seconds, case.spec.sample_rate
     if clip is not None and clip < min(LONG):
-        return Found(None, detail=f"audio is cut to {clip:g} s")
+        return Outcome(None, detail=f"audio is cut to {clip:g} s")
     lengths = {seconds: seconds * rate + case.spec.hop_length // 3 for seconds in LONG}
     wrong = [
         f"{seconds} s: {said}" for seconds, n in lengths.items() if (said := length_fault(case.trial, n))
     ]
-    return Found(not wrong, len(LONG) - len(wrong), len(LONG), "; ".join(wrong))
+    return Outcome(not wrong, len(LONG) - len(wrong), len(LONG), "; ".join(wrong))
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-10
 AT = (3, 32, 101, 102, 128, 255)  # positions of a wave
@@ -148,7 +148,7 @@ CHANGES = {"image": _image_changes, "audio": _wave_changes}
 
 
 @check("A change anywhere changes an id", of="codec", modalities=tuple(CHANGES))
-def place_sensitivity(case: CodecCase) -> Found:
+def place_sensitivity(case: CodecCase) -> Outcome:
     "Ask about one place after another; `found`: how many."
     trial, asked, deaf = case.trial, 0, []
     known: tuple[Tensor, Item] | None = None
@@ -159,15 +159,15 @@ def place_sensitivity(case: CodecCase) -> Found:
         if torch.equal(trial.encode([changed])[0].codes, known[1].codes):
             deaf.append(place)
     if not asked:
-        return Found(None, detail="an image has fewer ids than places that are asked about")
-    return Found(not deaf, asked, None, f"nothing changes with {', '.join(deaf[:4])}" if deaf else "")
+        return Outcome(None, detail="an image has fewer ids than places that are asked about")
+    return Outcome(not deaf, asked, None, f"nothing changes with {', '.join(deaf[:4])}" if deaf else "")
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-12
 FEW_VARY = 0.05  # of the positions between, where six waves have the same ids as well
 
 
 @check("The ids at both ends are not always the same", of="codec", modalities=("audio",))
-def place_ends(case: CodecCase) -> Found:
+def place_ends(case: CodecCase) -> Outcome:
     "Ask about four lengths; `found`: how many could be asked."
     trial, asked, wrong = case.trial, 0, []
     hop = hop_of(trial.spec)
@@ -186,8 +186,8 @@ def place_ends(case: CodecCase) -> Found:
         asked += 1
         wrong += [f"the {name} of {hops} positions" for name, at in (("first", 0), ("last", -1)) if same[at]]
     if not asked:
-        return Found(None, detail="its positions are not its hops, or its ids hardly vary anywhere")
-    return Found(
+        return Outcome(None, detail="its positions are not its hops, or its ids hardly vary anywhere")
+    return Outcome(
         not wrong, asked, None, f"six waves have the same ids at {', '.join(wrong)}" if wrong else ""
     )
 
@@ -230,13 +230,13 @@ def _before_and_after(trial: Trial) -> tuple[list[Tensor], list[Tensor]]:
 
 @check("No part of a signal comes back worse than the rest", of="decoder", gates=deterministic,
     modalities=tuple(PARTS))  # fmt: skip
-def place_distortion(case: CodecCase) -> Found:
+def place_distortion(case: CodecCase) -> Outcome:
     "`found`: by how many dB the worst part of two probes, in both of them, has more error than the median."
     signals, decoded = _before_and_after(case.trial)
     if not signals:
-        return Found(None, detail="what is decoded has another sample rate")
+        return Outcome(None, detail="what is decoded has another sample rate")
     if any(a.shape != b.shape for a, b in zip(signals, decoded, strict=True)):
-        return Found(None, detail="what is decoded has another shape")
+        return Outcome(None, detail="what is decoded has another shape")
     worst, wrong = -math.inf, []
     for name, where in PARTS[case.modality].items():
         each = [parts(a, b, *where) for a, b in zip(signals, decoded, strict=True)]
@@ -245,7 +245,7 @@ def place_distortion(case: CodecCase) -> Found:
             worst = max(worst, error)
             if error > WORSE_DB or loss > QUIETER_DB:
                 wrong.append(f"{name.format(n)} has {error:.0f} dB more error and is {loss:.0f} dB quieter")
-    return Found(not wrong, round(worst, 1), WORSE_DB, "; ".join(wrong[:3]))
+    return Outcome(not wrong, round(worst, 1), WORSE_DB, "; ".join(wrong[:3]))
 
 # %% ../../nbs/checks/14_places.ipynb #checks-places-14
 def entries(sizes: tuple[int, ...], first: int, n_positions: int) -> Tensor:
@@ -257,11 +257,11 @@ def entries(sizes: tuple[int, ...], first: int, n_positions: int) -> Tensor:
 
 
 @check("Every entry of every codebook decodes", of="decoder", modalities=("image", "audio"))
-def place_entries(case: CodecCase) -> Found:
+def place_entries(case: CodecCase) -> Outcome:
     "Decode blocks of entries; `found`: how many of the largest codebook, `expected`: all of them."
     trial, spec, wrong, asked = case.trial, case.spec, [], 0
     n_samples, largest = spec.samples_of(128), max(spec.codebook_sizes)
-    meta = case.codec.neutral_meta(n_samples)
+    meta = case.codec.default_meta(n_samples)
     shape, n = spec.decoded_shape(n_samples), meta["n_positions"]
     # once, then all a position later, where an even one was odd
     blocks = itertools.chain(range(0, largest, n), range(-1, largest - 1, n))
@@ -272,4 +272,4 @@ def place_entries(case: CodecCase) -> Found:
             wrong.append(f"entries from {max(first, 0)}: {list(signal.shape)}, not {list(shape)}")
         elif not torch.isfinite(signal).all():
             wrong.append(f"entries from {max(first, 0)}: values that are not finite")
-    return Found(not wrong, asked, largest, "; ".join(wrong[:3]))
+    return Outcome(not wrong, asked, largest, "; ".join(wrong[:3]))

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .circumstances import umask
 from .repeatability import different
@@ -60,7 +60,7 @@ class _Kept:
 
 
 @check("Inputs and earlier results stay as they were", of="codec")
-def purity_values(case: CodecCase) -> Found:
+def purity_values(case: CodecCase) -> Outcome:
     "Look at inputs and results after each call; `found`: the number of calls."
     trial, kept, before = case.small, _Kept(), sum(case.small.calls.values())
     for probe in trial.probes[: 3 if trial.cheap else 2]:
@@ -73,7 +73,7 @@ def purity_values(case: CodecCase) -> Found:
             decoded = trial.decode_batch(encoded.codes, encoded.meta)
             kept.look("decode")
             kept.add(the_signal_of_an_earlier_decode=decoded[0])
-    return Found(not kept.changed, sum(trial.calls.values()) - before, None, "; ".join(kept.changed))
+    return Outcome(not kept.changed, sum(trial.calls.values()) - before, None, "; ".join(kept.changed))
 
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-08
 def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -94,7 +94,7 @@ def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 @check("The same ids however a signal lies in memory", of="codec", modalities=("image", "audio"))
-def purity_memory(case: CodecCase) -> Found:
+def purity_memory(case: CodecCase) -> Outcome:
     "Compare all where invariance is promised, else nine tenths; `found`: ways that were asked about."
     trial, wrong, asked = case.small, [], 0
     least = 1.0 if trial.spec.invariant else SAME_IDS
@@ -109,11 +109,11 @@ def purity_memory(case: CodecCase) -> Found:
             continue
         if (share := min(agreement(item, trial.alone[0]) for item in items)) < least:
             wrong.append(f"{what}: {share:.0%} of the ids")
-    return Found(not wrong, asked, None, "; ".join(wrong))
+    return Outcome(not wrong, asked, None, "; ".join(wrong))
 
 
 @check("The same signal however codes lie in memory", of="decoder", gates=deterministic)
-def purity_memory_decode(case: CodecCase) -> Found:
+def purity_memory_decode(case: CodecCase) -> Outcome:
     "Compare by the least dB of the signal over what differs; 60 where they are the same."
     trial = case.small
     codes, meta = trial.alone[0].codes[None], [trial.alone[0].meta]
@@ -176,7 +176,7 @@ def _changed_by(call: Callable[[], Any]) -> list[str]:
 
 
 @check("The process is as it was after a call", of="codec")
-def purity_process(case: CodecCase) -> Found:
+def purity_process(case: CodecCase) -> Outcome:
     "Compare the state before and after a call; `found`: the number of things that were compared."
     trial, codec = case.small, case.small.codec
     batch, lengths = trial.batch(trial.probes[:1])
@@ -189,7 +189,7 @@ def purity_process(case: CodecCase) -> Found:
         trial.calls[what] += 2
         changed = _changed_by(call)
         wrong += [f"{what} changes {' and '.join(changed)}"] if changed else []
-    return Found(not wrong, len(STATE), None, "; ".join(wrong))
+    return Outcome(not wrong, len(STATE), None, "; ".join(wrong))
 
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-10-c
 def networks(codec: Codec) -> dict[str, nn.Module]:
@@ -205,7 +205,7 @@ def networks(codec: Codec) -> dict[str, nn.Module]:
 
 
 @check("The same ids inside a training loop", of="codec")
-def purity_training(case: CodecCase) -> Found:
+def purity_training(case: CodecCase) -> Outcome:
     """Encode under autocast in bfloat16 and with float64 as the default dtype, and look whether a network is
     in training mode. `found`: how many of these were asked about.
     """
@@ -227,4 +227,4 @@ def purity_training(case: CodecCase) -> Found:
         with block:
             item = trial.encode([trial.probes[0]])[0]
         wrong += [f"{what}: {said}"] if (said := different(item, trial.alone[0])) else []
-    return Found(not wrong, len(around) + 1, None, "; ".join(wrong))
+    return Outcome(not wrong, len(around) + 1, None, "; ".join(wrong))

@@ -30,5 +30,5 @@ __all__ = ['ask']
 
 # %% ../../nbs/checks/18_registry.ipynb #checks-07-003
 def ask(of: Of, case: Any, form: Callable[[Any], Any] = lambda case: case) -> list[Check]:
-    """Ask a case every question on the list that is asked of what it is. `form`: as in `Question.ask`."""
+    """Ask a case every question on the list that is asked of what it is. `form`: as in `CheckSpec.ask`."""
     return [question.ask(case, form) for question in CHECKS.values() if question.is_for(of, case)]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import Found, check
+from .base import Outcome, check
 from .case import DecodedCase, EncodedCase
 from ..codecs.base import CodecError
 from ..space import SpaceError
@@ -23,7 +23,7 @@ __all__ = ['rejection']
 
 # %% ../../nbs/checks/06_rejection.ipynb #checks-05-003
 def _corrupted(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[str, Tokens]]:
-    "(what was done, ids and meta that must be refused)."
+    "Yield (what was done, ids and meta that must be refused)."
     ids, meta, space = tokens.ids, tokens.meta, tokenizer.space
 
     def first_id(value: int) -> Tensor:
@@ -47,7 +47,7 @@ _IN_EVERY_META = (
 
 
 def _altered_metas(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tuple[str, Tokens]]:
-    "(what was done, the ids with a meta that must be refused)."
+    "Yield (what was done, the ids with a meta that must be refused)."
     ids, meta = tokens.ids, tokens.meta
     spec = tokenizer.codec(meta["modality"]).spec
     if spec.meta_free:
@@ -64,7 +64,7 @@ def _altered_metas(tokenizer: UnifiedTokenizer, tokens: Tokens) -> Iterator[tupl
 
 
 def _wrong_codes(case: EncodedCase) -> Iterator[tuple[str, Tensor]]:
-    "(what was done, codes that the codec itself must refuse, whoever calls it)."
+    "Yield (what was done, codes that the codec itself must refuse, whoever calls it)."
     codes, sizes = case.encoded.codes, case.spec.codebook_sizes
     if codes.numel():
         for what, value in {"a code beyond its codebook": sizes[0], "a negative code": -1}.items():
@@ -74,7 +74,7 @@ def _wrong_codes(case: EncodedCase) -> Iterator[tuple[str, Tensor]]:
 
 
 def _wrong(case: EncodedCase) -> Iterator[tuple[str, Callable[[], Any]]]:
-    "(what was done, a decode that must be refused)."
+    "Yield (what was done, a decode that must be refused)."
     tokenizer, tokens = case.tokenizer, case.tokens
     for what, wrong in (*_corrupted(tokenizer, tokens), *_altered_metas(tokenizer, tokens)):
         yield what, partial(tokenizer.decode, case.modality, wrong, case.mode)
@@ -83,7 +83,7 @@ def _wrong(case: EncodedCase) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 # %% ../../nbs/checks/06_rejection.ipynb #checks-05-005
 @check("Wrong ids and altered metas are refused", of="decoded item")
-def rejection(case: DecodedCase) -> Found:
+def rejection(case: DecodedCase) -> Outcome:
     accepted, asked = [], 0
     for what, decode in _wrong(case):
         asked += 1
@@ -95,4 +95,4 @@ def rejection(case: DecodedCase) -> Found:
                 accepted.append(f"{what}: refused without a reason")
         except Exception as error:  # a crash is not a refusal
             accepted.append(f"{what}: crashed with {type(error).__name__}")
-    return Found(not accepted, asked - len(accepted), asked, "; ".join(accepted))
+    return Outcome(not accepted, asked - len(accepted), asked, "; ".join(accepted))

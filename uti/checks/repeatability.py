@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .trial import Item, Trial, differing, items_of, ratio_db, same_signal
 from ..codecs.spec import TextSpec
@@ -42,7 +42,7 @@ def _same_memory(trial: Trial) -> str:
 
 
 @check("The same ids again, with other inputs in between", of="codec")
-def repeatability(case: CodecCase) -> Found:
+def repeatability(case: CodecCase) -> Outcome:
     """Encode four probes in that order until the time is up, and one in the memory of another.
 
     A fault of one call in n is found by 4.6 n calls with a chance of 99 %.
@@ -55,13 +55,13 @@ def repeatability(case: CodecCase) -> Found:
             break
         n += 1
         if said := different(trial.encode([trial.probes[i]])[0], trial.alone[i]):
-            return Found(False, n, None, f"call {n}, probe {i}: {said}")
+            return Outcome(False, n, None, f"call {n}, probe {i}: {said}")
     said = _same_memory(trial)
-    return Found(not said, n, None, f"in the memory of another signal: {said}" if said else f"{n} calls")
+    return Outcome(not said, n, None, f"in the memory of another signal: {said}" if said else f"{n} calls")
 
 # %% ../../nbs/checks/09_repeatability.ipynb #checks-repeat-08
 @check("The same signal again, after another was encoded", of="decoder", gates=deterministic)
-def repeatability_decode(case: CodecCase) -> Found:
+def repeatability_decode(case: CodecCase) -> Outcome:
     "Compare by the least dB of the decoded signal over what differs; 60 where they are the same."
     trial, ratios = case.small, {}
     for i, other in ((0, 1), (0, 2), (1, 2), (1, 3))[: 4 if trial.cheap else 2]:

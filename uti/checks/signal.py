@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .base import Found, check, deterministic
+from .base import Outcome, check, deterministic
 from .case import CodecCase
 from .trial import Item, Trial, correlation
 from ..codecs.spec import AudioSpec
@@ -28,7 +28,7 @@ SMALL = 16  # entries of a codebook, below which it may say what no probe has, o
 
 
 @check("Other signals have other ids, in every codebook", of="codec")
-def signal_ids(case: CodecCase) -> Found:
+def signal_ids(case: CodecCase) -> Outcome:
     "Compare the ids of the probes; `found`: the fewest values that a codebook has over all of them."
     trial = case.small
     items = trial.alone if trial.cheap or trial.thorough else trial.alone[:4]
@@ -48,7 +48,7 @@ def signal_ids(case: CodecCase) -> Found:
         for a, b in itertools.combinations(range(len(every)), 2)
         if torch.equal(every[a], every[b]) and values[a] > 1
     ]
-    return Found(not wrong, min(values), 2, "; ".join(wrong[:3]))
+    return Outcome(not wrong, min(values), 2, "; ".join(wrong[:3]))
 
 # %% ../../nbs/checks/12_signal.ipynb #checks-signal-08
 HEARD = 1e-6  # of the signal's root mean square
@@ -76,7 +76,7 @@ def ids_to_change(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
 
 
 @check("Every id changes what is decoded", of="decoder", gates=deterministic)
-def signal_decoder(case: CodecCase) -> Found:
+def signal_decoder(case: CodecCase) -> Outcome:
     "Change one id at a time; `found`: how many changed what is decoded, `expected`: how many were changed."
     trial, asked, unheard, heard = case.small, 0, [], set()
     item, before = trial.alone[0], trial.decoded[0]
@@ -97,7 +97,7 @@ def signal_decoder(case: CodecCase) -> Found:
         if trial.spec.codebook_sizes[k] >= SMALL or k not in heard
     ]
     detail = f"no other id changes the signal: {', '.join(wrong[:5])}" if wrong else ""
-    return Found(not wrong, asked - len(unheard), asked, detail)
+    return Outcome(not wrong, asked - len(unheard), asked, detail)
 
 # %% ../../nbs/checks/12_signal.ipynb #checks-signal-10
 META, GROWTH = 512, 64  # bytes of a short signal's meta; for each second more, and once
@@ -113,7 +113,7 @@ def _bits(trial: Trial, item: Item) -> float:
 
 
 @check("The meta is small, whatever the signal", of="codec")
-def signal_meta_size(case: CodecCase) -> Found:
+def signal_meta_size(case: CodecCase) -> Outcome:
     "Measure JSON in bytes: of the probes, and of two seconds where the codec is for audio."
     trial = case.trial
     items = trial.alone[: 4 if isinstance(trial.spec, AudioSpec) else 2]
@@ -124,18 +124,18 @@ def signal_meta_size(case: CodecCase) -> Found:
         largest = trial.encode([wave_probe(trial.spec, 2 * trial.spec.sample_rate, 1)])[0]
         found = _size(largest)
     beside = f"{what} takes {8 * found:,} bits beside {_bits(trial, largest):,.0f} of ids"
-    return Found(found <= allowed, found, allowed, beside)
+    return Outcome(found <= allowed, found, allowed, beside)
 
 
 @check("Ids decode to their signal with another's meta", of="decoder", gates=deterministic,
     modalities=("image", "audio"))  # fmt: skip
-def signal_meta(case: CodecCase) -> Found:
+def signal_meta(case: CodecCase) -> Outcome:
     "Compare the correlation with their own signal and with the other's."
     trial = case.trial
     a, b = trial.alone[0], trial.alone[1]  # of one size
     if a.meta == b.meta:
-        return Found(True, detail="the metas are the same")
+        return Outcome(True, detail="the metas are the same")
     exchanged = trial.decode([Item(a.codes, b.meta)])[0]
     own, others = (correlation(exchanged, signal) for signal in trial.decoded[:2])
     detail = "" if own > others else "ids of one signal with the meta of another decode to the other"
-    return Found(own > others, round(own, 4), round(others, 4), detail)
+    return Outcome(own > others, round(own, 4), round(others, 4), detail)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 
-from .base import Found, check
+from .base import Outcome, check
 from .case import SpaceCase
 from ..space import N_SPECIAL, TokenSpace, from_dict, space_hash, to_dict
 
@@ -17,24 +17,24 @@ __all__ = ['token_space_contiguous', 'token_space_specials', 'token_space_vocab_
            'token_space_hash_stable']
 
 # %% ../../nbs/checks/07_space.ipynb #checks-06-003
-def _so(passed: bool, what: str) -> Found:
-    return Found(passed, passed, True, "" if passed else f"not so: {what}")
+def _so(passed: bool, what: str) -> Outcome:
+    return Outcome(passed, passed, True, "" if passed else f"not so: {what}")
 
 
 def _again(space: TokenSpace) -> TokenSpace:
-    "The space after a journey through JSON."
+    "Return the space after a journey through JSON."
     return from_dict(json.loads(json.dumps(to_dict(space))))
 
 
 @check("Each range starts where the one before ends", of="token space")
-def token_space_contiguous(case: SpaceCase) -> Found:
+def token_space_contiguous(case: SpaceCase) -> Outcome:
     ranges = list(case.space.ranges.values())
     whole = ranges[0].start == 0 and all(a.stop == b.start for a, b in itertools.pairwise(ranges))
     return _so(whole, "each range starts where the one before ends")
 
 
 @check("The special tokens lie inside SPECIAL", of="token space")
-def token_space_specials(case: SpaceCase) -> Found:
+def token_space_specials(case: SpaceCase) -> Outcome:
     special = case.space.ranges["SPECIAL"]
     return _so(
         len(special) == N_SPECIAL and all(i in special for i in case.space.special.values()),
@@ -43,16 +43,16 @@ def token_space_specials(case: SpaceCase) -> Found:
 
 
 @check("vocab_size_total is the last id and one", of="token space")
-def token_space_vocab_size_total(case: SpaceCase) -> Found:
+def token_space_vocab_size_total(case: SpaceCase) -> Outcome:
     ranges = list(case.space.ranges.values())
     return _so(ranges[-1].stop == case.space.vocab_size_total == sum(map(len, ranges)), "max_id + 1")
 
 
 @check("The same space after JSON", of="token space")
-def token_space_json_round_trip(case: SpaceCase) -> Found:
+def token_space_json_round_trip(case: SpaceCase) -> Outcome:
     return _so(_again(case.space) == case.space, "the same space")
 
 
 @check("The same hash after JSON", of="token space")
-def token_space_hash_stable(case: SpaceCase) -> Found:
+def token_space_hash_stable(case: SpaceCase) -> Outcome:
     return _so(space_hash(_again(case.space)) == space_hash(case.space), "the same hash")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .base import Found, check, promised
+from .base import Outcome, check, promised
 from .case import CodecCase
 from .trial import Trial
 
@@ -77,21 +77,21 @@ def lost_characters(trial: Trial, block: str, found: list[str]) -> None:
 
 
 @check("Every character comes back", of="decoder", modalities=("text",), gates=promised("lossless"))
-def text_characters(case: CodecCase) -> Found:
+def text_characters(case: CodecCase) -> Outcome:
     "Ask about blocks of characters; `found`: how many Unicode scalar values."
     if not case.spec.lossless:
-        return Found(None, detail="not promised")
+        return Outcome(None, detail="not promised")
     asked = 0
     lost: list[str] = []
     for block in scalars(case.thorough):
         asked += len(block)
         lost_characters(case.trial, block, lost)
-    return Found(not lost, asked, None, f"lost: {', '.join(lost)}" if lost else "")
+    return Outcome(not lost, asked, None, f"lost: {', '.join(lost)}" if lost else "")
 
 
 @check("What tokenizers change in passing comes back", of="decoder", modalities=("text",),
     gates=promised("lossless"))  # fmt: skip
-def text_kinds(case: CodecCase) -> Found:
+def text_kinds(case: CodecCase) -> Outcome:
     "Ask about each text; `found`: how many came back, and by kind an example that did not."
     kept, lost = 0, []
     for kind, texts in KINDS.items():
@@ -100,20 +100,20 @@ def text_kinds(case: CodecCase) -> Found:
         if changed:
             back = there_and_back(case.trial, changed[0])
             lost.append(f"{kind}: {changed[0]!a} comes back as {back[:40]!a}")
-    return Found(not lost, kept, sum(map(len, KINDS.values())), "; ".join(lost))
+    return Outcome(not lost, kept, sum(map(len, KINDS.values())), "; ".join(lost))
 
 
 @check("Long texts come back", of="decoder", modalities=("text",), gates=promised("lossless"))
-def text_long(case: CodecCase) -> Found:
+def text_long(case: CodecCase) -> Outcome:
     lost = []
     for what, text in LONG.items():
         back = there_and_back(case.trial, text)
         if back != text:
             lost.append(f"{what} come back as {len(back)} characters")
-    return Found(not lost, len(LONG) - len(lost), len(LONG), "; ".join(lost))
+    return Outcome(not lost, len(LONG) - len(lost), len(LONG), "; ".join(lost))
 
 
 @check("An empty text has no ids", of="codec", modalities=("text",))
-def text_empty(case: CodecCase) -> Found:
+def text_empty(case: CodecCase) -> Outcome:
     n = case.trial.encode([""])[0].codes.numel()
-    return Found(n == 0, n, 0, f"an empty text has {n} ids" if n else "")
+    return Outcome(n == 0, n, 0, f"an empty text has {n} ids" if n else "")

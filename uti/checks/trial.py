@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from .base import Found
+from .base import Outcome
 from ..codecs.base import Codec, Encoded
 from ..codecs.spec import AudioSpec, Meta
 from ..modalities.audio import AUDIO
@@ -79,7 +79,7 @@ def ratio_db(a: Any, b: Any) -> float:
     return 10 * math.log10(power / noise_power)
 
 
-def same_signal(ratios: Mapping[str, float]) -> Found:
+def same_signal(ratios: Mapping[str, float]) -> Outcome:
     """Answer whether signals are the same, by the least of `ratios`: what was compared → dB.
 
     `found`: that dB, None where it is infinite.
@@ -87,7 +87,7 @@ def same_signal(ratios: Mapping[str, float]) -> Found:
     what = min(ratios, key=lambda name: ratios[name])
     least = ratios[what]
     detail = f"{what}: another signal, {least:.0f} dB" if least < SAME_DB else ""
-    return Found(not detail, round(least, 1) if math.isfinite(least) else None, SAME_DB, detail)
+    return Outcome(not detail, round(least, 1) if math.isfinite(least) else None, SAME_DB, detail)
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

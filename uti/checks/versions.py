@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
-from .base import Found, check, deterministic, promised
+from .base import Outcome, check, deterministic, promised
 from .case import CodecCase
 from .encoding import threads
 from .repeatability import different
@@ -39,7 +39,7 @@ def ways(thorough: bool) -> dict[str, AbstractContextManager[object]]:
 
 
 @check("The same ids with other threads and kernels", of="codec", gates=promised("invariant"))
-def version_encode(case: CodecCase) -> Found:
+def version_encode(case: CodecCase) -> Outcome:
     "Ask about a probe, in a thorough run about four; `found`: ways in which the ids are the same."
     trial, wrong = case.trial, []
     all_ways = ways(trial.thorough)
@@ -50,11 +50,11 @@ def version_encode(case: CodecCase) -> Found:
             said for item, here in zip(items, trial.alone, strict=False) if (said := different(item, here))
         ]
         wrong += [f"{way}: {said[0]}"] if said else []
-    return Found(not wrong, len(all_ways) - len(wrong), len(all_ways), "; ".join(wrong))
+    return Outcome(not wrong, len(all_ways) - len(wrong), len(all_ways), "; ".join(wrong))
 
 
 @check("The same signal with other threads and kernels", of="decoder", gates=deterministic)
-def version_decode(case: CodecCase) -> Found:
+def version_decode(case: CodecCase) -> Outcome:
     "Compare by the least dB of the decoded signal over what differs; 60 where they are the same."
     trial, ratios, here = case.trial, {}, case.trial.decoded[0]
     for way, block in ways(trial.thorough).items():
@@ -82,18 +82,18 @@ def in_other_dtype(case: CodecCase) -> Codec | str:
 
 
 @check("The same ids in another dtype", of="codec", gates=False)
-def version_dtype(case: CodecCase) -> Found:
+def version_dtype(case: CodecCase) -> Outcome:
     "`found`: of each codebook, the share of the ids of four probes that are others."
     if not case.thorough:
-        return Found(None, detail="loads the codec again: a thorough run asks it")
+        return Outcome(None, detail="loads the codec again: a thorough run asks it")
     other = in_other_dtype(case)
     if isinstance(other, str):
-        return Found(None, detail=other)
+        return Outcome(None, detail=other)
     there, here = Trial(other), case.trial
     pairs: list[tuple[Item, Item]] = list(zip(there.alone[:4], here.alone[:4], strict=True))
     if any(a.codes.shape != b.codes.shape for a, b in pairs):
-        return Found(False, detail=f"in {other.spec.dtype} there are other numbers of ids")
+        return Outcome(False, detail=f"in {other.spec.dtype} there are other numbers of ids")
     differ = torch.cat([a.codes != b.codes for a, b in pairs], -1).double()
     said = [f"probe {i}: {said}" for i, (a, b) in enumerate(pairs) if (said := different(a, b))]
     shares = [round(share, 4) for share in differ.mean(-1).tolist()]
-    return Found(not said, shares, 0, f"in {other.spec.dtype}, {said[0]}" if said else "")
+    return Outcome(not said, shares, 0, f"in {other.spec.dtype}, {said[0]}" if said else "")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     from uti.modalities.base import Modality
 
 # %% auto #0
-__all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'alike', 'check_codes', 'plain_torch', 'Codec', 'register_codec',
+__all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'group_indices', 'check_codes', 'plain_torch', 'Codec', 'register_codec',
            'codec_targets', 'load_registered', 'codec_spec', 'registered_here']
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
@@ -52,8 +52,8 @@ class LoadedWeights(NamedTuple):
 
 # %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
-    """Rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with their
-    lengths in the meta.
+    """Return rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with
+    their lengths in the meta.
     """
     import torch
 
@@ -63,8 +63,8 @@ def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
     return Encoded(codes, [{"n_positions": len(row)} for row in rows])
 
 
-def alike(values: Iterable[Any]) -> dict[Any, list[int]]:
-    "Each of the `values` → the places that have it, in order."
+def group_indices(values: Iterable[Any]) -> dict[Any, list[int]]:
+    "Return each of the `values` → the places that have it, in order."
     places: dict[Any, list[int]] = {}
     for place, value in enumerate(values):
         places.setdefault(value, []).append(place)
@@ -149,7 +149,7 @@ class Codec(ABC):
 
     @classmethod
     def spec_of(cls, *args: Any, **options: Any) -> CodecSpec:
-        "What a codec made with `options` promises. A codec that can say so without its weights does."
+        "Return what a codec made with `options` promises. A codec that can say so without its weights does."
         return cls(*args, **options).spec
 
     @abstractmethod
@@ -162,10 +162,10 @@ class Codec(ABC):
 
     @abstractmethod
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
-        "Entries of each codebook, read off the loaded weights rather than off `spec`."
+        "Return entries of each codebook, read off the loaded weights rather than off `spec`."
 
     def encode(self, signals: Signals, lengths: Tensor | None = None) -> Encoded:
-        """Codes of a batch.
+        """Return codes of a batch.
 
         `signals`: float32 [batch, 3, H, W] in [0, 1], float32 [batch, channels, samples] in [-1, 1], or a
         list of str. `lengths`: int64 [batch], the valid samples of each
@@ -177,11 +177,10 @@ class Codec(ABC):
             return self._encode(signals, lengths)
 
     def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Signals:
-        """Signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32 [batch, 3,
-        H, W], sounds float32 [batch, channels, most n_samples]
-        (zero beyond an item's own), or a list of str. `mode`: one of `spec.decode_modes`, default the first.
-        Raises `CodecError` for codes out of range, a meta that does not fit, a mode that the codec lacks, or
-        a codec that cannot decode.
+        """Return signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32
+        [batch, 3, H, W], sounds float32 [batch, channels, most n_samples] (zero beyond an item's own), or a
+        list of str. `mode`: one of `spec.decode_modes`, default the first. Raises `CodecError` for codes out
+        of range, a meta that does not fit, a mode that the codec lacks, or a codec that cannot decode.
         """
         modes = self.spec.decode_modes
         if not modes:
@@ -239,23 +238,23 @@ class Codec(ABC):
                 raise self.spec.error(f"{made_by} {expected} positions, got {n}")
 
     def expected_positions(self, n_samples: int | None = None) -> int | None:
-        """Positions that the promises predict: from the hop for `n_samples` of audio, those of an image,
-        None for text.
+        """Return positions that the promises predict: from the hop for `n_samples` of audio, those of an
+        image, None for text.
         """
         return self.spec.positions(n_samples)
 
-    def neutral_meta(self, n_samples: int | None = None) -> Meta:
-        """The meta of codes that no signal gave, such as generated ones: `n_samples` of audio at loudness 1,
-        a whole image, or one token of text.
+    def default_meta(self, n_samples: int | None = None) -> Meta:
+        """Return the meta of codes that no signal gave, such as generated ones: `n_samples` of audio at
+        loudness 1, a whole image, or one token of text.
         """
         meta = {"n_positions": self.expected_positions(n_samples) or 1}
         return {**meta, "n_samples": n_samples} if "n_samples" in self.spec.needs else meta
 
     def meta_for(self, n_positions: int) -> Meta | None:
-        "The meta of so many positions that no signal gave; None where no signal makes as many."
+        "Return the meta of so many positions that no signal gave; None where no signal makes as many."
         if "n_samples" in self.spec.needs:
             n_samples = self.sound_lengths(n_positions).get(n_positions)
-            return None if n_samples is None else self.neutral_meta(n_samples)
+            return None if n_samples is None else self.default_meta(n_samples)
         return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
     def sound_lengths(self, most_positions: int) -> dict[int, int]:
@@ -279,11 +278,12 @@ class Codec(ABC):
         return None
 
     def loaded_weights(self) -> LoadedWeights | None:
-        "The weights and where they came from; None for a codec that has none, or does not know."
+        "Return the weights and where they came from; None for a codec that has none, or does not know."
         return None
 
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
-        """Questions that only this codec can ask of what it encoded: (name, passed, found, expected) each.
+        """Return questions that only this codec can ask of what it encoded: (name, passed, found, expected)
+        each.
 
         The audit gates on them.
         """
@@ -316,12 +316,12 @@ def _installed() -> dict[str, str]:
 
 
 def codec_targets() -> dict[str, Any]:
-    "Every known codec: name → class or `module:object`, sorted by name, imported none."
+    "Return every known codec: name → class or `module:object`, sorted by name, imported none."
     return dict(sorted({**_installed(), **_registered}.items()))
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-024
 def _target(name: str, options: dict[str, Any]) -> Any:
-    """What makes the codec known as `name`, imported.
+    """Return what makes the codec known as `name`, imported.
 
     Raises `CodecError` for an unknown name (the message lists the nearest), or for options that it does not
     take.
@@ -353,7 +353,8 @@ def load_registered(name: str, /, **options: Any) -> Codec:
 
 
 def codec_spec(name: str, /, **options: Any) -> CodecSpec:
-    """What the codec known as `name`, made with `options`, promises; without its weights where it can say so.
+    """Return what the codec known as `name`, made with `options`, promises; without its weights where it can
+    say so.
 
     Raises as `load_registered`.
     """
@@ -372,7 +373,7 @@ def _place(target: Any) -> str | None:
 
 
 def registered_here() -> dict[str, str | None]:
-    """What `register_codec` made known in this process: name → `module:object`, None for what no other
+    """Return what `register_codec` made known in this process: name → `module:object`, None for what no other
     process can import.
     """
     return {name: t if isinstance(t, str) else _place(t) for name, t in _registered.items()}

@@ -36,7 +36,7 @@ _KINDS = ("safetensors", "bin")
 
 
 def _not_found(checkpoint: str, error: Exception) -> str:
-    "A sentence: why `checkpoint` cannot be had, and what to do."
+    "Return a sentence: why `checkpoint` cannot be had, and what to do."
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     if isinstance(error, RevisionNotFoundError):
@@ -68,7 +68,7 @@ MOST_BYTES = 2**24  # of a JSON file; the largest index of shards is a tenth of 
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    "The JSON object in the file `path`. Raises `CodecError` where it holds anything else, or is huge."
+    "Return the JSON object in the file `path`. Raises `CodecError` where it holds anything else, or is huge."
     if path.is_file() and path.stat().st_size > MOST_BYTES:
         raise CodecError(f"{path}: has more than {MOST_BYTES // 2**20} MB, so it is not read")
     try:
@@ -118,8 +118,8 @@ def weight_files(folder: Path) -> list[Path]:
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-03
 def hub_name(checkpoint: str) -> tuple[str, str | None]:
-    """(id, revision) of a model on the hub: `owner/name`, or `owner/name@revision` with a branch, a tag or a
-    commit. Raises `CodecError` for anything else.
+    """Return (id, revision) of a model on the hub: `owner/name`, or `owner/name@revision` with a branch, a
+    tag or a commit. Raises `CodecError` for anything else.
     """
     if not (found := re.fullmatch(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", checkpoint)):
         raise CodecError(
@@ -130,7 +130,7 @@ def hub_name(checkpoint: str) -> tuple[str, str | None]:
 
 
 def _from_hub(checkpoint: str, weights: bool, subfolder: str) -> Path:
-    "The folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
+    "Return the folder in the cache that holds the model `checkpoint` of the hub. Raises `CodecError`."
     hub_name(checkpoint)  # what is no id is said as such, and not as something that is not there
     try:
         without = (*_OTHERS, *_PYTORCH)
@@ -161,8 +161,8 @@ _OTHERS = ("*.onnx", "*.msgpack", "*.h5", "*.gguf", "*.ckpt", "*.tflite", "*.ot"
 
 
 def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str = "") -> Path:
-    """The folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else a hub
-    id, with a revision or without (`hub_name`), from the cache or the network.
+    """Return the folder (or the file) that `checkpoint` names: a path as it is, never downloaded again; else
+    a hub id, with a revision or without (`hub_name`), from the cache or the network.
 
     `weights`: whether the weights are wanted too. safetensors are preferred; other formats are fetched only
     where a model has no safetensors. `subfolder`: the folder inside it that is meant, of which alone the
@@ -196,7 +196,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def model_type(folder: Path) -> str:
-    """What the config in `folder` says that the model is: transformers' `model_type`, or diffusers'
+    """Return what the config in `folder` says that the model is: transformers' `model_type`, or diffusers'
     `_class_name`; empty where it says neither.
     """
     config = read_config(folder)
@@ -209,8 +209,8 @@ def stated_type(folder: Path) -> str:
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-06
 def preprocessor_settings(folder: Path, part: str) -> dict[Path, dict[str, Any]]:
-    """The files in `folder` that say how a signal becomes what the model takes → what they say; the last has
-    the last word.
+    """Return the files in `folder` that say how a signal becomes what the model takes → what they say; the
+    last has the last word.
 
     `part`: "image_processor" or "feature_extractor", the key under which transformers 5 writes it into
     processor_config.json; earlier ones write a file of its own. Raises `CodecError`.
@@ -224,8 +224,8 @@ def preprocessor_settings(folder: Path, part: str) -> dict[Path, dict[str, Any]]
 
 # %% ../../nbs/codecs/02_checkpoint.ipynb #codecs-02-07
 def source_of(checkpoint: str | Path, folder: Path) -> str:
-    """What a report says of where a codec comes from: of a folder its name alone, a hub id with the commit
-    that lies in the cache.
+    """Return what a report says of where a codec comes from: of a folder its name alone, a hub id with the
+    commit that lies in the cache.
     """
     if Path(checkpoint).exists():
         return folder.resolve().name
@@ -238,7 +238,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    "The dtype called `name`, which a model may compute in. Raises `CodecError` for any other."
+    "Return the dtype called `name`, which a model may compute in. Raises `CodecError` for any other."
     import torch
 
     if name not in DTYPES:
@@ -250,7 +250,7 @@ UNKNOWN = "unknown: the checkpoint states none"
 
 
 def licence(folder: Path) -> str:
-    """The licence that the model card in `folder` states in its first lines (YAML between two lines of
+    """Return the licence that the model card in `folder` states in its first lines (YAML between two lines of
     dashes), else that it is unknown. Nothing is read after 64 KB, and nothing is taken but names.
     """
     card = folder / "README.md"

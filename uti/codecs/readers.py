@@ -21,7 +21,7 @@ __all__ = ['Made', 'is_installed', 'CheckpointCodec', 'checkpoint_codecs', 'moda
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-06
 def is_installed(module: str) -> bool:
-    "Whether the files of `module` are here; no module is imported."
+    "Return whether the files of `module` are here; no module is imported."
     package, *inside = module.split(".")
     spec = find_spec(package)
     roots = [Path(root).joinpath(*inside) for root in (spec.submodule_search_locations or [])] if spec else []
@@ -41,12 +41,12 @@ class CheckpointCodec(Codec):
 
     @classmethod
     def absent(cls) -> list[str]:
-        "Those of its `modules` that the libraries installed here do not have."
+        "Return those of its `modules` that the libraries installed here do not have."
         return [name for name in cls.modules if not is_installed(name)]
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
-        """Whether the checkpoint in `folder` is one of those that this codec reads.
+        """Return whether the checkpoint in `folder` is one of those that this codec reads.
 
         Raises `CodecError` where it is known and cannot be read, with the reason.
         """
@@ -98,7 +98,7 @@ Made = TypeVar("Made")
 
 
 def _is_checkpoint(name: str) -> bool:
-    "Whether `name` is that of a checkpoint and not that of a registered codec."
+    "Return whether `name` is that of a checkpoint and not that of a registered codec."
     return name not in codec_targets() and (os.path.exists(os.path.expanduser(name)) or "/" in name)
 
 
@@ -119,7 +119,8 @@ def _named(what: Callable[..., Made], name: str, options: dict[str, Any]) -> Mad
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-12
 def modality_of(name: str, subfolder: str = "") -> str:
-    """The modality of a registered codec, one that reads checkpoints included, or of the checkpoint `name`.
+    """Return the modality of a registered codec, one that reads checkpoints included, or of the checkpoint
+    `name`.
 
     Raises `CodecError` for what is neither.
     """

@@ -63,15 +63,15 @@ class CodecSpec(ABC):
     @property
     @abstractmethod
     def form(self) -> str:
-        "What it takes and what it makes of it, for a table."
+        "Return what it takes and what it makes of it, for a table."
 
     @abstractmethod
     def positions(self, n_samples: int | None = None) -> int | None:
-        "Positions that a signal makes, audio of `n_samples`; None where that depends on what it says."
+        "Return positions that a signal makes, audio of `n_samples`; None where that depends on what it says."
 
     @abstractmethod
     def samples_of(self, hops: int) -> int | None:
-        "Samples of so many hops; None for what is no sound."
+        "Return samples of so many hops; None for what is no sound."
 
     @abstractmethod
     def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:
@@ -83,14 +83,14 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def decoded_shape(self, n_samples: int | None = None) -> tuple[int, ...] | None:
-        "The shape of what decode gives; None for a text."
+        "Return the shape of what decode gives; None for a text."
 
     @property
     def n_codebooks(self) -> int:
         return len(self.codebook_sizes)
 
     def to_dict(self) -> dict[str, Any]:
-        "The modality and the fields, JSON-serialisable."
+        "Return the modality and the fields, JSON-serialisable."
         return {
             "modality": self.modality,
             **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()},
@@ -98,7 +98,7 @@ class CodecSpec(ABC):
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-005
 def shape_of(tensor: Any) -> str:
-    "How a message describes `tensor`."
+    "Return how a message describes `tensor`."
     return (
         f"{str(getattr(tensor, 'dtype', type(tensor).__name__)).removeprefix('torch.')} "
         f"{list(getattr(tensor, 'shape', []))}"
@@ -257,7 +257,7 @@ class AudioSpec(CodecSpec):
         return f"{rates}, {self.output_rate / self.hop_length:g} positions/s"
 
     def positions(self, n_samples: int | None = None) -> int:
-        "Positions that `n_samples` make: whole hops."
+        "Return positions that `n_samples` make: whole hops."
         return math.ceil((n_samples or 0) / self.hop_length)
 
     def samples_of(self, hops: int) -> int:

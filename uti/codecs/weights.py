@@ -38,7 +38,7 @@ __all__ = ['Header', 'read_state', 'listed', 'refuse_other_dtypes', 'load_state'
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-015
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors in a safetensors file, or in a PyTorch file read with `weights_only=True`.
+    """Return the tensors in a safetensors file, or in a PyTorch file read with `weights_only=True`.
 
     Raises `CodecError` for anything else, a pickle that would run code included.
     """
@@ -61,7 +61,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def _refused(error: Exception) -> str:
-    "The name that the unpickler refused, or else what kind of error it was."
+    "Return the name that the unpickler refused, or else what kind of error it was."
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return f"it names {found[1]}" if found else type(error).__name__
 
@@ -108,8 +108,8 @@ def load_state(module: nn.Module, state: dict[str, Tensor], where: str) -> list[
 
 
 def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
-    """A sentence for the report that names every weight that `where` holds and nobody needs; nothing where
-    there are none.
+    """Return a sentence for the report that names every weight that `where` holds and nobody needs; nothing
+    where there are none.
     """
     keys = sorted(keys)
     return (
@@ -118,14 +118,16 @@ def surplus_note(keys: Iterable[str], where: str) -> tuple[str, ...]:
 
 # %% ../../nbs/codecs/03_weights.ipynb #codecs-03-07
 def _digest(tensor: Tensor, dtype: torch.dtype) -> str:
-    "sha256 over the shape of `tensor` and its values in `dtype`."
+    "Return sha256 over the shape of `tensor` and its values in `dtype`."
     values = tensor.detach().cpu().to(dtype).reshape(-1).contiguous().view(torch.uint8)
     return hashlib.sha256(repr(list(tensor.shape)).encode() + values.numpy().tobytes()).hexdigest()
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    "A safetensors file, whose tensors are read as they are asked for. Raises `CodecError` where it is none."
+    """Yield a safetensors file, whose tensors are read as they are asked for. Raises `CodecError` where it is
+    none.
+    """
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -134,8 +136,8 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def tensors_in(path: Path, part: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a file with weights and their names, one after another; of safetensors, those alone are
-    read whose name has `part` in it. Raises `CodecError`.
+    """Yield the tensors of a file with weights and their names, one after another; of safetensors, those
+    alone are read whose name has `part` in it. Raises `CodecError`.
     """
     if path.suffix != ".safetensors":
         yield from ((name, value) for name, value in read_state(path).items() if part in f".{name}")
@@ -147,7 +149,7 @@ def tensors_in(path: Path, part: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def not_in_files(weights: LoadedWeights) -> list[str]:
-    "Names of the tensors whose values, in their own dtype, no tensor of the files has."
+    "Return names of the tensors whose values, in their own dtype, no tensor of the files has."
     dtypes = {tensor.dtype for tensor in weights.tensors.values()}
     known = {_digest(t, dtype) for path in weights.files for _, t in tensors_in(path) for dtype in dtypes}
     return [name for name, t in weights.tensors.items() if _digest(t, t.dtype) not in known]
@@ -173,7 +175,7 @@ def stored(path: Path) -> Header:
 
 
 def not_in_memory(weights: LoadedWeights) -> list[str]:
-    """Names of the tensors in the files that were not loaded, judged by their values.
+    """Return names of the tensors in the files that were not loaded, judged by their values.
 
     Nothing is read where the files hold no more tensors than the memory.
     """
@@ -250,8 +252,8 @@ def _refuse_what_is_not_whole(info: dict[str, Any], folder: Path) -> None:
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-023
 @quiet_libraries()
 def load_pretrained(model_class: Any, folder: Path, **options: Any) -> tuple[Any, tuple[str, ...]]:
-    """(the model of `model_class` in `folder`, in eval mode; notes for the report), through the class's own
-    `from_pretrained`, without network and without code from the folder.
+    """Return (the model of `model_class` in `folder`, in eval mode; notes for the report), through the
+    class's own `from_pretrained`, without network and without code from the folder.
 
     Raises `CodecError` where weights are missing, do not fit the config, or cannot be read.
     """

@@ -78,21 +78,21 @@ class Rate(BaseModel):
 
     @property
     def own(self) -> float | None:
-        "The rate that the codec itself has: bits per pixel of its own size, kbps, or bits per byte."
+        "Return the rate that the codec itself has: bits per pixel of its own size, kbps, or bits per byte."
         return next(
             (rate for rate in (self.bits_per_pixel, self.kbps, self.bits_per_byte) if rate is not None), None
         )
 
     @property
     def context(self) -> float | None:
-        "The tokens that a language model's context pays for an image, a second or a byte."
+        "Return the tokens that a language model's context pays for an image, a second or a byte."
         every = (self.tokens_per_item, self.tokens_per_second, self.tokens_per_byte)
         return next((rate for rate in every if rate is not None), None)
 
     @property
     def axis(self) -> float | None:
-        """The rate at which its distortion in the common form was bought: bits per pixel of the common form,
-        kbps, or bits per byte.
+        """Return the rate at which its distortion in the common form was bought: bits per pixel of the common
+        form, kbps, or bits per byte.
         """
         return next(
             (

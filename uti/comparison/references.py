@@ -69,7 +69,7 @@ IMAGES = {
 
 
 def through_pillow(image: Tensor, quality: int, **options: Any) -> tuple[Tensor, int]:
-    """(the image after a file of `quality`, the bytes of that file).
+    """Return (the image after a file of `quality`, the bytes of that file).
 
     Float [3, H, W] in [0, 1]; `options`: those of `PIL.Image.save`.
     """
@@ -112,7 +112,7 @@ def _fitted(wave: Tensor, n_samples: int) -> Tensor:
 
 
 def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
-    "The audio after 8-bit µ-law (µ = 255) at `low_rate`. Float [1, samples] in [-1, 1]; rates in Hz."
+    "Return the audio after 8-bit µ-law (µ = 255) at `low_rate`. Float [1, samples] in [-1, 1]; rates in Hz."
     low, _ = normalise_audio(wave, sample_rate, target_rate=low_rate, channels=1)
     companded = torchaudio.functional.mu_law_encoding(low, 256)
     back, _ = normalise_audio(
@@ -158,7 +158,7 @@ def _ffmpeg(*arguments: str, seconds: float = 10) -> str:
 
 
 def opus_missing() -> str:
-    "Why Opus cannot be run here, as a sentence; empty where it can."
+    "Return why Opus cannot be run here, as a sentence; empty where it can."
     if not shutil.which("ffmpeg"):
         return "Opus is left out: ffmpeg, which runs its encoder, was not installed."
     try:
@@ -197,7 +197,7 @@ def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-013
 def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
-    """The audio after ffmpeg's libopus at a hard constant `kbps`, aligned.
+    """Return the audio after ffmpeg's libopus at a hard constant `kbps`, aligned.
 
     Float [1, samples] in [-1, 1]. Raises `subprocess.SubprocessError` where ffmpeg fails or hangs, and
     `MediaError` where what it wrote is no sound.
@@ -238,8 +238,8 @@ def references_for(
     sample_rate: int | None,
     progress: Callable[[str], None] = lambda name: None,
 ) -> tuple[list[Reference], list[str]]:
-    """(the reference curves of `images`, float [3, H, W], and `waves`, float [1, samples] at `sample_rate`
-    Hz; a sentence for each that cannot be run here).
+    """Return (the reference curves of `images`, float [3, H, W], and `waves`, float [1, samples] at
+    `sample_rate` Hz; a sentence for each that cannot be run here).
 
     `progress`: called with the name of each before it is run.
     """
@@ -264,7 +264,7 @@ def references_for(
 
 
 def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
-    "(rate, value) of each point of `reference` that has `metric`, sorted by rate."
+    "Return (rate, value) of each point of `reference` that has `metric`, sorted by rate."
     return [(p.rate, v) for p in reference.points if (v := p.metrics[metric].value) is not None]
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-016-b
@@ -280,8 +280,8 @@ def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
 
 
 def out_of_reach(reference: Reference, rate: float, metric: str, decimals: int = 2) -> str:
-    """Why `at_rate` has no value: `from 0.31` where `reference` starts at a higher rate, `up to 8.20` where
-    it ends at a lower one; empty where it has one, or none at any rate.
+    """Return why `at_rate` has no value: `from 0.31` where `reference` starts at a higher rate, `up to 8.20`
+    where it ends at a lower one; empty where it has one, or none at any rate.
     """
     points = _points(reference, metric)
     if points and rate < points[0][0]:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..audit.earlier import read_record
 from ..audit.environment import environment_of
 from ..audit.plan import AuditPlan, Prepared, check_apart, prepare
 from ..audit.record import AuditError, AuditRecord, Item, told
+from ..audit.report_json import read_record
 from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..checks.case import measure_signals
@@ -58,15 +58,15 @@ class CompareError(AuditError):
 
 
 def read_comparison(path: str | Path) -> Comparison:
-    "The comparison in `path`. Raises `CompareError` for a file that is missing or is no comparison."
+    "Return the comparison in `path`. Raises `CompareError` for a file that is missing or is no comparison."
     with reading(path, "comparison.json", CompareError):
         comparison = Comparison.model_validate_json(Path(path).read_bytes())
     return comparison
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-006
 def names_of(sources: Sequence[str | Path]) -> list[str]:
-    """A name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's name
-    before it where two have one name; with a number behind it where even that is not enough.
+    """Return a name for each file, folder or codec: its own, without .yaml, .yml or .json; with the folder's
+    name before it where two have one name; with a number behind it where even that is not enough.
     """
     paths = [Path(os.path.abspath(source)) for source in sources]  # `.` has a name, too
     # what follows the dot of Qwen3-0.6B is no suffix
@@ -111,7 +111,7 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-010
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
-    """The form that every codec's output can be brought into.
+    """Return the form that every codec's output can be brought into.
 
     Raises `CompareError` where images of different aspect ratios, or cropped and stretched ones, show
     different parts of the same image.
@@ -177,8 +177,8 @@ def prepare_compare(
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-014
 def bits_of(spec: dict[str, Any], n_positions: int) -> float:
-    """Bits that the ids of `n_positions` can say at most: n_positions × Σ log2(entries), over the codebooks
-    of `spec`.
+    """Return bits that the ids of `n_positions` can say at most: n_positions × Σ log2(entries), over the
+    codebooks of `spec`.
     """
     return n_positions * sum(math.log2(size) for size in spec["codebook_sizes"])
 
@@ -240,8 +240,8 @@ def _is_in(path: Path, modality: str, decoded: Any) -> bool:
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-020
 def _kept(inputs: Prepared) -> AuditRecord | None:
-    """The report of an earlier audit that would come out the same; None where there is none, where a file of
-    it is missing, or where the codecs answer otherwise by now.
+    """Return the report of an earlier audit that would come out the same; None where there is none, where a
+    file of it is missing, or where the codecs answer otherwise by now.
     """
     try:
         report = read_record(inputs.outdir / "report.json")
@@ -281,7 +281,7 @@ def _audit_all(inputs: dict[str, Prepared], steps: int, progress: Progress) -> d
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-017
 def _measure_common(form: CommonForm, reference: Image | Audio, recon: Path) -> dict[str, Measurement]:
-    """The metrics of the decoded signal in the file `recon`, brought into the common form, against
+    """Return the metrics of the decoded signal in the file `recon`, brought into the common form, against
     `reference`, which is in it.
     """
     if isinstance(reference, Image):
@@ -311,7 +311,7 @@ def _result(
     references: dict[Key, Image | Audio],
     assets: Sequence[Asset],
 ) -> CodecResult:
-    "How the codec of `modality` did in the audit that lies in the folder `audit`."
+    "Return how the codec of `modality` did in the audit that lies in the folder `audit`."
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
         signal = references.get((modality, item.name))
@@ -340,7 +340,7 @@ def _result(
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-018-c
 def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> Entry:
-    "The entry of the config `name`."
+    "Return the entry of the config `name`."
     failed = [told(c) for c in report.checks if c.failed_gate]
     return Entry(
         name=name,
@@ -356,7 +356,7 @@ def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> E
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-023
 def _asset(sample: Sample, form: CommonForm, signal: Image | Audio | None) -> Asset:
-    "The record of `sample`; `signal`: in the common form, none for a text."
+    "Return the record of `sample`; `signal`: in the common form, none for a text."
     asset = Asset(name=sample.name, modality=sample.modality, source_sha256=source_hash(sample))
     if signal is None:
         return asset.model_copy(update={"n_bytes": len(sample.signal.encode("utf-8", "surrogatepass"))})
@@ -381,7 +381,7 @@ def _entries(
     signals: dict[Key, Image | Audio],
     assets: Sequence[Asset],
 ) -> list[Entry]:
-    "What the audits found, and how each codec does in the common form."
+    "Return what the audits found, and how each codec does in the common form."
     entries = []
     for name, report in reports.items():
         audit = inputs[name].outdir
@@ -397,7 +397,7 @@ def _of(signals: dict[Key, Image | Audio], modality: str) -> list[Tensor]:
 def _comparison(
     entries: list[Entry], references: tuple[list[Reference], list[str]], **how: Any
 ) -> Comparison:
-    "What was found, with the facts of every metric in it."
+    "Return what was found, with the facts of every metric in it."
     metrics = {name for e in entries for r in e.results.values() for name in (r.metrics | r.common)}
     return Comparison(
         passed=all(entry.passed for entry in entries),

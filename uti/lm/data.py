@@ -29,8 +29,9 @@ from ..tokens.sequences import IGNORED, TASKS, Example, build
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'thinned', 'Dataset', 'tasks_of', 'make_dataset',
-           'task_of', 'short_images', 'narrowed', 'with_whole_images', 'labels_of', 'save_dataset', 'load_dataset']
+__all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
+           'make_dataset', 'task_of', 'short_images', 'narrowed', 'with_whole_images', 'labels_of', 'save_dataset',
+           'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
@@ -40,7 +41,7 @@ class DatasetError(UTIError):
 
 
 def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions: int) -> Grammar:
-    """The grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and audio of up to
+    """Return the grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and audio of up to
     `audio_positions` positions. Raises `DatasetError` where no audio is that short.
     """
     lengths: dict[str, Sequence[int]] = {"text": range(text_tokens + 1)}
@@ -66,7 +67,7 @@ class Piece(NamedTuple):
 
 
 def crop(sample: Sample, rng: random.Random) -> Piece:
-    "A square of a quarter to all of the image's shorter side, anywhere in it."
+    "Return a square of a quarter to all of the image's shorter side, anywhere in it."
     pixels = sample.signal.pixels
     height, width = pixels.shape[1:]
     side = max(1, round(min(height, width) * rng.uniform(0.25, 1)))
@@ -95,9 +96,9 @@ def passage(n_characters: int, sample: Sample, rng: random.Random) -> Piece:
     return Piece("", sample.signal[start : start + n_characters])
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011
-def thinned(example: Example, most: int, seed: int) -> Example:
-    """The sequence with `most` labels at most: the first half of so many, the last, and others in between
-    that are drawn at random, which is the same draw for the same seed.
+def subsample_labels(example: Example, most: int, seed: int) -> Example:
+    """Return the sequence with `most` labels at most: the first half of so many, the last, and others in
+    between that are drawn at random, which is the same draw for the same seed.
     """
     places = np.flatnonzero(example.labels != IGNORED)
     if len(places) <= most:
@@ -123,8 +124,8 @@ class Dataset:
 
     @cached_property
     def counted(self) -> list[Example]:
-        "The sequences with the targets that the loss counts."
-        return [thinned(e, self.config.smoke.targets, seed=i) for i, e in enumerate(self.examples)]
+        "Return the sequences with the targets that the loss counts."
+        return [subsample_labels(e, self.config.smoke.targets, seed=i) for i, e in enumerate(self.examples)]
 
     @cached_property
     def sha256(self) -> str:
@@ -133,13 +134,13 @@ class Dataset:
 
     @property
     def row_length(self) -> int:
-        "Tokens of a packed row."
+        "Return tokens of a packed row."
         return self.config.smoke.row_length or max(1024, *(len(e.ids) for e in self.examples))
 
 
 def tasks_of(modalities: Sequence[str]) -> list[str]:
-    """The tasks that these modalities allow: with text every pair and plain text, without it each modality
-    alone.
+    """Return the tasks that these modalities allow: with text every pair and plain text, without it each
+    modality alone.
     """
     if "text" in modalities:
         return [
@@ -149,7 +150,7 @@ def tasks_of(modalities: Sequence[str]) -> list[str]:
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-c
 def _shown(task: str) -> str:
-    "The modality of the piece that a sequence of `task` is about; the other half is its caption."
+    "Return the modality of the piece that a sequence of `task` is about; the other half is its caption."
     return next((m for m in TASKS[task] if m not in (None, "text")), "text")
 
 
@@ -175,7 +176,7 @@ def _is_blank(sample: Sample) -> bool:
 def _encode_pieces(
     tokenizer: UnifiedTokenizer, tasks: Sequence[str], pieces: Sequence[Piece]
 ) -> list[np.ndarray]:
-    "Global ids of each piece, encoded in batches."
+    "Return global ids of each piece, encoded in batches."
     ids: list[Any] = [None] * len(pieces)
     encoders: dict[str, Callable[[list[Any]], list[Tokens]]] = {
         "image": tokenizer.encode_images,
@@ -236,7 +237,7 @@ def make_dataset(
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-e
 def task_of(grammar: Grammar, example: Example) -> str:
-    """The task of a well-formed sequence.
+    """Return the task of a well-formed sequence.
 
     Raises `SequenceError` where it is ill-formed, and `DatasetError` where it is of no task.
     """
@@ -253,8 +254,8 @@ def task_of(grammar: Grammar, example: Example) -> str:
 
 # %% ../../nbs/lm/01_data.ipynb #lm-01-21
 def short_images(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
-    """The tokenizer whose image codec has the `smoke.image_options` of its config as well; the same where
-    there are none.
+    """Return the tokenizer whose image codec has the `smoke.image_options` of its config as well; the same
+    where there are none.
 
     Raises `CodecError` for options that the codec does not have, and `DatasetError` for some that give other
     ids.
@@ -274,15 +275,15 @@ def short_images(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
 
 # %% ../../nbs/lm/01_data.ipynb #lm-01-25
 def narrowed(grammar: Grammar, modality: str, lengths: Sequence[int]) -> Grammar:
-    "The grammar in which segments of `modality` have one of these numbers of positions."
+    "Return the grammar in which segments of `modality` have one of these numbers of positions."
     return replace(grammar, lengths={**grammar.lengths, modality: lengths})
 
 
 def with_whole_images(
     dataset: Dataset, tokenizer: UnifiedTokenizer, samples: Sequence[Sample], n: int
 ) -> Dataset:
-    """The dataset with `n` sequences more, of images as `tokenizer` encodes them, and a grammar that admits
-    these too.
+    """Return the dataset with `n` sequences more, of images as `tokenizer` encodes them, and a grammar that
+    admits these too.
     """
     wanted = dataset.config.smoke
     more = make_dataset(
@@ -300,8 +301,8 @@ def with_whole_images(
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
 def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
-    """int64 [n]: `ids` where a segment stands that a marker asked for, its start and end included; `IGNORED`
-    elsewhere.
+    """Return int64 [n]: `ids` where a segment stands that a marker asked for, its start and end included;
+    `IGNORED` elsewhere.
     """
     labels = np.full(len(ids), IGNORED)
     for found in segments:
@@ -332,7 +333,7 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
 def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
-    "The sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
+    "Return the sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
     try:
         labels = labels_of(ids, parse(grammar, ids))
     except SequenceError as error:

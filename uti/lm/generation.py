@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from ..codecs.base import alike
+from ..codecs.base import group_indices
 from ..tokens.grammar import Grammar, Reader, Segment, SequenceError, parse
 from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
@@ -29,12 +29,12 @@ __all__ = ['prompt_of', 'longest_target', 'GrammarProcessor', 'generate', 'Outco
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004
 def prompt_of(example: Example) -> np.ndarray:
-    "int64: what stands before the target of a sequence, its marker included."
+    "Return int64: what stands before the target of a sequence, its marker included."
     return example.ids[: int(np.argmax(example.labels != IGNORED))]
 
 
 def longest_target(grammar: Grammar) -> int:
-    "Tokens of the longest segment that the grammar allows, its start and end included."
+    "Return tokens of the longest segment that the grammar allows, its start and end included."
     return 2 + max(grammar.lengths[m][-1] * len(books) for m, books in grammar.books.items())
 
 # %% ../../nbs/lm/04_generation.ipynb #08-generation-004-k
@@ -77,21 +77,21 @@ class GrammarProcessor(LogitsProcessor):
         self.n_prompt = 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n]: the same tensor,
-        changed, as a new one would cost more than all the rest.
+        """Return scores float [rows, vocab_size_total] of what follows `input_ids` int64 [rows, n]: the same
+        tensor, changed, as a new one would cost more than all the rest.
         """
         self._read(input_ids)
         left = None
         if self.max_new_tokens is not None:
             left = self.max_new_tokens - (input_ids.shape[1] - self.n_prompt)
         legal = [self._legal(reader, left) for reader in self.readers]
-        for ranges, rows in alike(legal).items():
+        for ranges, rows in group_indices(legal).items():
             for some in [scores] if len(rows) == len(scores) else [scores[row : row + 1] for row in rows]:
                 _keep(some, ranges)
         return scores
 
     def _legal(self, reader: Reader | None, left: int | None) -> tuple[range, ...]:
-        "The ranges that may follow in a row, ascending."
+        "Return the ranges that may follow in a row, ascending."
         if reader is None:
             return (self.grammar.pad,)
         found = reader.allowed() if left is None else reader.within(left)
@@ -116,7 +116,7 @@ class GrammarProcessor(LogitsProcessor):
         self.seen = rows
 
     def _parent(self, row: Tensor) -> int:
-        "Which of the rows before `row` goes on from."
+        "Return which of the rows before `row` goes on from."
         for place, before in enumerate(self.seen):
             if torch.equal(before, row):
                 return place
@@ -135,8 +135,8 @@ def generate(
     temperature: float = 1.0, seed: int = 0, batch_size: int = 32,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> list[np.ndarray]:  # fmt: skip
-    """Prompt and continuation of each of `prompts` (int64, ending in a marker), up to and including the end
-    of one segment: int64 each, without padding. The same seed gives the same ids.
+    """Return prompt and continuation of each of `prompts` (int64, ending in a marker), up to and including
+    the end of one segment: int64 each, without padding. The same seed gives the same ids.
 
     `temperature`: 0 takes the most probable id. `constrained`: whether the grammar is enforced; without it a
     sequence also ends when it is as long as the longest segment.
@@ -185,7 +185,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
-    "Whether a generated sequence is well-formed."
+    "Return whether a generated sequence is well-formed."
     try:
         return Outcome(ids, parse(grammar, ids)[-1], "")
     except SequenceError as error:

@@ -44,8 +44,8 @@ class LMError(UTIError):
 
 
 def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> PreTrainedModel:
-    """A Qwen3 (arXiv:2505.09388) of random weights for `n_text` ids of text, with heads of 32, whose head is
-    its embeddings. The same seed gives the same weights; torch's own random state stays.
+    """Return a Qwen3 (arXiv:2505.09388) of random weights for `n_text` ids of text, with heads of 32, whose
+    head is its embeddings. The same seed gives the same weights; torch's own random state stays.
     """
     heads = max(1, hidden_size // 32)
     config = Qwen3Config(
@@ -60,8 +60,8 @@ def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int
 
 
 def grow(model: PreTrainedModel, space: TokenSpace, seed: int = 0) -> PreTrainedModel:
-    """The same model with `vocab_size_total` rows in its embeddings and head. Rows that it had stay, bit for
-    bit; new ones are drawn as its rows were when it was made.
+    """Return the same model with `vocab_size_total` rows in its embeddings and head. Rows that it had stay,
+    bit for bit; new ones are drawn as its rows were when it was made.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -71,7 +71,7 @@ def grow(model: PreTrainedModel, space: TokenSpace, seed: int = 0) -> PreTrained
 
 
 def new_model(space: TokenSpace, **options: Any) -> PreTrainedModel:
-    "A `text_model` for the text of `space`, made with `options`, grown to all of it."
+    "Return a `text_model` for the text of `space`, made with `options`, grown to all of it."
     return grow(text_model(space.text, **options), space, options.get("seed", 0))
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
@@ -89,7 +89,7 @@ def check_space(folder: Path, space: TokenSpace) -> None:
 
 
 def longest_sequence(model: PreTrainedModel) -> int:
-    "The most tokens that the model has positions for."
+    "Return the most tokens that the model has positions for."
     return getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
@@ -105,7 +105,9 @@ def check_length(model: PreTrainedModel, n: int) -> None:
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006-b
 @torch.inference_mode()
 def _sees_ahead(model: PreTrainedModel) -> bool:
-    "Whether the logits of the first id change with the last one: some encoders load as language models, too."
+    """Return whether the logits of the first id change with the last one: some encoders load as language
+    models, too.
+    """
     ids = torch.tensor([[0, 0, 0], [0, 0, 1]])
     one, other = model(input_ids=ids).logits[:, 0]
     return not torch.allclose(one, other, atol=1e-4)
@@ -114,7 +116,7 @@ def _sees_ahead(model: PreTrainedModel) -> bool:
 def load_model(
     checkpoint: str | Path, space: TokenSpace, *, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    """The causal LM in a folder or behind a hub id, as it is there.
+    """Return the causal LM in a folder or behind a hub id, as it is there.
 
     Raises `LMError` for one that is no causal language model, of another token space (unless allowed), or
     with fewer rows than the text range; `CodecError` for one that cannot be loaded.
@@ -140,12 +142,14 @@ def load_model(
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-009
 def _layers(model: PreTrainedModel) -> list[Any]:
-    "Embeddings and head."
+    "Return embeddings and head."
     return [model.get_input_embeddings(), model.get_output_embeddings()]
 
 
 def text_rows(model: PreTrainedModel, n_text: int) -> list[Tensor]:
-    "Copies of the rows of the first `n_text` ids, float [n_text, hidden size], of embeddings and head."
+    """Return copies of the rows of the first `n_text` ids, float [n_text, hidden size], of embeddings and
+    head.
+    """
     return [layer.weight[:n_text].detach().clone() for layer in _layers(model)]
 
 
@@ -171,7 +175,7 @@ def train_only_new_rows(model: PreTrainedModel, first_new: int) -> None:
 def base_model(
     wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    "The model of text that a `smoke` section starts from. Raises `LMError` or `CodecError`."
+    "Return the model of text that a `smoke` section starts from. Raises `LMError` or `CodecError`."
     if wanted.checkpoint:
         return load_model(wanted.checkpoint, space, allow_other_space=allow_other_space)
     return text_model(space.text, hidden_size=wanted.hidden_size, layers=wanted.layers, seed=seed)
@@ -180,8 +184,8 @@ def base_model(
 def make_model(
     wanted: Smoke, space: TokenSpace, *, seed: int = 0, allow_other_space: bool = False
 ) -> PreTrainedModel:
-    """The model that a `smoke` section asks for, grown to the space, with only its new rows trainable where
-    it says so. Raises `LMError` or `CodecError`.
+    """Return the model that a `smoke` section asks for, grown to the space, with only its new rows trainable
+    where it says so. Raises `LMError` or `CodecError`.
     """
     model = grow(base_model(wanted, space, seed=seed, allow_other_space=allow_other_space), space, seed)
     if wanted.only_new_rows:
@@ -190,10 +194,11 @@ def make_model(
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014
 def row_inputs(batch: Batch, row: int) -> dict[str, Any]:
-    """What a causal LM of transformers takes for one packed row, as a batch of one: `input_ids` and
-    `position_ids` int64 [1, length], `logits_to_keep` int64 [n], the places whose next token is a
-    target, `labels` and `shift_labels` int64 [1, n], those targets, and `use_cache`, without which the
-    sequences of a row would see each other."""
+    """Return what a causal LM of transformers takes for one packed row, as a batch of one: `input_ids` and
+    `position_ids` int64 [1, length], `logits_to_keep` int64 [n], the places whose next token is a target,
+    `labels` and `shift_labels` int64 [1, n], those targets, and `use_cache`, without which the sequences of a
+    row would see each other.
+    """
     places = np.flatnonzero(batch.labels[row] != IGNORED)
     targets = torch.from_numpy(batch.labels[row][None, places])
     return {
@@ -273,7 +278,7 @@ class _SumOfLosses(torch.autograd.Function):
 # %% ../../nbs/lm/02_model.ipynb #lm-02-24
 @torch.inference_mode()
 def has_linear_head(model: PreTrainedModel) -> bool:
-    "Whether the logits are the last hidden states times the rows of the head, and nothing else."
+    "Return whether the logits are the last hidden states times the rows of the head, and nothing else."
     head, trunk = model.get_output_embeddings(), model.base_model
     seen: dict[str, Tensor] = {}
     if type(head) is not nn.Linear or head.bias is not None or trunk is model:
@@ -299,13 +304,13 @@ def has_linear_head(model: PreTrainedModel) -> bool:
 
 # %% ../../nbs/lm/02_model.ipynb #lm-02-26
 def _last_states(model: PreTrainedModel, inputs: dict[str, Any]) -> Tensor:
-    "float [n, hidden size]: what the head of a model is given at the places that a row keeps."
+    "Return float [n, hidden size]: what the head of a model is given at the places that a row keeps."
     row = {k: v for k, v in inputs.items() if k not in ("labels", "shift_labels", "logits_to_keep")}
     return model.base_model(**row)[0][0, inputs["logits_to_keep"]]
 
 
 def _own_logits(forward: Callable[..., Any], inputs: dict[str, Any]) -> Tensor:
-    "float32 [n, V]: as the model itself computes them."
+    "Return float32 [n, V]: as the model itself computes them."
     return (
         forward(**{k: v for k, v in inputs.items() if k not in ("labels", "shift_labels")}).logits[0].float()
     )
@@ -348,12 +353,12 @@ class Targets(NamedTuple):
 
 
 def joined(targets: Sequence[Targets]) -> Targets:
-    "Those of several sequences, one after another."
+    "Return those of several sequences, one after another."
     return Targets(*map(np.concatenate, zip(*targets, strict=True)))
 
 
 def _some_logits(model: PreTrainedModel, inputs: dict[str, Any], linear: bool) -> Iterator[Tensor]:
-    "float32 [some, V] of one target after another, so many at a time that they fit."
+    "Yield float32 [some, V] of one target after another, so many at a time that they fit."
     if linear:
         table = model.get_output_embeddings().weight.float()
         for states in _last_states(model, inputs).float().split(max(1, LOGITS // len(table))):
@@ -366,7 +371,7 @@ def _some_logits(model: PreTrainedModel, inputs: dict[str, Any], linear: bool) -
 def target_losses(
     model: PreTrainedModel, space: TokenSpace, examples: Sequence[Example], row_length: int
 ) -> list[Targets]:
-    "One for each sequence, in eval mode, in rows of `row_length` tokens."
+    "Return one for each sequence, in eval mode, in rows of `row_length` tokens."
     batch, losses, rights = rows_for(model, space, examples, row_length), [], []
     training, linear = model.training, has_linear_head(model)
     model.eval()

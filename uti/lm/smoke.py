@@ -47,7 +47,6 @@ from uti.lm.data import (
     task_of,
     with_whole_images,
 )
-from .endurance import kill, kill_checks, resume, same_end, short_dataset, two_plans
 from .generation import decode_segment, generate, longest_target, outcome, prompt_of
 from uti.lm.model import (
     Targets,
@@ -59,6 +58,7 @@ from uti.lm.model import (
     target_losses,
     text_rows,
 )
+from .resume import kill, kill_checks, resume, same_end, short_dataset, two_plans
 from .training import Progress, TokenTrainer, losses, train
 from ..modalities.base import Audio, Image, Sample, values_of
 from ..modalities.registry import MODALITIES
@@ -190,7 +190,7 @@ def _lay_out(run: SmokeRun) -> None:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-b
 def _largest_gap(run: SmokeRun, model: PreTrainedModel, found: Sequence[Targets]) -> float:
-    """How far the mean loss of a sequence in a packed row is from the loss that transformers' own code
+    """Return how far the mean loss of a sequence in a packed row is from the loss that transformers' own code
     computes of it alone, in nats; the largest of some of them.
     """
     gaps = []
@@ -213,7 +213,7 @@ def _text_logits(run: SmokeRun, grown: PreTrainedModel) -> None:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-004-c
 def _learned(run: SmokeRun, before: Sequence[Targets], after: Sequence[Targets]) -> dict[str, Any]:
-    "What of `Overfit` compares the losses before and after training."
+    "Return what of `Overfit` compares the losses before and after training."
 
     def of(found: Sequence[Targets], task: str) -> Targets:
         return joined([t for t, its in zip(found, run.tasks, strict=True) if its == task])
@@ -275,7 +275,9 @@ QUIET = 1e-3  # −60 dBFS
 
 
 def _own_ids(grammar: Grammar, ids: np.ndarray, n_prompt: int) -> tuple[str, np.ndarray]:
-    "The modality that the marker at the end of a prompt asks for, and what follows but its start and end."
+    """Return the modality that the marker at the end of a prompt asks for, and what follows but its start and
+    end.
+    """
     asked = next(m for m, (_, _, marker) in grammar.tokens.items() if ids[n_prompt - 1] in marker)
     start, end, _ = grammar.tokens[asked]
     body = ids[n_prompt:]
@@ -284,13 +286,13 @@ def _own_ids(grammar: Grammar, ids: np.ndarray, n_prompt: int) -> tuple[str, np.
 
 
 def repeated(ids: np.ndarray, n: int = 4) -> float:
-    "The share of runs of `n` ids that stood before in the same piece (seq-rep-n, arXiv:1908.04319)."
+    "Return the share of runs of `n` ids that stood before in the same piece (seq-rep-n, arXiv:1908.04319)."
     runs = [tuple(ids[i : i + n].tolist()) for i in range(len(ids) - n + 1)]
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
 def is_blank(decoded: str | Image | Audio) -> bool:
-    "An empty text, an image of one colour, or audio that stays under −60 dBFS."
+    "Return an empty text, an image of one colour, or audio that stays under −60 dBFS."
     if isinstance(decoded, str):
         return not decoded.strip()
     values = values_of(decoded)
@@ -299,8 +301,8 @@ def is_blank(decoded: str | Image | Audio) -> bool:
     return bool(values.abs().max() < QUIET)
 
 
-def _habits(grammar: Grammar, written: Sequence[np.ndarray], n_prompts: Sequence[int]) -> dict[str, Written]:
-    "What was written, by the modality that was asked for."
+def _stats(grammar: Grammar, written: Sequence[np.ndarray], n_prompts: Sequence[int]) -> dict[str, Written]:
+    "Return what was written, by the modality that was asked for."
     pieces: dict[str, list[np.ndarray]] = {}
     for ids, n in zip(written, n_prompts, strict=True):
         asked, own = _own_ids(grammar, ids, n)
@@ -319,7 +321,7 @@ def _habits(grammar: Grammar, written: Sequence[np.ndarray], n_prompts: Sequence
 
 # %% ../../nbs/lm/06_smoke.ipynb #lm-06-20
 def _decode_all(run: SmokeRun, segments: Sequence[Segment], habits: dict[str, Written]) -> list[str]:
-    "What went wrong in decoding them; those that are blank are counted in `habits`."
+    "Return what went wrong in decoding them; those that are blank are counted in `habits`."
     errors = []
     for segment in segments:
         try:
@@ -334,9 +336,9 @@ def _count(
     run: SmokeRun, name: str, constrained: bool, prompts: Sequence[np.ndarray], written: Sequence[np.ndarray],
     temperatures: Sequence[float],
 ) -> Generated:  # fmt: skip
-    "Counts of one model's sequences; what was made under the grammar is decoded as well, and gates."
+    "Return counts of one model's sequences; what was made under the grammar is decoded as well, and gates."
     outcomes = [outcome(run.grammar, ids) for ids in written]
-    habits = _habits(run.grammar, written, [len(p) for p in prompts])
+    habits = _stats(run.grammar, written, [len(p) for p in prompts])
     whole = [o.target for o in outcomes if o.target]
     decodable = [target for target in whole if run.tokenizer.codec(target.modality).spec.decode_modes]
     failed = _decode_all(run, decodable, habits) if constrained else []
@@ -388,7 +390,7 @@ LISTEN_SECONDS = 0.5
 def _keep(
     run: SmokeRun, segment: Segment | None, stem: str, tokenizer: UnifiedTokenizer | None = None
 ) -> str:
-    """A text as it is; an image or audio as a file `generated/{stem}…`, whose name is returned; empty
+    """Return a text as it is; an image or audio as a file `generated/{stem}…`, whose name is returned; empty
     where there is none, or the codec has no decoder. `tokenizer`: default, that of short images.
     """
     tokenizer = tokenizer or run.tokenizer
@@ -404,12 +406,12 @@ def _keep(
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-c
 def _told(run: SmokeRun, task: str, prompt: np.ndarray) -> str:
-    "The text that a prompt holds, between its start, its end and the marker; empty where the task has none."
+    "Decode the text of a prompt, between its start, its end and the marker; empty where the task has none."
     return run.tokenizer.decode_text(torch.from_numpy(prompt[1:-2])) if TASKS[task][0] else ""
 
 
 def _whole_image(run: SmokeRun, model: Any) -> list[Shown]:
-    "An image of full size, beside the one that was taught for its prompt."
+    "Return an image of full size, beside the one that was taught for its prompt."
     task = next((t for t in ("t2i", "image") if t in run.tasks), None)
     if run.whole is None or task is None:
         return []
@@ -446,8 +448,8 @@ def _listen(run: SmokeRun, model: Any) -> list[Shown]:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-007-b
 def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
-    """What the trained model writes at temperature 0 for the first prompts of each task, beside what it was
-    taught; a whole image; and half a second of audio, longer than any that it was taught.
+    """Return what the trained model writes at temperature 0 for the first prompts of each task, beside what
+    it was taught; a whole image; and half a second of audio, longer than any that it was taught.
     """
     shown = []
     for task in dict.fromkeys(run.tasks):
@@ -470,13 +472,13 @@ def show(run: SmokeRun, model: Any, each: int = 2) -> list[Shown]:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-009
 def without_prompt(example: Example) -> Example:
-    "The sequence that begins with its marker."
+    "Return the sequence that begins with its marker."
     start = len(prompt_of(example)) - 1
     return Example(example.ids[start:], example.labels[start:])
 
 
 def with_prompt_of(example: Example, other: Example) -> Example:
-    "The target of one sequence after the prompt of another."
+    "Return the target of one sequence after the prompt of another."
     prompt, n = prompt_of(other), len(prompt_of(example))
     labels = np.concatenate([np.full(len(prompt), IGNORED), example.labels[n:]])
     return Example(np.concatenate([prompt, example.ids[n:]]), labels)
@@ -511,8 +513,8 @@ def _prompt_gates(run: SmokeRun, found: Conditioning) -> None:
 
 
 def conditioning(run: SmokeRun, model: Any, most: int = 24) -> list[Conditioning]:
-    """Losses of up to `most` sequences a task with their own prompt, with that of the next, and with none;
-    gates on the first two.
+    """Return losses of up to `most` sequences a task with their own prompt, with that of the next, and with
+    none; gates on the first two.
     """
 
     def losses_of(examples: list[Example]) -> list[np.ndarray]:
@@ -577,7 +579,7 @@ def _report(
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012-b
 def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
-    """What all tests found.
+    """Return what all tests found.
 
     Leaves the training and its data in `run.work`, what was generated in `run.outdir`.
     """
@@ -603,7 +605,7 @@ def _all_tests(run: SmokeRun, progress: Progress) -> SmokeReport:
 
 # %% ../../nbs/lm/06_smoke.ipynb #11-smoke-012
 def run_smoke(run: SmokeRun, progress: Progress = lambda step, steps, what: None) -> SmokeReport:
-    """All tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
+    """Return all tests. Leaves in `outdir`: smoke.json, the sequences in `data/`, what was generated in
     `generated/`, and the trained model with its TensorBoard logs in `model/`.
 
     An interrupted run goes on from the last checkpoint of its training, which `outdir` keeps.

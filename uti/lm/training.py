@@ -70,7 +70,7 @@ def _digest(path: Path) -> str:
 
 
 def _run_of(dataset: Dataset, processes: int) -> dict[str, Any]:
-    "What must not change while a run is interrupted, or it would go on as another."
+    "Return what must not change while a run is interrupted, or it would go on as another."
     smoke = dataset.config.smoke.model_dump(mode="json", exclude={"gates", "generated"})
     settings = {f"smoke.{name}": value for name, value in smoke.items()}
     return {**settings, "seed": dataset.config.seed, "sequences": dataset.sha256, "processes": processes}
@@ -237,9 +237,9 @@ class _KeepRows(TrainerCallback):
 # %% ../../nbs/lm/03_training.ipynb #08-training-007
 @contextmanager
 def _interruptible(processes: int) -> Iterator[Event]:
-    """An event that the first Ctrl-C sets; it raises `KeyboardInterrupt` at the end, and the second one does
-    at once. Processes that share a run cannot agree on a step to stop after: there, and outside of the main
-    thread, Ctrl-C is what it always is.
+    """Yield an event that the first Ctrl-C sets; it raises `KeyboardInterrupt` at the end, and the second one
+    does at once. Processes that share a run cannot agree on a step to stop after: there, and outside of the
+    main thread, Ctrl-C is what it always is.
     """
     asked = Event()
     if processes > 1 or current_thread() is not main_thread():
@@ -345,7 +345,7 @@ class TokenTrainer(Trainer):
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008-c
 def losses(trainer: Trainer) -> list[float]:
-    "The loss of each step, in nats a token."
+    "Return the loss of each step, in nats a token."
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 # %% ../../nbs/lm/03_training.ipynb #08-training-008-b

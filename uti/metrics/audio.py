@@ -34,7 +34,7 @@ def snr_db(reference: Signal, estimate: Signal) -> float:
 
 
 def mae(reference: Signal, estimate: Signal) -> float:
-    "Mean absolute error, in the signal's unit, lower is better. Signals of one shape."
+    "Return mean absolute error, in the signal's unit, lower is better. Signals of one shape."
     reference, estimate = pair(reference, estimate)
     return (reference - estimate).abs().mean().item()
 
@@ -58,8 +58,8 @@ def si_sdr_db(reference: Signal, estimate: Signal) -> float:
 
 
 def aligned_snr_db(reference: Signal, estimate: Signal, max_delay: int = 64) -> tuple[float, int]:
-    """(SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR is
-    highest; the smallest delay among equals.
+    """Return (SNR in dB, delay in samples) at the delay of the estimate, within ±`max_delay`, where the SNR
+    is highest; the smallest delay among equals.
 
     [channels, samples], twice. Only the overlap is compared, at least half of the signal: a few samples agree
     by chance. Raises `MetricError` for a silent reference.
@@ -98,7 +98,7 @@ def log_mel(wave: Signal, sample_rate: int) -> Tensor:
 
 
 def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
-    """Mean absolute difference of the log-mel spectrograms (`log_mel`), lower is better.
+    """Return mean absolute difference of the log-mel spectrograms (`log_mel`), lower is better.
 
     Float [channels, samples] of one shape, at one rate in Hz.
     """
@@ -107,7 +107,7 @@ def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-016
 def _of_waves(function: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor, int], float]:
-    "A function of (reference, estimate) as one that does not mind the sample rate."
+    "Return a function of (reference, estimate) as one that does not mind the sample rate."
     return lambda reference, estimate, sample_rate: function(reference, estimate)
 
 

@@ -77,12 +77,12 @@ class MetricFacts(BaseModel):
     decimals: int = Field(2, description="that a table shows")
 
     def limit(self, before: float, tolerance: float) -> float:
-        "The worst value that passes beside `before`."
+        "Return the worst value that passes beside `before`."
         margin = tolerance * abs(before) if self.relative else tolerance
         return before + margin if self.better == "lower" else before - margin
 
     def passes(self, value: float, limit: float) -> bool:
-        "Whether `value` is at least as good as `limit`."
+        "Return whether `value` is at least as good as `limit`."
         return value <= limit if self.better == "lower" else value >= limit
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-006-b
@@ -96,7 +96,7 @@ class Metric(MetricFacts):
 
     @property
     def facts(self) -> MetricFacts:
-        "What a record keeps of it."
+        "Return what a record keeps of it."
         return MetricFacts(**self.model_dump())
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-009
@@ -111,7 +111,7 @@ class Measurement(BaseModel):
 
     @property
     def number(self) -> float | None:
-        "The value, infinite ones included; None where there is none."
+        "Return the value, infinite ones included; None where there is none."
         return self.value if self.infinite is None else self.infinite * math.inf
 
 

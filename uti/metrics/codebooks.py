@@ -17,7 +17,7 @@ __all__ = ['codebook_use']
 
 # %% ../../nbs/metrics/04_codebooks.ipynb #metrics-04-003
 def codebook_use(codes: Tensor, codebook_sizes: tuple[int, ...]) -> list[dict[str, Any]]:
-    """How each codebook is used by `codes`, int64 [n_codebooks, n_positions].
+    """Return how each codebook is used by `codes`, int64 [n_codebooks, n_positions].
 
     A dict a codebook: `size`, `n_codes`, `entropy_bits` (Shannon, of the empirical distribution),
     `perplexity` (2^entropy), `used` and `unused` entries.

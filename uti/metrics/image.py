@@ -85,7 +85,9 @@ def ssim_gaussian(reference: Signal, estimate: Signal) -> float:
 
 
 def error_map(reference: Signal, estimate: Signal) -> Tensor:
-    "Mean absolute error of each pixel over the channels: float [3, H, W] in [0, 1] twice → float64 [H, W]."
+    """Return the mean absolute error of each pixel over the channels: float [3, H, W] in [0, 1] twice →
+    float64 [H, W].
+    """
     reference, estimate = _pictures(reference, estimate)
     return (reference - estimate).abs().mean(0)
 

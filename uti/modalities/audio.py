@@ -28,7 +28,7 @@ __all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'MUCH_CLIPPED', 'HOPS', 'AUDIO', 'read_a
 
 # %% ../../nbs/modalities/04_audio.ipynb #modalities-04-003
 def read_audio(path: str | Path) -> Audio:
-    """All of the audio, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
+    """Return all of the audio, float32, in a WAV, AIFF, FLAC, Ogg (Vorbis, Opus), MP3 or M4A file.
 
     Raises `MediaError`, and warns of a file that is longer or shorter than it says.
     """
@@ -41,7 +41,7 @@ def read_audio(path: str | Path) -> Audio:
 
 
 def load_audio(source: str | Path | Audio | tuple[Any, int]) -> tuple[Any, int]:
-    """A path, an `Audio` or a (wave, sample rate in Hz) as (wave, rate).
+    """Return a path, an `Audio` or a (wave, sample rate in Hz) as (wave, rate).
 
     Raises `MediaError`, also for a wave without its rate.
     """
@@ -58,7 +58,7 @@ RATES = range(100, 1_000_001)  # in Hz; a second at 1 Hz would become thousands 
 
 
 def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | None) -> tuple[Tensor, float]:
-    "(`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
+    "Return (`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
     if isinstance(wave, np.ndarray):
         wave = np.ascontiguousarray(wave, dtype=wave.dtype.newbyteorder("="))
     wave = torch.as_tensor(wave, device="cpu").detach()
@@ -110,8 +110,8 @@ def _low_pass(up: int, down: int) -> np.ndarray:
 
 
 def _resample(wave: Tensor, rate: int, target_rate: int) -> Tensor:
-    """float32 [channels, samples] at `rate` → [channels, ⌈samples · target_rate / rate⌉], in float64 inside,
-    because the last bit must not depend on the machine.
+    """Map float32 [channels, samples] at `rate` → [channels, ⌈samples · target_rate / rate⌉], in float64
+    inside, because the last bit must not depend on the machine.
 
     A sample is a sum over the few taps of its phase, whatever the rates have in common; a table of all
     phases, which torchaudio makes, has billions of zeros at odd rates.
@@ -135,7 +135,8 @@ def normalise_audio(
     channels: int,
     clip_seconds: float | None = None,
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The audio as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was done.
+    """Return the audio as float32 [channels, samples] in [-1, 1] at `target_rate`, and a record of what was
+    done.
 
     `wave`: float [channels, samples] or [samples], or int16; `sample_rate`, `target_rate` in Hz;
     `clip_seconds`: trim or zero-pad the end to this length. The result may share memory with `wave`. Raises

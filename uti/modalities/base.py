@@ -36,7 +36,7 @@ class MediaWarning(UserWarning):
 
 @contextmanager
 def about(name: str | Path) -> Iterator[None]:
-    "Errors and warnings of media in this block, with the name of the file or sample in front."
+    "Yield errors and warnings of media in this block, with the name of the file or sample in front."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MediaWarning)
         try:

@@ -36,8 +36,8 @@ def _grey_bits(image: Image.Image) -> int:
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """The image in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded, in
-    its own mode. Raises `MediaError`, also for more than 179 megapixels, Pillow's limit.
+    """Return the image in `path` (PNG, JPEG, WebP, TIFF, BMP, the first frame of a GIF), completely decoded,
+    in its own mode. Raises `MediaError`, also for more than 179 megapixels, Pillow's limit.
     """
     try:
         with warnings.catch_warnings():
@@ -115,8 +115,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-009
 def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
-    """A numpy array (uint8, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]) or a torch tensor
-    (the same types; [3, H, W] or [1, H, W]) as a PIL image.
+    """Return a numpy array (uint8, or float in [0, 1]; [H, W], [H, W, 1], [H, W, 3] or [H, W, 4]) or a torch
+    tensor (the same types; [3, H, W] or [1, H, W]) as a PIL image.
 
     Raises `MediaError` for another shape or type, or for values outside.
     """
@@ -144,7 +144,7 @@ def image_from_array(array: np.ndarray | Tensor) -> Image.Image:
 
 
 def load_image(source: str | Path | ImageValue | Image.Image | np.ndarray | Tensor) -> Image.Image:
-    "A path, a PIL image or an array as an RGB image, the policy's first half. Raises `MediaError`."
+    "Return a path, a PIL image or an array as an RGB image, the policy's first half. Raises `MediaError`."
     if isinstance(source, ImageValue):
         source = source.pixels
     if not isinstance(source, (str, Path)):
@@ -165,7 +165,7 @@ def normalise_image(
     resize: str = "crop",
     resample: str = "bicubic",
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The image as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
+    """Return the image as float32 [3, H, W] in [0, 1] with (H, W) = `size`, and a record of what was done.
 
     `resize`: "crop" keeps the middle and the proportions, "stretch" the whole image, exactly as
     `PIL.Image.resize` does it. `resample`: "bicubic" or "bilinear". Raises `MediaError`.

@@ -22,8 +22,8 @@ MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (TEXT
 
 
 def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)) -> dict[str, list[Path]]:
-    """Each of `modalities` → its files in `folder`, by suffix in any case, sorted by name. Hidden files and
-    subfolders are left out.
+    """Return each of `modalities` → its files in `folder`, by suffix in any case, sorted by name. Hidden
+    files and subfolders are left out.
 
     Raises `MediaError` where there is no such folder, or nothing in it that is read.
     """
@@ -41,7 +41,7 @@ def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)
 
 
 def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]:
-    "What stands in `folder` and is not in `found`: its name → why."
+    "Return what stands in `folder` and is not in `found`: its name → why."
     taken = {path.name for paths in found.values() for path in paths}
     why = {}
     for path in sorted(p for p in Path(folder).iterdir() if p.name not in taken):

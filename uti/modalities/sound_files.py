@@ -24,8 +24,8 @@ UNKNOWN_SIZE = 2**31 - 2**16  # what is not smaller is no size, but a way to say
 
 
 def missing_bytes(path: Path) -> int:
-    """How many bytes of samples the header of a RIFF (WAV) or FORM (AIFF) file promises and the file does not
-    have; 0 for other files, and where the header does not know.
+    """Return how many bytes of samples the header of a RIFF (WAV) or FORM (AIFF) file promises and the file
+    does not have; 0 for other files, and where the header does not know.
     """
     with path.open("rb") as file:
         kind = file.read(12)[:4]
@@ -74,8 +74,8 @@ def packet_seconds(path: Path) -> float:
 
 
 def decode_whole(path: Path) -> Decoded:
-    """All that ffmpeg decodes in a file. Raises `MediaError` for parts of different rates or channels, and
-    what PyAV raises.
+    """Return all that ffmpeg decodes in a file. Raises `MediaError` for parts of different rates or channels,
+    and what PyAV raises.
     """
     import av
 
@@ -107,7 +107,7 @@ MP3_FRAME = 1152  # samples
 
 
 def _by_libsndfile(path: Path) -> tuple[np.ndarray, int, str, int]:
-    "(float32 [samples, channels], sample rate, format, the samples that the file promises)."
+    "Return (float32 [samples, channels], sample rate, format, the samples that the file promises)."
     with sf.SoundFile(path) as file:
         if file.format not in FORMATS:
             raise MediaError(f"{path}: holds audio as {file.format_info}, which is not read")
@@ -116,8 +116,8 @@ def _by_libsndfile(path: Path) -> tuple[np.ndarray, int, str, int]:
 
 
 def _last_page(path: Path, rate: int) -> tuple[bool, float]:
-    """What the last page of an Ogg file says (RFC 3533): whether it is the last, and at how many seconds it
-    ends. (True, 0) where no page has a whole header.
+    """Return what the last page of an Ogg file says (RFC 3533): whether it is the last, and at how many
+    seconds it ends. (True, 0) where no page has a whole header.
     """
     with path.open("rb") as file:
         ticks = 48_000 if b"OpusHead" in file.read(64) else rate  # RFC 7845: whatever the rate of its sound
@@ -163,8 +163,8 @@ def _checked_length(path: Path) -> tuple[np.ndarray, int]:
 
 # %% ../../nbs/modalities/03_sound_files.ipynb #sounds-13
 def read_sound_file(path: str | Path) -> tuple[np.ndarray, int]:
-    """(float32 [channels, samples], sample rate in Hz) of all of the audio in a WAV, AIFF, FLAC, Ogg (Vorbis,
-    Opus), MP3 or M4A file.
+    """Return (float32 [channels, samples], sample rate in Hz) of all of the audio in a WAV, AIFF, FLAC, Ogg
+    (Vorbis, Opus), MP3 or M4A file.
 
     Warns (`MediaWarning`) of a file that goes on after its end, has none, or ends later than what is there.
     Raises `MediaError` for one that cannot be read, is cut off, or is of another format.

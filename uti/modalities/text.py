@@ -16,7 +16,7 @@ __all__ = ['TEXTS', 'TEXT', 'PROBES', 'read_text', 'TextModality']
 
 # %% ../../nbs/modalities/02_text.ipynb #modalities-02-003
 def read_text(path: str | Path) -> str:
-    "The text in a UTF-8 file, its line ends as they are. Raises `MediaError`."
+    "Return the text in a UTF-8 file, its line ends as they are. Raises `MediaError`."
     try:
         return Path(path).read_bytes().decode("utf-8")
     except OSError as error:

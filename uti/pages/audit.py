@@ -55,9 +55,9 @@ from uti.pages.plots import (
 )
 
 # %% auto #0
-__all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'first_look', 'summary', 'environment',
+__all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'preview', 'summary', 'environment',
            'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'images', 'sounds', 'codebooks',
-           'token_lm', 'idempotence', 'token_space', 'caught', 'gaps', 'conclusion']
+           'token_lm', 'idempotence', 'token_space', 'caught', 'limitations', 'conclusion']
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-002-x
 MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
@@ -79,7 +79,7 @@ def verdict_of(report: AuditRecord) -> Markup:
 
 
 def caption(report: AuditRecord, item: Item) -> str:
-    "What gates, of one item."
+    "Return what gates, of one item."
     there = [(report.metric_facts[name], m.value) for name, m in item.metrics.items() if m.value is not None]
     return ", ".join(
         f"{facts.title} {value:.{facts.decimals}f} {facts.unit}".strip()
@@ -93,7 +93,7 @@ def decoded_items(report: AuditRecord, modality: str) -> list[Item]:
 
 
 def _files(item: Item, folder: Path) -> tuple[Path, Path]:
-    "A decoded item before and after."
+    "Return a decoded item before and after."
     return folder / (item.original or ""), folder / (item.recon or "")
 
 
@@ -108,8 +108,8 @@ def _heard_as_it_is(path: Path, changed: int) -> tuple[Audio, np.ndarray]:
     return audio, spectrogram(audio.wave, audio.rate)
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-005-b
-def first_look(report: AuditRecord, folder: Path) -> Markup:
-    "The first image and the first audio item, before and after."
+def preview(report: AuditRecord, folder: Path) -> Markup:
+    "Return the first image and the first audio item, before and after."
     shown = []
     for item in decoded_items(report, "image")[:1]:
         before, after = _files(item, folder)
@@ -131,7 +131,7 @@ def first_look(report: AuditRecord, folder: Path) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-007
 def summary(report: AuditRecord) -> Markup:
-    "The metrics that gate, and the codecs."
+    "Return the metrics that gate, and the codecs."
     means = [
         [f"{facts.modality}, {facts.title}", _value(report.metrics[name].value), facts.unit,
             f"{facts.better} is better"]
@@ -162,7 +162,7 @@ def _books(sizes: list[int]) -> str:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-010
 def environment(report: AuditRecord) -> Markup:
-    "What the run ran on, and how long each step took."
+    "Return what the run ran on, and how long each step took."
     e = report.environment
     torch = e.packages.get("torch", "absent")
     said = (
@@ -175,7 +175,7 @@ def environment(report: AuditRecord) -> Markup:
 
 
 def commands(report: AuditRecord, folder: Path) -> Markup:
-    "What repeats the run, and what holds another against it."
+    "Return what repeats the run, and what holds another against it."
     if not report.command.startswith("uti ") or report.baseline:
         return block(report.command)
     again = f"{report.command} --baseline-report {(folder / 'report.json').as_posix()}"
@@ -189,7 +189,7 @@ def commands(report: AuditRecord, folder: Path) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-010-s
 def speed(report: AuditRecord) -> Markup:
-    "Ids a second and, of audio, the real-time factor, by batch size."
+    "Return ids a second and, of audio, the real-time factor, by batch size."
     if not report.speed:
         return paragraph("Not measured: a thorough run does, ", code("--thorough"), ".")
     what = ("ids/s, encode", "ids/s, decode", "real-time factor, encode", "real-time factor, decode")
@@ -228,7 +228,7 @@ FILES = {
 
 
 def artifacts(report: AuditRecord, folder: Path) -> Markup:
-    "The files beside the page."
+    "Return the files beside the page."
     what = FILES | {f"{modality}_tokens.sha256": f"hash of all {modality} ids" for modality in report.codecs}
     return table(
         ["file", "what"],
@@ -237,7 +237,7 @@ def artifacts(report: AuditRecord, folder: Path) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-013
 def _cell(answers: list[Check]) -> Markup | str:
-    "The answers to one question of one modality."
+    "Return the answers to one question of one modality."
     asked = [c for c in answers if c.passed is not None]
     if not answers:
         return ""
@@ -269,7 +269,9 @@ KINDS = {
 
 
 def _tally(answers: list[Check]) -> Markup | str:
-    "Whether every gate passed, how many answers were right, and how many questions could not be asked."
+    """Return whether every gate passed, how many answers were right, and how many questions could not be
+    asked.
+    """
     asked = [c for c in answers if c.passed is not None]
     if not asked:
         return soft("not asked") if answers else ""
@@ -284,7 +286,7 @@ def _kind(check: Check) -> str:
 
 
 def correctness(report: AuditRecord) -> Markup:
-    """Every question that was asked, of each modality and of none: by kind, and each by itself in what
+    """Return every question that was asked, of each modality and of none: by kind, and each by itself in what
     unfolds. A check that is in the record is in one of the two tables.
     """
     of_modality = [c for c in report.checks if c.modality]
@@ -312,7 +314,7 @@ def correctness(report: AuditRecord) -> Markup:
 
 
 def unexpected(report: AuditRecord) -> Markup:
-    "The answers that were not as expected, where they were promised."
+    "Return the answers that were not as expected, where they were promised."
     wrong = [c for c in report.checks if c.passed is False and c.name != "idempotence"]
     rows = [
         [c.sentence, c.modality, c.item, mark(c.passed), str(c.found), str(c.expected), c.detail]
@@ -345,7 +347,7 @@ def metrics(report: AuditRecord) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-018
 def images(report: AuditRecord, folder: Path) -> Markup:
-    "Images before and after, and where they differ."
+    "Return images before and after, and where they differ."
     shown, items = [], decoded_items(report, "image")
     for item in items[:MOST_SHOWN]:
         size = tuple(report.codecs["image"]["output_size"])
@@ -378,7 +380,7 @@ def _rest(items: list[Item], noun: str) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-018-b
 def codebooks(report: AuditRecord) -> Markup:
-    "How much of each codebook is used."
+    "Return how much of each codebook is used."
     if not report.codebook_use:
         return paragraph("Nothing was encoded.")
     columns = [
@@ -403,7 +405,7 @@ def codebooks(report: AuditRecord) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-021
 def token_lm(report: AuditRecord, folder: Path) -> Markup:
-    "What the smoke tests of a language model found on the same token space."
+    "Return what the smoke tests of a language model found on the same token space."
     lm = report.token_lm
     if not lm:
         return paragraph(
@@ -425,7 +427,7 @@ def token_lm(report: AuditRecord, folder: Path) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-021-b
 def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
-    "A row a test."
+    "Return a row a test."
     o, r = lm["overfit"], lm["resume"]
     learned = (
         f"loss {o['first_loss']:.2f} → {o['final_loss']:.2f} nats/token, {o['accuracy']:.1%} of the targets "
@@ -460,7 +462,7 @@ def _lm_rows(lm: dict[str, Any], limit: float) -> list[list[Any]]:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-024
 def idempotence(report: AuditRecord) -> Markup:
-    "How many ids each item keeps when it is decoded and encoded again."
+    "Return how many ids each item keeps when it is decoded and encoded again."
     rows = [
         [i.name, i.modality, mark(i.idempotence == 1), f"{i.idempotence:.1%}",
             "promised" if report.codecs[i.modality]["idempotent"] else "not promised"]
@@ -474,7 +476,7 @@ def idempotence(report: AuditRecord) -> Markup:
 
 
 def token_space(report: AuditRecord) -> Markup:
-    "The ranges and the hashes."
+    "Return the ranges and the hashes."
     hashes = {
         "token space": report.token_space_sha256,
         **{f"{modality} ids": digest for modality, digest in report.token_hashes.items()},
@@ -499,8 +501,8 @@ def caught(report: AuditRecord) -> Markup:
     )
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-024-c
-def gaps(report: AuditRecord) -> Markup:
-    "What this run does not say."
+def limitations(report: AuditRecord) -> Markup:
+    "Return what this run does not say."
     not_asked = {(c.modality, c.name): c for c in report.checks if c.passed is None}.values()
     n = sum(c.passed is None for c in report.checks)
     said = [f"{n} of {len(report.checks)} questions could not be asked."] if n else []
@@ -538,7 +540,7 @@ def gaps(report: AuditRecord) -> Markup:
 
 # %% ../../nbs/pages/03_audit.ipynb #pages-03-024-d
 def conclusion(report: AuditRecord) -> Markup:
-    "Whether to train on these ids."
+    "Return whether to train on these ids."
     if not report.passed:
         reasons = {
             str(c.item)

@@ -45,7 +45,7 @@ MOST_SENTENCES = 8  # of failed gates, at the top
 # %% auto #0
 __all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORMS', 'Row', 'FILES', 'Page', 'label', 'fixed',
            'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens', 'images',
-           'sounds', 'audits', 'every_number', 'artifacts', 'gaps']
+           'sounds', 'audits', 'every_number', 'artifacts', 'limitations']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Page:
 
     @cached_property
     def results(self) -> dict[str, dict[str, CodecResult]]:
-        "Modality → configuration → result, of the modalities that there are."
+        "Return modality → configuration → result, of the modalities that there are."
         return {m: found for m in KINDS if (found := self.comparison.results(m))}
 
     @cached_property
     def facts(self) -> dict[str, dict[str, MetricFacts]]:
-        "Modality → the metrics that a comparison shows: those that gate."
+        "Return modality → the metrics that a comparison shows: those that gate."
         gating = [facts for facts in self.comparison.metric_facts.values() if facts.tolerance is not None]
         return {m: {facts.name: facts for facts in gating if facts.modality == m} for m in KINDS}
 
@@ -80,15 +80,16 @@ class Page:
         return "×".join(map(str, size)) if size else ""
 
     def assets(self, modality: str) -> list[Asset]:
+        "Return the items of a modality that went through the codecs."
         return [asset for asset in self.comparison.assets if asset.modality == modality]
 
     def common(self, modality: str) -> str:
-        "The common form of a modality."
+        "Say what the common form of images or audio is."
         rate = self.comparison.common_form.sample_rate or 0
         return {"image": self.size, "audio": f"{rate / 1000:g} kHz mono"}[modality]
 
     def resized(self, modality: str) -> bool:
-        "Whether a codec's images have another size than those of the common form."
+        "Tell whether a codec's images have another size than those of the common form."
         return any(r.rate.own != r.rate.axis for r in self.results.get(modality, {}).values())
 
     def rate_columns(self, modality: str) -> list[str]:
@@ -103,7 +104,7 @@ def label(facts: MetricFacts) -> str:
 
 
 def fixed(number: float | None, decimals: int) -> Any:
-    "A cell of so many decimals."
+    "Return a cell of so many decimals."
     return NOTHING if number is None else (round(number, decimals) + 0.0, decimals)  # no -0.00
 
 
@@ -122,12 +123,12 @@ FORMS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def own_form(result: CodecResult) -> str:
-    "What the codec encodes and decodes."
+    "Say what the codec encodes and decodes."
     return FORMS[result.codec["modality"]](result.codec)
 
 
 def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
-    "The codec's own rate and, where an image's is another there, the rate in the common form."
+    "Return the codec's own rate and, where an image's is another there, the rate in the common form."
     both = (result.rate.own, result.rate.axis)
     return [
         fixed(rate, KINDS[modality].rate_decimals)
@@ -136,7 +137,7 @@ def _rates(page: Page, result: CodecResult, modality: str) -> list[Any]:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-009
 def verdict_of(page: Page) -> Markup:
-    "Whether all configurations keep their promises, and who does not."
+    "Return whether all configurations keep their promises, and who does not."
     failed, n = [e for e in page.entries if not e.passed], len(page.entries)
     whose = (
         "the configuration keeps what its codecs promise"
@@ -165,7 +166,7 @@ def _columns(page: Page, modality: str) -> list[str]:
 
 
 def _short(page: Page, name: str, modality: str) -> list[Any]:
-    "The cells of one configuration and modality."
+    "Return the cells of one configuration and modality."
     result = page.results[modality].get(name)
     if not result:
         return [NOTHING] * len(_columns(page, modality))
@@ -174,7 +175,7 @@ def _short(page: Page, name: str, modality: str) -> list[Any]:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-009-b
 def summary(page: Page) -> Markup:
-    "One row a configuration: rate and distortion of each modality."
+    "Return one row a configuration: rate and distortion of each modality."
     rows = [
         [e.name, mark(e.passed), *(cell for m in page.results for cell in _short(page, e.name, m))]
         for e in page.entries
@@ -183,7 +184,7 @@ def summary(page: Page) -> Markup:
 
 
 def explained(page: Page) -> Markup:
-    "What the table's numbers are, in words."
+    "Return what the table's numbers are, in words."
     form, forms = page.comparison.common_form, []
     if form.image_size:
         forms.append(f"images at {page.size}, the smallest of the codecs' sizes")
@@ -213,13 +214,13 @@ def _numbers(found: dict[str, Measurement]) -> dict[str, float | None]:
 
 
 def _reached(curve: Reference, rate: float, facts: MetricFacts) -> Any:
-    "What the reference has at `rate`, or how far it goes."
+    "Return what the reference has at `rate`, or how far it goes."
     reason = out_of_reach(curve, rate, facts.name, KINDS[curve.modality].rate_decimals)
     return soft(reason) if reason else fixed(at_rate(curve, rate, facts.name), facts.decimals)
 
 
 def _beside_references(page: Page, modality: str) -> Markup:
-    "Each codec beside what the references reach with as many bits, as far as they do."
+    "Return each codec beside what the references reach with as many bits, as far as they do."
     curves, every, rows = page.curves(modality), page.facts[modality].values(), []
     for name, result in page.results[modality].items():
         rate = result.rate.axis
@@ -235,7 +236,7 @@ def _beside_references(page: Page, modality: str) -> Markup:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-b
 def _plane(page: Page, modality: str, axis: str) -> Markup:
-    "Codecs as points, references as curves."
+    "Return codecs as points, references as curves."
     points = {
         name: (r.rate.axis, _numbers(r.common))
         for name, r in page.results[modality].items()
@@ -253,7 +254,7 @@ def _plane(page: Page, modality: str, axis: str) -> Markup:
 
 
 def rate_against_distortion(page: Page) -> Markup:
-    "A plane and a table for images, and for sounds."
+    "Return a plane and a table for images, and for sounds."
     axes, parts = (
         {
             "image": f"bits per pixel of {page.size}" if page.resized("image") else "bits per pixel",
@@ -282,12 +283,12 @@ def _books(sizes: list[int]) -> str:
 
 
 def _context(rate: Rate) -> Any:
-    "A cell of the tokens of an image, a second or a byte."
+    "Make the cell of the tokens of an image, a second or a byte."
     return fixed(rate.context, 2 if (rate.context or 0) < 10 else 0)
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c-x
 def tokens(page: Page) -> Markup:
-    "What a language model's context pays."
+    "Return what a language model's context pays."
     rows = []
     for modality, those in page.results.items():
         for name, r in those.items():
@@ -312,7 +313,7 @@ def tokens(page: Page) -> Markup:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-015
 def _caption(page: Page, item: ItemResult, modality: str) -> str:
-    "The item's distortion in the common form."
+    "Return the item's distortion in the common form."
     there = [
         (facts, m.value)
         for facts in page.facts[modality].values()
@@ -340,8 +341,8 @@ def _by_form(page: Page, asset: Asset) -> dict[str, Row]:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-015-b
 def _original_of(page: Page, asset: Asset, own: str, those: Row) -> tuple[Path, list[str]]:
-    """The file that the codecs of one form got, and two lines on it; the one in the common form where none of
-    them decoded.
+    """Return the file that the codecs of one form got, and two lines on it; the one in the common form where
+    none of them decoded.
     """
     kept = next((item.original for _, _, item in those if item.original), None)
     if kept:
@@ -355,7 +356,7 @@ def _rest(assets: list[Asset], noun: str) -> Markup:
 
 
 def images(page: Page) -> Markup:
-    "Each image through each codec."
+    "Return each image through each codec."
     assets, parts = page.assets("image"), []
     for asset in assets[:MOST_SHOWN]:
         parts.append(heading(asset.name))
@@ -391,7 +392,7 @@ def _sound_card(
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
 def sounds(page: Page) -> Markup:
-    "Each audio item through each codec; the spectrograms of audio share a scale of colours."
+    "Return each audio item through each codec; the spectrograms of audio share a scale of colours."
     assets, parts = page.assets("audio"), []
     for asset in assets[:MOST_SHOWN]:
         original = read_audio(page.folder / str(asset.original))
@@ -424,7 +425,7 @@ def sounds(page: Page) -> Markup:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-b
 def _ladder(page: Page, curve: Reference) -> Markup:
-    "A reference at each of its settings."
+    "Return a reference at each of its settings."
     every = page.facts[curve.modality].values()
     rows = [
         [
@@ -462,7 +463,7 @@ def audits(page: Page) -> Markup:
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019
 def every_number(page: Page) -> Markup:
-    """Each metric of each item, in the codec's own form and in the common one; the references at each
+    """Return each metric of each item, in the codec's own form and in the common one; the references at each
     setting; what has no number.
     """
     parts: list[Any] = []
@@ -503,13 +504,13 @@ FILES = {
 
 
 def artifacts(page: Page) -> Markup:
-    "What repeats the run, and the files beside the page."
+    "Return what repeats the run, and the files beside the page."
     there = [[link(name, name), FILES[name]] for name in sorted(FILES) if (page.folder / name).exists()]
     return joined([block(page.comparison.command), table(["file", "what"], there)])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-d
-def gaps(page: Page) -> Markup:
-    "What a comparison does not say."
+def limitations(page: Page) -> Markup:
+    "Return what a comparison does not say."
     counts = {
         m: sum(a.modality == m for a in page.comparison.assets)
         for m in ("image", "audio")

@@ -22,7 +22,7 @@ __all__ = ['LONGEST_PLAYED', 'player', 'audio_player', 'drawn', 'card', 'cards',
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-003
 def _inside(mime: str, data: bytes) -> str:
-    "A URL that holds `data` itself, so that the page needs no other file."
+    "Return a URL that holds `data` itself, so that the page needs no other file."
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
@@ -34,7 +34,7 @@ def player(path: Path, label: str, style: str = "") -> Markup:
 
 
 def audio_player(path: Path, label: str) -> Markup:
-    "A player under its label."
+    "Return a player under its label."
     return Markup("<div>{}{}</div>").format(label, player(path, label))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-004
@@ -49,8 +49,8 @@ def _drawn_as(kind: str, figure: Figure, dpi: int) -> bytes:
 
 
 def drawn(figure: Figure, what: str, dpi: int = 90, kind: str = "png") -> Markup:
-    """A figure inside the page, as wide as the text; `what` it shows, for who cannot see it. `kind`: png, or
-    jpeg, a fifth of its size where it holds photographs.
+    """Return a figure inside the page, as wide as the text; `what` it shows, for who cannot see it. `kind`:
+    png, or jpeg, a fifth of its size where it holds photographs.
 
     The figure is closed.
     """
@@ -61,7 +61,7 @@ def drawn(figure: Figure, what: str, dpi: int = 90, kind: str = "png") -> Markup
 def card(
     title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None
 ) -> Markup:
-    """An image (a PNG file, or a figure, which is closed), a title, lines of text and a player.
+    """Return an image (a PNG file, or a figure, which is closed), a title, lines of text and a player.
 
     Cards stand side by side inside `cards`.
     """
@@ -80,7 +80,7 @@ def card(
 
 
 def cards(those: Sequence[Markup]) -> Markup:
-    "Cards in rows."
+    "Return cards in rows."
     return Markup('<div class="cards">{}</div>').format(joined(those))
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-rest1
@@ -88,20 +88,20 @@ LONGEST_PLAYED = 30  # seconds
 
 
 def is_played(audio: Audio) -> bool:
-    "Whether a page holds the audio itself."
+    "Return whether a page holds the audio itself."
     return audio.wave.shape[1] <= LONGEST_PLAYED * audio.rate
 
 
 def not_shown(n: int, most: int, file: str, absent: str) -> Markup:
-    "How many of `n` items a page leaves to `file`, or, where there are none, the sentence `absent`."
+    "Return how many of `n` items a page leaves to `file`, or, where there are none, the sentence `absent`."
     if not n:
         return paragraph(absent)
     return paragraph(f"{n - most} more stand in {file}.") if n > most else Markup("")
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-011
 def shown_table(folder: Path, shown: Sequence[dict[str, Any]]) -> Markup:
-    """What a language model wrote beside its prompt and what it was taught: images and players inside the
-    page. `shown`: as in smoke.json, files in `folder`.
+    """Return what a language model wrote beside its prompt and what it was taught: images and players inside
+    the page. `shown`: as in smoke.json, files in `folder`.
     """
 
     def media(value: str) -> Markup | str:

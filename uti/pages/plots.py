@@ -107,8 +107,8 @@ def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-013
 def space_bar(token_space: dict[str, Any]) -> Figure:
-    """The ranges of a token space, as `space.to_dict` gives it, one bar each, on a logarithmic axis of their
-    sizes.
+    """Return the ranges of a token space, as `space.to_dict` gives it, one bar each, on a logarithmic axis of
+    their sizes.
     """
     ranges = token_space["ranges"]
     fig, ax = plt.subplots(figsize=(9.6, 0.3 * len(ranges) + 0.8), layout="constrained")
@@ -168,7 +168,9 @@ OFFSETS = (
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b-t
 def _taken(ax: Axes, points: Iterable[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    "(x, y, radius, weight) in pixels of what a label should not cover: points, and a little of the curves."
+    """Return (x, y, radius, weight) in pixels of what a label should not cover: points, and a little of the
+    curves.
+    """
     taken = [(*ax.transData.transform(point), 7, 1.0) for point in points]
     for line in (line for line in ax.lines if np.size(line.get_xdata()) > 1):
         way = ax.transData.transform(line.get_xydata())
@@ -235,7 +237,7 @@ def _reference_curves(
 def _codec_points(
     ax: Axes, codecs: dict[str, Measured], metric: str
 ) -> dict[tuple[float, float], tuple[str, str]]:
-    "Each codec a point; returns point → (the codecs at it, its colour)."
+    "Return each codec a point; returns point → (the codecs at it, its colour)."
     there: dict[tuple[float, float], tuple[str, str]] = {}
     for i, (name, (rate, values)) in enumerate(codecs.items()):
         if (value := values.get(metric)) is not None:
@@ -252,8 +254,8 @@ def rate_distortion(
     metrics: dict[str, str],
     rate_label: str,
 ) -> Figure:
-    """One panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs` a
-    labelled point, each of `references` a curve.
+    """Return one panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs`
+    a labelled point, each of `references` a curve.
 
     Codecs at the same point share a label. What has no value is left out.
     """
@@ -279,8 +281,8 @@ def rate_distortion(
 def loss_curves(
     losses: list[float], limit: float, whole: list[float], resumed: list[float], interrupted_after: int
 ) -> Figure:
-    """Losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and of a
-    short run in one go and interrupted.
+    """Return losses in nats a token, by step: of a training run, with the highest that passes (`limit`); and
+    of a short run in one go and interrupted.
     """
     fig, axes = plt.subplots(1, 2, figsize=(9.6, 3), layout="constrained", width_ratios=[3, 2])
     axes[0].plot(range(1, len(losses) + 1), losses, lw=1)
@@ -298,8 +300,8 @@ def loss_curves(
 
 
 def prompt_bars(conditioning: list[dict[str, Any]]) -> Figure:
-    """Mean loss of each task by what the model was prompted with: dicts with `task`, `right`, `shuffled` and
-    `none`, in nats a token.
+    """Return mean loss of each task by what the model was prompted with: dicts with `task`, `right`,
+    `shuffled` and `none`, in nats a token.
     """
     fig, ax = plt.subplots(figsize=(9.6, 2.8), layout="constrained")
     places = np.arange(len(conditioning))

@@ -13,7 +13,8 @@ from .media import drawn, shown_table
 from .plots import loss_curves, prompt_bars
 
 # %% auto #0
-__all__ = ['verdict_of', 'gates', 'data', 'loss', 'endured', 'generated', 'habits', 'shown', 'prompts', 'environment', 'gaps']
+__all__ = ['verdict_of', 'gates', 'data', 'loss', 'endured', 'generated', 'habits', 'shown', 'prompts', 'environment',
+           'limitations']
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-004
 def verdict_of(report: SmokeReport) -> Markup:
@@ -49,13 +50,13 @@ def _written(report: SmokeReport) -> str:
 
 
 def gates(report: SmokeReport) -> Markup:
-    "Every question and its answer."
+    "Return every question and its answer."
     rows = [[c.sentence, mark(c.passed), c.found, str(c.expected), c.detail] for c in report.checks]
     return table(["gate", "", "found", "passes", ""], rows)
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-006
 def data(report: SmokeReport) -> Markup:
-    "What it learned from, and what was cut short so that it is quick."
+    "Return what it learned from, and what was cut short so that it is quick."
     said, smoke = [], report.config["smoke"]
     whole = {"image": report.whole_pictures}  # the other images are smaller
     for modality, (least, most) in report.positions.items():
@@ -77,7 +78,7 @@ def data(report: SmokeReport) -> Markup:
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-010
 def loss(report: SmokeReport) -> Markup:
-    "How it fell, and how much of each task was learned."
+    "Return how it fell, and how much of each task was learned."
     o, r = report.overfit, report.resume
     curves = loss_curves(
         o.losses,
@@ -114,7 +115,7 @@ def endured(report: SmokeReport) -> Markup:
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-006-b
 def generated(report: SmokeReport) -> Markup:
-    "How many sequences are well-formed, with the grammar and without."
+    "Return how many sequences are well-formed, with the grammar and without."
     rows = []
     for g in report.generated:
         temperatures = ", ".join(f"{t:g}" for t in g.temperatures)
@@ -137,7 +138,7 @@ def generated(report: SmokeReport) -> Markup:
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-012
 def habits(report: SmokeReport) -> Markup:
-    "Ids that leaked from other modalities, repetitions, blanks."
+    "Return ids that leaked from other modalities, repetitions, blanks."
     rows = [
         [
             g.model,
@@ -156,12 +157,12 @@ def habits(report: SmokeReport) -> Markup:
 
 
 def shown(report: SmokeReport, folder: Path) -> Markup:
-    "What it wrote."
+    "Return what it wrote."
     return shown_table(folder, [s.model_dump() for s in report.shown])
 
 
 def prompts(report: SmokeReport) -> Markup:
-    "Whether it uses its prompt."
+    "Return whether it uses its prompt."
     if not report.conditioning:
         return paragraph("No task of this configuration has a prompt.")
     rows = [
@@ -173,7 +174,7 @@ def prompts(report: SmokeReport) -> Markup:
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-008
 def environment(report: SmokeReport, folder: Path) -> Markup:
-    "What it ran on, what repeats it, and what lies beside the page."
+    "Return what it ran on, what repeats it, and what lies beside the page."
     e = report.environment
     ran = (
         f"Python {e.python} on {e.platform}, torch {e.packages.get('torch', 'absent')}, device {e.device}, "
@@ -206,8 +207,8 @@ def environment(report: SmokeReport, folder: Path) -> Markup:
     )
 
 # %% ../../nbs/pages/04_smoke.ipynb #pages-04-008-b
-def gaps(report: SmokeReport) -> Markup:
-    "What these tests do not say."
+def limitations(report: SmokeReport) -> Markup:
+    "Return what these tests do not say."
     said = [
         f"“{c.sentence}” was measured and not gated: {c.detail}." for c in report.checks if c.passed is None
     ]

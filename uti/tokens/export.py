@@ -37,7 +37,7 @@ UNNUMBERED = ("image",)  # where there is one codebook, as with the ranges of th
 
 
 def _books(space: TokenSpace) -> list[tuple[str, int]]:
-    "(what the names of its tokens begin with, entries) of each codebook of images and sounds."
+    "Return (what the names of its tokens begin with, entries) of each codebook of images and sounds."
     books = []
     for modality, sizes in (("image", space.image), ("audio", space.audio)):
         numbers = [f"_{k:0{len(str(len(sizes) - 1))}}" for k in range(len(sizes))]
@@ -48,7 +48,8 @@ def _books(space: TokenSpace) -> list[tuple[str, int]]:
 
 
 def token_names(space: TokenSpace) -> list[str]:
-    """The token of every id that is not text, in the order of the ids: the first is that of id `space.text`.
+    """Return the token of every id that is not text, in the order of the ids: the first is that of id
+    `space.text`.
 
     As with the ranges of the space, a single codebook of images has no number and those of audio always have
     one: `<|img_00042|>`, `<|aud_3_0042|>`; of several, `<|img_1_00042|>`.
@@ -58,7 +59,7 @@ def token_names(space: TokenSpace) -> list[str]:
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-010
 def _backend(codec: Codec) -> Tokenizer:
-    "The `tokenizers.Tokenizer` of a text codec. Raises `ExportError` where it has none."
+    "Return the `tokenizers.Tokenizer` of a text codec. Raises `ExportError` where it has none."
     found = getattr(codec, "tokenizer", None)
     backend = getattr(found, "backend_tokenizer", found)  # what transformers wraps
     if not isinstance(backend, Tokenizer):
@@ -70,7 +71,7 @@ def _backend(codec: Codec) -> Tokenizer:
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-013
 def _added_tokens(codec: Codec, space: TokenSpace) -> dict[int, str]:
-    """Id → token, for every id of `space` that the text tokenizer has no token for.
+    """Return id → token, for every id of `space` that the text tokenizer has no token for.
 
     Raises `ExportError` where its vocabulary has one of these tokens already.
     """
@@ -96,8 +97,8 @@ def _close_gaps(vocabulary: dict[str, int], names: dict[int, str]) -> dict[str, 
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-016
 def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]:
-    """The content of `tokenizer.json`: that of `backend`, with the tokens of `added` (id → token), each
-    matched whole and as it is, wherever it stands.
+    """Return the content of `tokenizer.json`: that of `backend`, with the tokens of `added` (id → token),
+    each matched whole and as it is, wherever it stands.
     """
     data = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     if backend.num_special_tokens_to_add(is_pair=False):
@@ -122,7 +123,7 @@ def _split(pattern: str) -> dict[str, Any]:
 
 
 def _cuts(data: dict[str, Any]) -> list[str] | None:
-    """The regular expressions by which the byte-level BPE of a `tokenizer.json` cuts a text, one after
+    """Return the regular expressions by which the byte-level BPE of a `tokenizer.json` cuts a text, one after
     another; None where it is none, or does more than that.
     """
     model, pre = data["model"], data["pre_tokenizer"] or {}
@@ -165,7 +166,7 @@ _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask
 
 
 def _tokenizer_config(codec: Any) -> dict[str, Any]:
-    "The content of `tokenizer_config.json`."
+    "Return the content of `tokenizer_config.json`."
     text = codec.tokenizer
     own = {name: token for name, token in getattr(text, "special_tokens_map", {}).items() if name in _NAMED}
     config = {
@@ -243,8 +244,8 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-023-t
 def _tried(tokenizer: UnifiedTokenizer, added: dict[int, str]) -> str:
-    """The content of `tokenizer.json`: with the names in the vocabulary where that changes no id, else as
-    added tokens. Raises `ExportError` where those would change one.
+    """Return the content of `tokenizer.json`: with the names in the vocabulary where that changes no id, else
+    as added tokens. Raises `ExportError` where those would change one.
     """
     backend = _backend(tokenizer.codec("text"))
     for data in (_with_media(backend, added, tokenizer.space), _tokenizer_json(backend, added)):
@@ -286,7 +287,7 @@ Servers that make strings leave special tokens out unless told `skip_special_tok
 
 
 def _readme(space: TokenSpace) -> str:
-    "What people who get the folder should know."
+    "Return what people who get the folder should know."
     ranges = ", ".join(f"{name} {ids.start:,} to {ids.stop - 1:,}" for name, ids in space.ranges.items())
     return _README.format(
         total=space.vocab_size_total,

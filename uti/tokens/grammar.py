@@ -30,14 +30,14 @@ class SequenceError(UTIError):
 
 @lru_cache(maxsize=4096)
 def cell_books(serialisation: str, n_codebooks: int, n_positions: int) -> tuple[int, ...]:
-    """The codebook of each of the `n_codebooks × n_positions` cells, in the order in which `serialisation`
-    reads them.
+    """Return the codebook of each of the `n_codebooks × n_positions` cells, in the order in which
+    `serialisation` reads them.
     """
     return tuple((reading_order(serialisation, n_codebooks, n_positions) // max(n_positions, 1)).tolist())
 
 
 def _named(space: TokenSpace, token_id: int) -> str:
-    "An id as a message names it."
+    "Return an id as a message names it."
     if not 0 <= token_id < space.vocab_size_total:
         return f"id {token_id}, outside the vocabulary of {space.vocab_size_total}"
     special = {i: name for name, i in space.special.items()}.get(token_id)
@@ -50,7 +50,7 @@ def _range_named(space: TokenSpace, ids: range) -> str:
 
 
 def _refusal(space: TokenSpace, token_id: int, allowed: Sequence[range]) -> str:
-    "What stands there, and what must."
+    "Return what stands there, and what must."
     wanted = " or ".join(_range_named(space, ids) for ids in allowed)
     return f"{_named(space, token_id)} where {wanted} must stand"
 
@@ -87,12 +87,12 @@ class Grammar:
 
     @cached_property
     def books(self) -> dict[str, list[range]]:
-        "Modality → the range of each codebook."
+        "Return modality → the range of each codebook."
         return {modality: self.space.modality_ranges(modality) for modality in self.lengths}
 
     @cached_property
     def tokens(self) -> dict[str, tuple[range, range, range]]:
-        "Modality → start, end and marker, each as a range of one id."
+        "Return modality → start, end and marker, each as a range of one id."
         one = {name: range(i, i + 1) for name, i in self.space.special.items()}
         return {
             m: (one[f"<|{s}_start|>"], one[f"<|{s}_end|>"], one[f"<|gen_{s}|>"])
@@ -107,24 +107,24 @@ class Grammar:
 
     @cached_property
     def between(self) -> list[range]:
-        "What may stand between segments."
+        "Return what may stand between segments."
         return [ids for start, _, marker in self.tokens.values() for ids in (start, marker)] + [self.pad]
 
     def shortest(self, modality: str, frames: int = 0) -> int:
-        "Ids of the shortest segment that has at least so many `frames`."
+        "Return ids of the shortest segment that has at least so many `frames`."
         lengths = self.lengths[modality]
         return lengths[bisect_left(lengths, frames)] * len(self.books[modality])
 
     def need_between(self, ids: range) -> int:
-        "The least number of tokens after one of `ids`, where it stands between segments."
+        "Return the least number of tokens after one of `ids`, where it stands between segments."
         for modality, (start, _, marker) in self.tokens.items():
             if ids in (start, marker):
                 return self.shortest(modality) + 1 + (ids == marker)
         return 0
 
     def next_cell(self, modality: str, n: int, length: int | None) -> list[range]:
-        """The ranges that may follow `n` tokens of a segment whose number of positions is `length`, or None
-        where it is still open.
+        """Return the ranges that may follow `n` tokens of a segment whose number of positions is `length`, or
+        None where it is still open.
         """
         books, lengths, end = self.books[modality], self.lengths[modality], self.tokens[modality][1]
         total = lengths[-1] if length is None else length
@@ -178,8 +178,8 @@ class Reader:
         return self._next
 
     def within(self, left: int) -> list[range]:
-        """Those of `allowed()` after which the document can still be whole with `left` tokens, the next one
-        included. Raises `SequenceError` where none can, with the number that would.
+        """Return those of `allowed()` after which the document can still be whole with `left` tokens, the
+        next one included. Raises `SequenceError` where none can, with the number that would.
         """
         if left < (need := self.need()):
             raise SequenceError(
@@ -190,11 +190,11 @@ class Reader:
         return found if len(found) == 1 else [ids for ids in found if 1 + self._need_after(ids) <= left]
 
     def need(self) -> int:
-        "The tokens that a document which is whole needs at least from here."
+        "Return the tokens that a document which is whole needs at least from here."
         return 0 if self.complete else 1 + min(map(self._need_after, self.allowed()))
 
     def _need_after(self, ids: range) -> int:
-        "The least number of tokens after one of `ids`, a range of `allowed()`."
+        "Return the least number of tokens after one of `ids`, a range of `allowed()`."
         if not self._open:
             return self.grammar.need_between(ids)
         books, end = self.grammar.books[self._open], self.grammar.tokens[self._open][1]
@@ -218,7 +218,7 @@ class Reader:
 
     @property
     def complete(self) -> bool:
-        "Whether a document may end here."
+        "Return whether a document may end here."
         return not self._open and not self._due
 
     def push(self, token_id: int) -> None:
@@ -262,7 +262,7 @@ class Reader:
                 self._length = lengths[0] if len(lengths) == 1 else None
 
     def close(self) -> list[Segment]:
-        "The segments of a document that ends here. Raises `SequenceError` where it may not."
+        "Return the segments of a document that ends here. Raises `SequenceError` where it may not."
         if not self.complete:
             what = self._where() if self._open else f", right after the marker of {self._due}"
             raise SequenceError(f"the sequence ends at position {self.n_read}{what}")
@@ -280,7 +280,7 @@ class Reader:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-008
 def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
-    """The texts, images and audio of a sequence of global ids [n].
+    """Return the texts, images and audio of a sequence of global ids [n].
 
     Raises `SequenceError` saying where it is ill-formed, and what would have been legal there.
     """
@@ -323,7 +323,7 @@ def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:
 
 
 def grammar_from_dict(space: TokenSpace, data: dict[str, Any]) -> Grammar:
-    "The inverse of `grammar_to_dict`. Raises `SequenceError` for anything else."
+    "Return the inverse of `grammar_to_dict`. Raises `SequenceError` for anything else."
     try:
         lengths: dict[str, Sequence[int]] = {
             m: range(n["from"], n["to"] + 1) if isinstance(n, dict) else list(n)

@@ -32,8 +32,8 @@ SORT_KEYS = {
 
 
 def reading_order(serialisation: str, n_codebooks: int, n_positions: int) -> np.ndarray:
-    """int64 [n_codebooks × n_positions]: the flat index `k × n_positions + t` of the cell that is read at
-    each step. Raises `ValueError` for an unknown name.
+    """Return int64 [n_codebooks × n_positions]: the flat index `k × n_positions + t` of the cell that is read
+    at each step. Raises `ValueError` for an unknown name.
     """
     if serialisation not in SORT_KEYS:
         raise ValueError(f"no serialisation is named {serialisation!r}; there are {', '.join(SORT_KEYS)}")
@@ -42,7 +42,7 @@ def reading_order(serialisation: str, n_codebooks: int, n_positions: int) -> np.
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-006
 def flatten(ids: Tensor, serialisation: str) -> Tensor:
-    """Ids [..., n_codebooks, n_positions] → one line [..., n_codebooks × n_positions] in the order of
+    """Map ids [..., n_codebooks, n_positions] → one line [..., n_codebooks × n_positions] in the order of
     `serialisation`.
     """
     order = reading_order(serialisation, *ids.shape[-2:])
@@ -50,7 +50,7 @@ def flatten(ids: Tensor, serialisation: str) -> Tensor:
 
 
 def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
-    """The inverse of `flatten`: [..., n_tokens] → [..., n_codebooks, n_positions].
+    """Undo `flatten`: [..., n_tokens] → [..., n_codebooks, n_positions].
 
     Raises `ValueError` where `n_codebooks` does not divide the number of tokens.
     """
@@ -62,8 +62,8 @@ def unflatten(line: Tensor, serialisation: str, n_codebooks: int) -> Tensor:
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-020
 def runs(space: TokenSpace, ids: np.ndarray) -> list[tuple[str, int, int]]:
-    """(name, first position, length) of each run of `ids` [n] of one modality, TEXT, IMAGE or AUDIO, or of
-    one special token, by its own name.
+    """Return (name, first position, length) of each run of `ids` [n] of one modality, TEXT, IMAGE or AUDIO,
+    or of one special token, by its own name.
     """
     names, starts = list(space.ranges), [r.start for r in space.ranges.values()]
     special = {i: name for name, i in space.special.items()}
@@ -84,7 +84,9 @@ _COLOURS = {"TEXT": "#9ecae9", "IMAGE": "#ffbf79", "AUDIO": "#88d27a"}
 
 
 def drawn(space: TokenSpace, ids: np.ndarray, labels: np.ndarray | None = None) -> Markup:
-    "A sequence as a bar of its runs, coloured by modality, as long as the root of their ids; targets lined."
+    """Return a sequence as a bar of its runs, coloured by modality, as long as the root of their ids; targets
+    lined.
+    """
     style = "flex:{:.1f} 0 auto;background:{};border-bottom:4px solid {};padding:2px 4px;white-space:nowrap"
     spans = []
     for name, at, length in runs(space, ids):
@@ -131,7 +133,7 @@ class Example(NamedTuple):
 
 
 def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
-    """int64 [n + 2]: `ids` [n] of a modality between its start and its end.
+    """Return int64 [n + 2]: `ids` [n] of a modality between its start and its end.
 
     Raises `SpaceError` for a modality that the space does not have, or an id that is not of it.
     """
@@ -147,7 +149,7 @@ def segment(space: TokenSpace, modality: str, ids: Iterable[int]) -> np.ndarray:
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-013-b
 def build_prompt(space: TokenSpace, task: str, prompt: Iterable[int] | None = None) -> np.ndarray:
-    """int64: what stands before the target of a task, the marker included.
+    """Return int64: what stands before the target of a task, the marker included.
 
     `prompt`: ids of the task's prompt; `text` has none. Raises `ValueError` for an unknown task or a prompt
     that is missing or not wanted.
@@ -166,7 +168,7 @@ def build_prompt(space: TokenSpace, task: str, prompt: Iterable[int] | None = No
 def build(
     space: TokenSpace, task: str, target: Iterable[int], prompt: Iterable[int] | None = None
 ) -> Example:
-    """The sequence of a task from the global ids of its target and of its prompt.
+    """Return the sequence of a task from the global ids of its target and of its prompt.
 
     Raises `ValueError` as `build_prompt`.
     """
@@ -178,7 +180,8 @@ def build(
 def interleave(
     space: TokenSpace, parts: Sequence[tuple[str, Iterable[int]]], targets: Collection[int] | None = None
 ) -> Example:
-    """A document of texts, images and audio in any order, from (modality, global ids) of each of `parts`.
+    """Return a document of texts, images and audio in any order, from (modality, global ids) of each of
+    `parts`.
 
     `targets`: the places of those that are to be learned (default: all), each after its marker; the others
     are there to be read. Raises `SpaceError` as `segment`, and `ValueError` for a place that is none, or
@@ -200,7 +203,7 @@ def interleave(
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017-b
 def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
-    "One row: each int64 [length]."
+    "Return one row: each int64 [length]."
     rest = length - sum(len(e.ids) for e in examples)
     return Batch(
         np.concatenate([*(e.ids for e in examples), np.full(rest, space.special["<|pad_mm|>"])]),
@@ -243,7 +246,9 @@ def pack(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
 
 
 def pad(space: TokenSpace, examples: Sequence[Example]) -> Batch:
-    "A sequence a row, each padded at its end to the longest. Raises `ValueError` where there are none."
+    """Return a sequence a row, each padded at its end to the longest. Raises `ValueError` where there are
+    none.
+    """
     if not examples:
         raise ValueError("there are no sequences to put into a batch")
     longest = max(len(e.ids) for e in examples)

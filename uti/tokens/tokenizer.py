@@ -102,7 +102,7 @@ class Tokens(NamedTuple):
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-005
 def space_of(codecs: dict[str, Codec]) -> TokenSpace:
-    "The token space of one codec a modality, from what the codecs promise."
+    "Return the token space of one codec a modality, from what the codecs promise."
     sizes = {modality: codec.spec.codebook_sizes for modality, codec in codecs.items()}
     return TokenSpace(
         text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ())
@@ -123,7 +123,7 @@ def check_device(name: str) -> None:
 
 
 def load_codecs(config: Config) -> dict[str, Codec]:
-    """The codecs that `config` names, on its device.
+    """Return the codecs that `config` names, on its device.
 
     Raises `CodecError` for an unknown name, wrong options, a codec of another modality, or a device that is
     not here.
@@ -277,7 +277,7 @@ class UnifiedTokenizer:
         return cls(load_codecs(config), config)
 
     def codec(self, modality: str) -> Codec:
-        "The codec of `modality`. Raises `TokenizerError` where there is none."
+        "Return the codec of `modality`. Raises `TokenizerError` where there is none."
         if modality not in self.codecs:
             raise TokenizerError(
                 f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}"
@@ -292,18 +292,20 @@ class UnifiedTokenizer:
         return self.codec(modality).normalise(signal, self.clip_seconds)
 
     def encode_codes(self, modality: str, signals: Sequence[Any]) -> Encoded:
-        "The codes that the codec makes of signals as `normalise` gave them, in one batch."
+        "Return the codes that the codec makes of signals as `normalise` gave them, in one batch."
         codec = self.codec(modality)
         return codec.encode(*codec.batch(signals))
 
     def encode_normal(self, modality: str, signals: Sequence[Any], records: Sequence[dict]) -> list[Tokens]:
-        """Token ids and meta of signals as `normalise` gave them, with its records, in one batch: for who
-        encodes a signal more than once.
+        """Return token ids and meta of signals as `normalise` gave them, with its records, in one batch: for
+        who encodes a signal more than once.
         """
         return self.tokens_of(modality, self.encode_codes(modality, signals), records)
 
     def tokens_of(self, modality: str, encoded: Encoded, records: Sequence[dict]) -> list[Tokens]:
-        "Token ids and meta of each item of a batch of codes; `records` say what normalising did to each."
+        """Return token ids and meta of each item of a batch of codes; `records` say what normalising did to
+        each.
+        """
         codec, (codes, metas) = self.codec(modality), encoded
         ids = to_ids(self.space, modality, codes.cpu())
         tokens = []
@@ -339,8 +341,8 @@ class UnifiedTokenizer:
     def decode_batch(
         self, modality: str, ids: Sequence[Tensor], metas: Sequence[dict], mode: str | None = None
     ) -> list[Any]:
-        """Signals of a batch of ids; items of unequal length are padded with zeros, which decode does not
-        read.
+        """Return signals of a batch of ids; items of unequal length are padded with zeros, which decode does
+        not read.
         """
         codec, codes = self.codec(modality), []
         for line, meta in zip(ids, metas, strict=True):
@@ -360,7 +362,7 @@ class UnifiedTokenizer:
         return codec.items(codec.decode(padded, inner, mode), inner)
 
     def generated_meta(self, modality: str, ids: Tensor) -> dict[str, Any]:
-        """The meta of ids int64 [n_tokens] that a language model made, as whole hops of audio, a whole
+        """Return the meta of ids int64 [n_tokens] that a language model made, as whole hops of audio, a whole
         image, or a text. Raises `TokenizerError` where no signal makes as many.
         """
         codec = self.codec(modality)
@@ -372,7 +374,7 @@ class UnifiedTokenizer:
         return self._meta(codec, ids, meta, {})
 
     def encode_texts(self, texts: Sequence[str]) -> list[Tokens]:
-        "Token ids of each string, and its meta."
+        "Return token ids of each string, and its meta."
         return self.encode_normal("text", texts, [{}] * len(texts))
 
     def encode_images(
@@ -386,8 +388,8 @@ class UnifiedTokenizer:
     def encode_audios(
         self, sounds: Sequence[str | Path | Audio | tuple[Tensor | np.ndarray, int]]
     ) -> list[Tokens]:
-        """Token ids of each path, `Audio` or (wave [channels, samples] or [samples], sample rate in Hz), in
-        one batch whatever their lengths, and its meta. Raises `MediaError`.
+        """Return token ids of each path, `Audio` or (wave [channels, samples] or [samples], sample rate in
+        Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`.
         """
         return self._encode_each("audio", sounds)
 
@@ -398,11 +400,11 @@ class UnifiedTokenizer:
         return self.encode_normal(modality, [signal for signal, _ in normal], [done for _, done in normal])
 
     def encode_text(self, text: str) -> Tokens:
-        "Token ids of one string: `encode_texts` of one."
+        "Return token ids of one string: `encode_texts` of one."
         return self.encode_texts([text])[0]
 
     def encode_image(self, image: str | Path | Image | PIL.Image.Image | np.ndarray | Tensor) -> Tokens:
-        "Token ids of one image: `encode_images` of one."
+        "Return token ids of one image: `encode_images` of one."
         return self.encode_images([image])[0]
 
     def encode_audio(
@@ -413,7 +415,7 @@ class UnifiedTokenizer:
         return self.encode_audios([one])[0]
 
     def decode_text(self, ids: Tensor) -> str:
-        "The string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
+        "Return the string of text ids, int64 [n_tokens]. Raises `SpaceError` for an id that is not text."
         return self.decode("text", Tokens(ids, {}))
 
     def decode_images(
@@ -433,11 +435,11 @@ class UnifiedTokenizer:
         return self.decode_batch("audio", ids, metas)
 
     def decode_image(self, ids: Tensor, meta: dict, mode: str | None = None) -> Image:
-        "The image of one item: `decode_images` of one."
+        "Return the image of one item: `decode_images` of one."
         return self.decode_images([ids], [meta], mode)[0]
 
     def decode_audio(self, ids: Tensor, meta: dict) -> Audio:
-        "The audio of one item: `decode_audios` of one."
+        "Return the audio of one item: `decode_audios` of one."
         return self.decode_audios([ids], [meta])[0]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -458,7 +460,7 @@ class UnifiedTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:
-        """What `save_pretrained` wrote.
+        """Return what `save_pretrained` wrote.
 
         Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they
         differ.

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, alike
+from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, group_indices
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE, weights_file
 from ..spec import AudioSpec
 from ...files import digest, packaged
@@ -59,7 +59,7 @@ class EmbeddedAudio(Codec):
 
     @classmethod
     def spec_of(cls, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None) -> AudioSpec:
-        "What a codec made with these options promises; they are those of `__init__`."
+        "Return what a codec made with these options promises; they are those of `__init__`."
         # True and 2.0 are no numbers of codebooks
         if type(n_codebooks) is not int or not 1 <= n_codebooks <= MAX_CODEBOOKS:
             raise CodecError(f"n_codebooks must be 1 to {MAX_CODEBOOKS}, got {n_codebooks!r}")
@@ -121,7 +121,7 @@ class EmbeddedAudio(Codec):
         n_samples = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
         n_frames = [self.spec.positions(n) for n in n_samples]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(n_frames), dtype=torch.int64)
-        for n, group in alike(n_frames).items():
+        for n, group in group_indices(n_frames).items():
             for chunk in _chunks(n, reach(self.encoder.encoder)):
                 waves = torch.zeros(len(group), (chunk.end - chunk.begin) * HOP, dtype=torch.float64)
                 for wave, i in zip(waves, group, strict=True):
@@ -134,7 +134,7 @@ class EmbeddedAudio(Codec):
         )
 
     def _ids(self, waves: Tensor) -> Tensor:
-        "Ids int64 [B, T, codebooks] of float64 [B, T·HOP]."
+        "Return ids int64 [B, T, codebooks] of float64 [B, T·HOP]."
         coefficients = self.encoder.mdct(waves.to(self.encoder.mdct.basis.device))
         return self.encoder.quantiser.ids(self.encoder.latent(coefficients)).cpu()
 

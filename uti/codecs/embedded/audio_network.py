@@ -38,8 +38,8 @@ class MDCT(nn.Module):
         self.register_buffer("window", torch.sin(math.pi * (n + 0.5) / (2 * HOP)), persistent=False)
 
     def windows(self, n_frames: int) -> Tensor:
-        """One window a frame, [n_frames, 2·HOP]; the first rises and the last falls at once, because beyond
-        them there is nothing.
+        """Return one window a frame, [n_frames, 2·HOP]; the first rises and the last falls at once, because
+        beyond them there is nothing.
         """
         windows = self.window.repeat(n_frames, 1)
         windows[0, : HOP // 2], windows[0, HOP // 2 : HOP] = 0, 1
@@ -52,7 +52,7 @@ class MDCT(nn.Module):
         return (frames * self.windows(frames.shape[1])) @ self.basis
 
     def inverse(self, coefficients: Tensor) -> Tensor:
-        "Coefficients [B, n_frames, HOP] → wave [B, n_frames·HOP]."
+        "Map coefficients [B, n_frames, HOP] → wave [B, n_frames·HOP]."
         frames = (coefficients @ self.basis.T) * self.windows(coefficients.shape[1])
         first, second = frames[..., :HOP], frames[..., HOP:]
         overlapped = nn.functional.pad(first, (0, 0, 0, 1)) + nn.functional.pad(second, (0, 0, 1, 0))
@@ -103,7 +103,7 @@ class AudioAutoencoder(nn.Module):
         return self.encoder(features).unflatten(-1, (MAX_CODEBOOKS, len(AUDIO_LEVELS)))
 
     def coefficients(self, quantised: Tensor) -> Tensor:
-        """Quantised latent [B, T, codebooks, D] in [-1, 1] → MDCT coefficients [B, T, HOP].
+        """Map quantised latent [B, T, codebooks, D] in [-1, 1] → MDCT coefficients [B, T, HOP].
 
         Fewer codebooks than all are completed with zeros.
         """
@@ -115,5 +115,5 @@ class AudioAutoencoder(nn.Module):
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-07
 def reach(layers: nn.Sequential) -> int:
-    "Frames on either side that decide about a frame: one of the transform, three a block."
+    "Return frames on either side that decide about a frame: one of the transform, three a block."
     return 1 + 3 * sum(isinstance(layer, Block) for layer in layers)

@@ -43,17 +43,19 @@ class FSQ(nn.Module):
         return torch.sigmoid(z) * (self._levels - 1).to(z.dtype)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Quantised latent in [-1, 1], straight-through.
+        """Return quantised latent in [-1, 1], straight-through.
 
         `z`: float [..., D], unbounded; returns the same shape and dtype.
         """
         return round_ste(self._scaled(z)) / (self._levels - 1).to(z.dtype) * 2 - 1
 
     def ids(self, z: Tensor) -> Tensor:
-        "Ids of `z`: float [..., D] → int64 [...], in [0, codebook_size)."
+        "Map ids of `z`: float [..., D] → int64 [...], in [0, codebook_size)."
         return (self._scaled(z).round().long() * self._radix).sum(-1)
 
     def decode(self, ids: Tensor) -> Tensor:
-        "The quantised latent of `ids`: int64 [...] in [0, codebook_size) → float32 [..., D] in [-1, 1]."
+        """Map the quantised latent of `ids`: int64 [...] in [0, codebook_size) → float32 [..., D] in [-1,
+        1].
+        """
         level = ids.unsqueeze(-1) // self._radix % self._levels
         return level / (self._levels - 1) * 2 - 1

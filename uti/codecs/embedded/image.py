@@ -39,7 +39,7 @@ class EmbeddedImage(Codec):
 
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
-        "What a codec made with these options promises; they are those of `__init__`."
+        "Return what a codec made with these options promises; they are those of `__init__`."
         if type(size) is not int or not PATCH <= size <= MAX_SIZE or size % PATCH:
             raise CodecError(f"size must be a positive multiple of {PATCH} up to {MAX_SIZE}, got {size!r}")
         return ImageSpec(

@@ -58,15 +58,15 @@ class ImageAutoencoder(nn.Module):
         )
 
     def latent(self, images: Tensor) -> Tensor:
-        "Images [B, 3, H, W] in [0, 1] → unquantised latent [B, H/8, W/8, D]."
+        "Map images [B, 3, H, W] in [0, 1] → unquantised latent [B, H/8, W/8, D]."
         return self.encoder(images - 0.5).movedim(1, -1)
 
     def pixels(self, quantised: Tensor) -> Tensor:
-        """Quantised latent [B, h, w, D] in [-1, 1] → images [B, 3, 8h, 8w]; training sees values outside [0,
-        1], so that their gradient lives.
+        """Map quantised latent [B, h, w, D] in [-1, 1] → images [B, 3, 8h, 8w]; training sees values
+        outside [0, 1], so that their gradient lives.
         """
         return self.decoder(quantised.movedim(-1, 1)) + 0.5
 
     def forward(self, images: Tensor) -> Tensor:
-        "Images → their reconstruction through the quantiser, with a gradient (training)."
+        "Return images → their reconstruction through the quantiser, with a gradient (training)."
         return self.pixels(self.quantiser(self.latent(images)))

@@ -21,7 +21,7 @@ AUDIO_LEVELS = (4, 4, 4, 4, 4)  # 1,024 entries a codebook
 
 
 def weights_file(given: Any, shipped: Path) -> Path:
-    "The file that an option `weights` names, or the one in the package. Raises `CodecError`."
+    "Return the file that an option `weights` names, or the one in the package. Raises `CodecError`."
     if given is None:
         return shipped
     if not isinstance(given, (str, Path)) or not Path(given).is_file():

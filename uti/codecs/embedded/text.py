@@ -43,7 +43,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _cuts_at_lines(tokenizer: Tokenizer) -> bool:
-    "Whether nothing but GPT-2's pattern and the merges decide about the tokens."
+    "Return whether nothing but GPT-2's pattern and the merges decide about the tokens."
     splitter = tokenizer.pre_tokenizer
     plain = isinstance(splitter, ByteLevel) and splitter.use_regex and not splitter.add_prefix_space
     return plain and tokenizer.normalizer is None and not tokenizer.get_added_tokens_decoder()

@@ -22,8 +22,8 @@ __all__ = ['Network', 'load_network']
 
 # %% ../../../nbs/codecs/embedded/03_weights.ipynb #embedded-03-04
 def load_network(build: type[Network], path: str | Path, codec: str) -> Network:
-    """The network that `build` makes, in eval mode, with the float weights in the safetensors file `path`.
-    `codec`: whose weights they must be.
+    """Return the network that `build` makes, in eval mode, with the float weights in the safetensors file
+    `path`. `codec`: whose weights they must be.
 
     Raises `CodecError` where the file is not one, or its tensors are not exactly this network's.
     """

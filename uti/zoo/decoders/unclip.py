@@ -60,8 +60,8 @@ def check_index(path: Path) -> None:
 # %% ../../../nbs/zoo/decoders/01_unclip.ipynb #09-unclip-005-b
 @quiet_libraries()
 def pipeline_folder(model: str | Path) -> Path:
-    """The folder of the pipeline `model`: a folder as it is, or a hub id, of which the cache or the network
-    gives the parts that are needed. Raises `CodecError`.
+    """Return the folder of the pipeline `model`: a folder as it is, or a hub id, of which the cache or the
+    network gives the parts that are needed. Raises `CodecError`.
     """
     from diffusers import StableUnCLIPImg2ImgPipeline
 
@@ -92,8 +92,8 @@ _SIZES = (
 
 @quiet_libraries()
 def load_pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    """(diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `folder`, which `pipeline_folder` gave;
-    notes for the report).
+    """Return (diffusers' `StableUnCLIPImg2ImgPipeline` with the weights in `folder`, which `pipeline_folder`
+    gave; notes for the report).
 
     Raises `CodecError` where a weight is missing, or anything else does not fit.
     """
@@ -157,7 +157,7 @@ class Unclip:
         ) * 2  # (rows, columns) of an image
 
     def loaded_weights(self) -> LoadedWeights:
-        "Those of every part that draws, and the files that they were read from."
+        "Return those of every part that draws, and the files that they were read from."
         parts = {name: getattr(self.pipeline, name).state_dict() for name in _PARTS}
         tensors = {f"{part}.{name}": t for part, state in parts.items() for name, t in state.items()}
         return LoadedWeights(tensors, [path for name in _PARTS for path in weight_files(self.folder / name)])
@@ -167,7 +167,7 @@ class Unclip:
         return self
 
     def facts(self) -> dict[str, Any]:
-        "What decides, beside an embedding and a seed, which image is drawn."
+        "Return what decides, beside an embedding and a seed, which image is drawn."
         return {
             "scheduler": type(self.pipeline.scheduler).__name__,
             "steps": self.steps,
@@ -177,7 +177,7 @@ class Unclip:
 
     @torch.inference_mode()
     def images(self, embeddings: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Embeddings [batch, width] → images float32 [batch, 3, *size] in [0, 1], on the CPU.
+        """Map embeddings [batch, width] → images float32 [batch, 3, *size] in [0, 1], on the CPU.
 
         `seeds`: of each item's own noise, so that its image depends on nothing else in the batch. Raises
         `CodecError` for embeddings of another width, or with NaN, of which NaN would be drawn.

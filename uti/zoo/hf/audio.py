@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...codecs.base import CodecError, Encoded, LoadedWeights, Meta, alike
+from ...codecs.base import CodecError, Encoded, LoadedWeights, Meta, group_indices
 from uti.codecs.checkpoint import (
     content_version,
     find_checkpoint,
@@ -121,8 +121,8 @@ class HFAudio(CheckpointCodec):
     def expected_positions(self, n_samples: int | None = None) -> int:
         return self.loaded.positions(n_samples or 0)
 
-    def neutral_meta(self, n_samples: int | None = None) -> Meta:
-        return super().neutral_meta(n_samples) | self.loaded.neutral_meta(n_samples or 0)
+    def default_meta(self, n_samples: int | None = None) -> Meta:
+        return super().default_meta(n_samples) | self.loaded.default_meta(n_samples or 0)
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         import torch
@@ -135,7 +135,7 @@ class HFAudio(CheckpointCodec):
         metas: list[Meta] = [
             {"n_positions": p, "n_samples": n} for p, n in zip(positions, given, strict=True)
         ]
-        for n, group in alike(taken).items():
+        for n, group in group_indices(taken).items():
             found, own = self.loaded.encode(signals[group, :, :n])
             self.loaded.check_positions(found.shape[-1], n, self.spec.source)
             codes[group, :, : found.shape[-1]] = found
@@ -151,7 +151,7 @@ class HFAudio(CheckpointCodec):
                 raise self.spec.error("meta says 0 samples, which are no audio")
             self.loaded.check_meta(m)
         waves = torch.zeros(len(codes), self.spec.channels, max(m["n_samples"] for m in meta))
-        layouts = alike(tuple(m.get("chunk_positions", [m["n_positions"]])) for m in meta)
+        layouts = group_indices(tuple(m.get("chunk_positions", [m["n_positions"]])) for m in meta)
         for layout, group in layouts.items():
             found = self.loaded.decode(codes[group, :, : sum(layout)], [meta[i] for i in group])
             for i, wave in zip(group, found, strict=True):

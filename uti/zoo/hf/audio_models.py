@@ -37,7 +37,9 @@ __all__ = ['codebook_entries', 'chosen_codebooks', 'choice_for', 'AudioModel']
 
 # %% ../../../nbs/zoo/hf/07_audio_models.ipynb #07-hf-audio-009
 def codebook_entries(quantizer: nn.Module) -> tuple[int, ...]:
-    "Entries of each codebook of a loaded quantiser, residual or finite scalar, in the order of its modules."
+    """Return entries of each codebook of a loaded quantiser, residual or finite scalar, in the order of its
+    modules.
+    """
     sizes = []
     for module in quantizer.modules():
         embed, levels = getattr(module, "embed", None), getattr(module, "levels", None)
@@ -52,8 +54,8 @@ def codebook_entries(quantizer: nn.Module) -> tuple[int, ...]:
 # %% ../../../nbs/zoo/hf/07_audio_models.ipynb #hf-07-06
 @quiet_libraries()
 def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
-    """The family's feature extractor, with the settings that lie in `folder` or else at its defaults; None
-    for families that take the wave itself.
+    """Return the family's feature extractor, with the settings that lie in `folder` or else at its defaults;
+    None for families that take the wave itself.
 
     It is tried on a tenth of a second at `rate` (Hz), the model's. Raises `CodecError` where its settings are
     at fault.
@@ -76,7 +78,7 @@ def _load_extractor(family: Family, folder: Path, rate: int) -> Any:
 def chosen_codebooks(
     model: Any, family: Family, available: int, n_codebooks: int | None, bandwidth: float | None
 ) -> int:
-    """How many codebooks the options ask for.
+    """Return how many codebooks the options ask for.
 
     Raises `CodecError` for options that contradict each other or that the model cannot serve.
     """
@@ -103,8 +105,8 @@ def chosen_codebooks(
 
 # %% ../../../nbs/zoo/hf/07_audio_models.ipynb #hf-07-09
 def choice_for(model: Any, family: Family, n_codebooks: int) -> float | int | None:
-    """What to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest bandwidth
-    that has as many.
+    """Return what to tell `encode` so that it makes at least `n_codebooks`: their number, or the lowest
+    bandwidth that has as many.
     """
     if family.chooses != "bandwidth":
         return n_codebooks
@@ -147,13 +149,15 @@ class AudioModel:
         return self.n_codebooks
 
     def positions(self, n_samples: int) -> int:
-        "Positions of `n_samples` at the rate of decode."
+        "Return positions of `n_samples` at the rate of decode."
         if self.is_encodec:
             return sum(chunk_positions(self.config, n_samples))
         return math.ceil((n_samples + self.family.appended) / self.rates.hop)
 
-    def neutral_meta(self, n_samples: int) -> Meta:
-        "What only this family has in the meta of codes that no audio gave: EnCodec's chunks, at loudness 1."
+    def default_meta(self, n_samples: int) -> Meta:
+        """Return what only this family has in the meta of codes that no audio gave: EnCodec's chunks, at
+        loudness 1.
+        """
         if not self.is_encodec:
             return {}
         chunks = chunk_positions(self.config, n_samples)
@@ -162,8 +166,8 @@ class AudioModel:
         )
 
     def encode(self, waves: Tensor) -> tuple[Tensor, list[Meta]]:
-        """Codes [batch, n_codebooks, n_positions] of waves [batch, channels, samples], all of them valid, and
-        an own meta each.
+        """Return codes [batch, n_codebooks, n_positions] of waves [batch, channels, samples], all of them
+        valid, and an own meta each.
         """
         hop = self.rates.hop * self.rates.encode // self.rates.decode
         own: list[Meta] = [{} for _ in waves]
@@ -207,13 +211,15 @@ class AudioModel:
         return values.to(self.module.device, self.module.dtype if values.is_floating_point() else None)
 
     def _extracted(self, waves: Tensor) -> dict[str, Tensor]:
-        "What the family's feature extractor makes of mono waves."
+        "Return what the family's feature extractor makes of mono waves."
         mono = [wave[0].numpy() for wave in waves.cpu()]
         inputs = self.extractor(mono, sampling_rate=self.rates.encode, return_tensors="pt")
         return {name: self._placed(values) for name, values in inputs.items()}
 
     def decode(self, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
-        "Waves float32 [batch, channels, samples] in [-1, 1] of codes, all of them valid and laid out alike."
+        """Return waves float32 [batch, channels, samples] in [-1, 1] of codes, all of them valid and laid out
+        alike.
+        """
         codes = codes.to(self.module.device)
         if self.is_encodec:
             waves = decode_encodec(self.module, codes, metas)

@@ -50,7 +50,7 @@ def padded_length(config: Any, n_samples: int) -> int:
 
 
 def chunk_positions(config: Any, n_samples: int) -> list[int]:
-    "Positions of each chunk of `n_samples`, padded; of a single one where the config does not cut."
+    "Return positions of each chunk of `n_samples`, padded; of a single one where the config does not cut."
     if not n_samples:
         return []
     whole = padded_length(config, n_samples)
@@ -69,8 +69,8 @@ def chunk_loudness(config: Any, waves: Tensor) -> list[list[float]]:
 
 
 def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[Tensor, list[Meta]]:
-    """Codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to end; a
-    meta per item with the chunks and, where the model divides by it, their loudness.
+    """Return codes [batch, n_codebooks, n_positions] of float waves [batch, channels, samples], chunks end to
+    end; a meta per item with the chunks and, where the model divides by it, their loudness.
     """
     n_samples = waves.shape[-1]
     chunks = chunk_positions(model.config, n_samples)
@@ -85,7 +85,8 @@ def encode_encodec(model: Any, waves: Tensor, bandwidth: float | None) -> tuple[
 
 # %% ../../../nbs/zoo/hf/06_encodec.ipynb #hf-06-09
 def decode_encodec(model: Any, codes: Tensor, metas: Sequence[Meta]) -> Tensor:
-    """Waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their chunks.
+    """Return waves [batch, channels, samples] of codes [batch, n_codebooks, n_positions] that share their
+    chunks.
 
     The inverse of the layout that `encode_encodec` gives.
     """

@@ -41,7 +41,7 @@ _UNSTATED_SAMPLE_SIZE = 32  # which diffusers writes into the config of every VQ
 def picture_size(
     family: str, model: Any, factor: int, wanted: int | Sequence[int] | None, folder: Path
 ) -> tuple[int, int]:
-    """(rows, columns) in pixels: as wanted, or as the config in `folder` says.
+    """Return (rows, columns) in pixels: as wanted, or as the config in `folder` says.
 
     Raises `CodecError` for a size that the model cannot take.
     """
@@ -98,7 +98,9 @@ class HFImage(CheckpointCodec):
 
     @classmethod
     def _kind(cls, folder: Path) -> str:
-        "The model type that the config in `folder` names. Raises `CodecError` for one that is not read here."
+        """Return the model type that the config in `folder` names. Raises `CodecError` for one that is not
+        read here.
+        """
         if not cls.recognises(folder):
             known = ", ".join([*FAMILIES, *ALONE])
             raise CodecError(
@@ -178,9 +180,9 @@ class HFImage(CheckpointCodec):
         state = self.model.state_dict() | ({} if read is None else {"quantize.embedding.weight": read})
         return LoadedWeights(state, self.files)
 
-    def neutral_meta(self, n_samples: int | None = None) -> Meta:
+    def default_meta(self, n_samples: int | None = None) -> Meta:
         "With the range of the pixels that decode assumes."
-        return super().neutral_meta() | {"pixel_mean": [*self.pixels.mean], "pixel_std": [*self.pixels.std]}
+        return super().default_meta() | {"pixel_mean": [*self.pixels.mean], "pixel_std": [*self.pixels.std]}
 
     def to(self, device: str | torch.device) -> HFImage:
         self.model = self.model.to(device)
@@ -188,12 +190,12 @@ class HFImage(CheckpointCodec):
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         ids = self._ids(signals)
-        return Encoded(ids[:, None].long().cpu(), [self.neutral_meta() for _ in ids])
+        return Encoded(ids[:, None].long().cpu(), [self.default_meta() for _ in ids])
 
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         from uti.zoo.hf.image_models import decode_ids
 
-        own = self.neutral_meta()
+        own = self.default_meta()
         for name, said in ((k, m[k]) for m in meta for k in ("pixel_mean", "pixel_std") if k in m):
             if said != own[name]:
                 raise self.spec.error(f"meta says {name} {said}, but this codec's is {own[name]}")

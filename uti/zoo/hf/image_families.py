@@ -57,8 +57,8 @@ class Pixels:
 
     @classmethod
     def stated(cls, where: Path, settings: Mapping[str, Any], default: Pixels, prefix: str = "") -> Pixels:
-        """What the `settings` of the file `where` say under names that begin with `prefix`, and `default`
-        where they say nothing. Raises `CodecError` for what are no statistics of three channels.
+        """Return what the `settings` of the file `where` say under names that begin with `prefix`, and
+        `default` where they say nothing. Raises `CodecError` for what are no statistics of three channels.
         """
         said = {name.removeprefix(prefix): v for name, v in settings.items() if name.startswith(prefix)}
         for name in ("do_map_pixels", "do_normalize", "do_rescale"):
@@ -92,8 +92,8 @@ class Pixels:
     def of(
         cls, folder: Path, default: Pixels, image_mean: Any = None, image_std: Any = None, prefix: str = ""
     ) -> Pixels:
-        """What `image_mean` and `image_std` say where they are not None, else what the checkpoint in `folder`
-        says under names that begin with `prefix`, else `default`. Raises `CodecError` as `stated`.
+        """Return what `image_mean` and `image_std` say where they are not None, else what the checkpoint in
+        `folder` says under names that begin with `prefix`, else `default`. Raises `CodecError` as `stated`.
         """
         said = preprocessor_settings(folder, "image_processor")
         where = [folder, *said][-1]
@@ -103,7 +103,7 @@ class Pixels:
         return cls(mean, std, own.rescale_factor)
 
     def squeezed(self) -> Pixels:
-        "The same, and then 0.8 of it and 0.1 more."
+        "Return the same, and then 0.8 of it and 0.1 more."
         (a, b, c), (r, s, t) = self.mean, self.std
         return Pixels((a - r / 8, b - s / 8, c - t / 8), (1.25 * r, 1.25 * s, 1.25 * t), self.rescale_factor)
 
@@ -115,12 +115,12 @@ class Pixels:
         return mean[:, None, None], std[:, None, None]
 
     def normalise(self, images: Tensor) -> Tensor:
-        "Images [batch, 3, H, W] in [0, 1] as the model takes them."
+        "Return images [batch, 3, H, W] in [0, 1] as the model takes them."
         mean, std = self._columns(images)
         return (images * (255 * self.rescale_factor) - mean) / std
 
     def restore(self, images: Tensor) -> Tensor:
-        "What the model gives as images in [0, 1]."
+        "Return what the model gives as images in [0, 1]."
         mean, std = self._columns(images)
         return ((images * std + mean) / (255 * self.rescale_factor)).clamp(0, 1)
 
@@ -169,5 +169,5 @@ ALONE = {f"{name}_vqgan": name for name in ("emu3", "janus", "chameleon")} | {"f
 
 
 def default_pixels(family: str, config: Mapping[str, Any]) -> Pixels:
-    "The range of a `family` whose files do not say: a VQModel that looks entries up works in [0, 1]."
+    "Return the range of a `family` whose files do not say: a VQModel that looks entries up works in [0, 1]."
     return RAW if config.get("lookup_from_codebook") else FAMILIES[family].pixels

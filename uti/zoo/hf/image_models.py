@@ -36,7 +36,7 @@ __all__ = ['pixels_an_id', 'entries', 'encode_ids', 'decode_ids', 'tokenizer_fil
 
 # %% ../../../nbs/zoo/hf/03_image_models.ipynb #hf-03-07
 def pixels_an_id(family: str, model: Any) -> int:
-    "Pixels a side that one id covers."
+    "Return pixels a side that one id covers."
     if family == "glm_image":
         return model.visual.config.patch_size
     if family == "VQModel":
@@ -47,7 +47,7 @@ def pixels_an_id(family: str, model: Any) -> int:
 
 
 def entries(family: str, model: Any) -> int:
-    "Entries of the codebook, as it was loaded; of FLAVA, the classes that it chooses from."
+    "Return entries of the codebook, as it was loaded; of FLAVA, the classes that it chooses from."
     return (
         model.blocks.output.conv.out_channels
         if family == "flava"
@@ -56,8 +56,8 @@ def entries(family: str, model: Any) -> int:
 
 # %% ../../../nbs/zoo/hf/03_image_models.ipynb #hf-03-05
 def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
-    """Ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own range, by
-    the library's own encoder and quantiser.
+    """Return ids int64 [batch, positions], row by row, of pixel values [batch, 3, H, W] in the model's own
+    range, by the library's own encoder and quantiser.
     """
     batch = len(pixels)
     if family == "emu3":
@@ -89,8 +89,8 @@ _PREFIXES = ("", "model")  # under which transformers saves the parts of a whole
 
 
 def tokenizer_files(folder: Path, kind: str) -> list[Path]:
-    """The files in `folder` with weights of the tokenizer; of a whole model, a `kind` in the words of its
-    config, not those that hold the language model alone. Raises `CodecError`.
+    """Return the files in `folder` with weights of the tokenizer; of a whole model, a `kind` in the words of
+    its config, not those that hold the language model alone. Raises `CodecError`.
     """
     files = weight_files(folder)
     if kind in ALONE or kind == "VQModel":
@@ -100,8 +100,8 @@ def tokenizer_files(folder: Path, kind: str) -> list[Path]:
 
 
 def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it; of
-    safetensors, nothing else is read. Raises `CodecError` where two copies of it could be meant.
+    """Return the tensors of the submodel `name` in the checkpoint in `folder`, named as they are inside it;
+    of safetensors, nothing else is read. Raises `CodecError` where two copies of it could be meant.
     """
     found: dict[str, dict[str, Tensor]] = {}
     for path in weight_files(folder):
@@ -128,7 +128,7 @@ class GlmImageTokenizer(nn.Module):
         self.quantize = self.vqmodel.quantize
 
     def encode(self, pixels: Tensor) -> Tensor:
-        "Ids int64 [batch, positions] of pixel values [batch, 3, H, W], in the order of the patches."
+        "Return ids int64 [batch, positions] of pixel values [batch, 3, H, W], in the order of the patches."
         p, m = self.visual.config.patch_size, self.visual.config.spatial_merge_size
         batch, channels, height, width = pixels.shape
         h, w = height // p, width // p
@@ -143,14 +143,15 @@ class GlmImageTokenizer(nn.Module):
 
 # %% ../../../nbs/zoo/hf/03_image_models.ipynb #hf-03-09
 def _class_of(family: str) -> Any:
-    "The class of transformers that holds the tokenizer of `family`."
+    "Return the class of transformers that holds the tokenizer of `family`."
     import transformers
 
     return getattr(transformers, FAMILIES[family].tokenizer or "")
 
 
 def _tokenizer_of(folder: Path, kind: str) -> nn.Module:
-    """The tokenizer that the config of the whole model in `folder` describes, with weights that mean nothing.
+    """Return the tokenizer that the config of the whole model in `folder` describes, with weights that mean
+    nothing.
 
     Raises `CodecError`.
     """
@@ -189,8 +190,8 @@ def normalise_codebook(model: Any) -> None:
 
 @quiet_libraries()
 def load_tokenizer(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    """(image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config says
-    that it is a `kind`. Raises `CodecError`.
+    """Return (image tokenizer in eval mode, notes for the report) of the checkpoint in `folder`, whose config
+    says that it is a `kind`. Raises `CodecError`.
     """
     if kind == "VQModel":
         require("diffusion")

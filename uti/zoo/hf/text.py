@@ -39,7 +39,9 @@ TOKENIZER_FILES = (
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    "Those files in `folder` that a tokenizer is made of, tiktoken's included, whatever they are called."
+    """Return those files in `folder` that a tokenizer is made of, tiktoken's included, whatever they are
+    called.
+    """
     return (
         [
             path
@@ -91,8 +93,8 @@ def refuse_other_formats(folder: Path) -> None:
 
 @quiet_libraries()
 def load_tokenizer(path: Path) -> Any:
-    """A tokenizer of transformers from a folder, or from a `tokenizer.json`, without network and without code
-    from the folder; a `SentencePiece` where its model is all that there is. Raises `CodecError`.
+    """Return a tokenizer of transformers from a folder, or from a `tokenizer.json`, without network and
+    without code from the folder; a `SentencePiece` where its model is all that there is. Raises `CodecError`.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -132,13 +134,13 @@ def without_dropout(tokenizer: Any) -> tuple[str, ...]:
 
 # %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-007
 def lossy_probes(encode: Any, decode: Any) -> dict[str, str]:
-    "Names of those `PROBES` that do not come back byte for byte → `decode(encode(text))`."
+    "Return names of those `PROBES` that do not come back byte for byte → `decode(encode(text))`."
     back = {name: decode(encode(text)) for name, text in PROBES.items()}
     return {name: text for name, text in back.items() if text != PROBES[name]}
 
 
 def lossy_note(lost: Mapping[str, str]) -> tuple[str, ...]:
-    "A sentence for the report on what was `lost`, with the first text and what became of it."
+    "Return a sentence for the report on what was `lost`, with the first text and what became of it."
     if not lost:
         return ()
     name, became = next(iter(lost.items()))

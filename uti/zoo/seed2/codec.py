@@ -29,7 +29,7 @@ __all__ = ['load_unclip', 'drawing_seed', 'Seed2']
 def load_unclip(
     model: str | Path, config: Seed2Config, dtype: torch.dtype, steps: int, guidance_scale: float
 ) -> Unclip:
-    """The diffusion model for a network of these sizes.
+    """Return the diffusion model for a network of these sizes.
 
     Raises `CodecError` where it takes embeddings of another width.
     """
@@ -45,7 +45,7 @@ def load_unclip(
 
 
 def _decoding_note(unclip: Unclip | None) -> str:
-    "How ids become pixels, a sentence for the report."
+    "Return how ids become pixels, a sentence for the report."
     if not unclip:
         return "no diffusion model is set, so ids decode to a CLIP image embedding and not to pixels"
     drawn = (
@@ -80,7 +80,7 @@ def _version(folder: Path, resize: str, resample: str) -> str:
 
 
 def drawing_seed(meta: Meta, own: Mapping[str, Any]) -> int:
-    """The seed that `meta` gives an image, or else that of `own`, the codec's.
+    """Return the seed that `meta` gives an image, or else that of `own`, the codec's.
 
     Raises `CodecError` for a seed that is none, and for anything else in which the two would draw otherwise.
     """
@@ -178,12 +178,12 @@ class Seed2(CheckpointCodec):
 
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         ids = self.network.ids(self.network.features(signals.to(self._device)))
-        return Encoded(ids[:, None].cpu(), [self.neutral_meta() for _ in signals])
+        return Encoded(ids[:, None].cpu(), [self.default_meta() for _ in signals])
 
-    def neutral_meta(self, n_samples: int | None = None) -> Meta:
+    def default_meta(self, n_samples: int | None = None) -> Meta:
         "With all that decides which image is drawn, where one is."
         drawn = {"diffusion": {**self.unclip.facts(), "seed": self.seed}} if self.unclip else {}
-        return super().neutral_meta() | drawn
+        return super().default_meta() | drawn
 
     def image_embeddings(self, codes: Tensor) -> Tensor:
         """CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU.
@@ -199,8 +199,9 @@ class Seed2(CheckpointCodec):
             return self.network.embeddings(self.network.codebook(codes[:, 0].to(self._device))).float().cpu()
 
     def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Any:
-        """Images float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the diffusion
-        model draws them, each with noise of the seed in its meta, or else of the codec's, in either mode.
+        """Return images float32 [batch, 3, *output_size] in [0, 1] of codes int64 [batch, 1, 32]: as the
+        diffusion model draws them, each with noise of the seed in its meta, or else of the codec's, in either
+        mode.
 
         Raises `CodecError` where the codec has no diffusion model, or would draw otherwise than a meta says.
         """
@@ -216,7 +217,7 @@ class Seed2(CheckpointCodec):
         import torch
 
         unclip: Any = self.unclip  # decode has refused where there is none
-        seeds = [drawing_seed(m, self.neutral_meta()["diffusion"]) for m in meta]
+        seeds = [drawing_seed(m, self.default_meta()["diffusion"]) for m in meta]
         # each alone: a batch changes the last bits
         return unclip.images(torch.cat([self.image_embeddings(item[None]) for item in codes]), seeds)
 

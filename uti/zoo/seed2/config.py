@@ -20,8 +20,8 @@ FILES = {"eva_vit_g": (".safetensors", ".pth"), "seed_quantizer": (".safetensors
 
 
 def weight_paths(folder: Path) -> list[Path]:
-    """The vision file and the quantiser file in `folder`, safetensors first; fewer than two where one is not
-    there.
+    """Return the vision file and the quantiser file in `folder`, safetensors first; fewer than two where one
+    is not there.
     """
     found = [
         [folder / (stem + suffix) for suffix in suffixes if (folder / (stem + suffix)).is_file()]
@@ -92,7 +92,7 @@ def _fits(value: Any, default: Any) -> bool:
 
 
 def read_sizes(folder: Path) -> Seed2Config:
-    """Sizes in the `config.json` of `folder`, the published ones where it has none.
+    """Return sizes in the `config.json` of `folder`, the published ones where it has none.
 
     Raises `CodecError` for a name or a value that is no size of SEED-2.
     """

@@ -88,8 +88,8 @@ MEAN, STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.275
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-012
 def query_mask(config: Seed2Config) -> Tensor:
-    """What is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it may
-    look, −10,000 where it may not, as in BERT.
+    """Return what is added to the attention of query i (row) to query j: float32 [1, 1, n, n], zero where it
+    may look, −10,000 where it may not, as in BERT.
     """
     n = config.num_query_token
     return torch.full((n, n), -10_000.0).triu(1 if config.causal else n)[None, None]
@@ -129,12 +129,12 @@ class Seed2Network(nn.Module):
         self.distill_image_proj = nn.Linear(config.num_query_token * widths[-1], config.image_features_dim)
 
     def features(self, images: Tensor) -> Tensor:
-        "Images [B, 3, H, W] in [0, 1] → features [B, n, D] that are about to be quantised."
+        "Map images [B, 3, H, W] in [0, 1] → features [B, n, D] that are about to be quantised."
         mean, std = (torch.tensor(values, device=images.device)[:, None, None] for values in (MEAN, STD))
         return self.encode_pixels((images - mean) / std)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        "Images [B, 3, H, W] normalised with `MEAN` and `STD` → features [B, n, D]."
+        "Map images [B, 3, H, W] normalised with `MEAN` and `STD` → features [B, n, D]."
         seen = self.ln_vision(self.visual_encoder(pixels.to(self.query_tokens.dtype)).last_hidden_state)
         queries = self.query_tokens.expand(len(pixels), -1, -1)
         mask = query_mask(self.config).to(queries)
@@ -145,8 +145,8 @@ class Seed2Network(nn.Module):
         )
 
     def ids(self, features: Tensor) -> Tensor:
-        """Features [B, n, D] → int64 ids [B, n] of the nearest entries, by squared distance and at least in
-        float32.
+        """Map features [B, n, D] → int64 ids [B, n] of the nearest entries, by squared distance and at
+        least in float32.
         """
         x, entries = (
             t.to(torch.promote_types(t.dtype, torch.float32)) for t in (features, self.codebook.weight)
@@ -160,8 +160,8 @@ class Seed2Network(nn.Module):
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-018-h
 def _without_weights(config: Seed2Config, dtype: torch.dtype) -> Seed2Network:
-    """The network with memory for its weights and nothing in it, but for the keys' biases, which the vision
-    file does not have because they are zero.
+    """Return the network with memory for its weights and nothing in it, but for the keys' biases, which the
+    vision file does not have because they are zero.
 
     Drawing a billion initial weights takes longer than reading them.
     """
@@ -192,8 +192,8 @@ _QUANTISER_NAMES = {  # ours → seed_quantizer.pt
 
 
 def published(network: Seed2Network) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The network's own tensors under the names of `eva_vit_g.pth` and of `seed_quantizer.pt`, as views that
-    can be written to.
+    """Return the network's own tensors under the names of `eva_vit_g.pth` and of `seed_quantizer.pt`, as
+    views that can be written to.
     """
     vision, quantiser = {}, {}
     for name, tensor in network.state_dict().items():
@@ -238,7 +238,7 @@ def _refuse_the_other_file(state: Mapping[str, Tensor], wanted: Iterable[str], p
 
 
 def load_network(folder: Path, dtype: torch.dtype = torch.float32) -> tuple[Seed2Network, tuple[str, ...]]:
-    """(the network in `folder` in eval mode; notes for the report on weights that it does not use).
+    """Return (the network in `folder` in eval mode; notes for the report on weights that it does not use).
 
     Raises `CodecError` where a file is absent or unsafe, a weight is missing, or one has another shape.
     """
