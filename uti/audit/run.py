@@ -102,6 +102,7 @@ def _record(
     metrics = {
         name: mean_of([m for i in items if (m := (i.metrics | i.roundtrip).get(name))]) for name in names
     }
+    earlier = None
     if baseline:
         then = baseline.record
         means = {name: metric.value for name, metric in then.metrics.items()}
@@ -120,7 +121,7 @@ def _record(
         token_hashes=token_hashes(cases),
         metrics=metrics,
         metric_facts={name: METRICS[name].facts for name in metrics},
-        baseline=earlier if baseline else None,
+        baseline=earlier,
         token_lm=prepared.smoke.findings() if prepared.smoke else None,
         checks=checks,
         items=items,

@@ -189,7 +189,7 @@ def weights(case: CodecCase) -> Outcome:
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-022
 @check(
-    "What the codec asks itself",
+    "The codec's own questions are answered as it promises",
     of="encoded item",
     where=lambda case: type(case.codec).own_checks is not Codec.own_checks,
 )

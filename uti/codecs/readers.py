@@ -74,6 +74,7 @@ def checkpoint_codecs(modality: str) -> dict[str, type[CheckpointCodec]]:
 
 # %% ../../nbs/codecs/04_readers.ipynb #codecs-04-10
 def _have_weights(modality: str) -> bool:
+    "Tell whether what the codecs of `modality` read has weights; a tokenizer has none."
     return all(reader.has_weights for reader in checkpoint_codecs(modality).values())
 
 

@@ -209,6 +209,14 @@ def wave_probe(spec: Any, n_samples: int, seed: int) -> Tensor:
 HOPS = ((16, 0), (16, 0), (23, 1), (11, 2), (16, 0), (8, 0), (19, -1), (16, 3), (5, 0))
 
 
+def _at_rate(
+    rate: int, channels: int, signal: Any, clip_seconds: float | None
+) -> tuple[Audio, dict[str, Any]]:
+    wave, own = load_audio(signal)
+    wave, done = normalise_audio(wave, own, target_rate=rate, channels=channels, clip_seconds=clip_seconds)
+    return Audio(wave, rate), done
+
+
 class AudioModality(Modality):
     "Bring audio to the rate and the channels of a codec; it becomes WAV files."
 
@@ -241,11 +249,7 @@ class AudioModality(Modality):
     def normalise(
         self, spec: Any, signal: Any, clip_seconds: float | None = None
     ) -> tuple[Audio, dict[str, Any]]:
-        wave, rate = load_audio(signal)
-        wave, record = normalise_audio(
-            wave, rate, target_rate=spec.sample_rate, channels=spec.channels, clip_seconds=clip_seconds
-        )
-        return Audio(wave, spec.sample_rate), record
+        return _at_rate(spec.sample_rate, spec.channels, signal, clip_seconds)
 
     def batch(self, signals: Sequence[Audio]) -> tuple[Tensor, Tensor]:
         "Return waves of any length, padded with zeros, and their lengths."
@@ -267,11 +271,7 @@ class AudioModality(Modality):
     def reference(self, spec: Any, source: Any, normal: Audio, clip_seconds: float | None = None) -> Audio:
         if spec.output_rate == spec.sample_rate:
             return normal
-        wave, rate = load_audio(source)
-        wave, _ = normalise_audio(
-            wave, rate, target_rate=spec.output_rate, channels=spec.channels, clip_seconds=clip_seconds
-        )
-        return Audio(wave, spec.output_rate)
+        return _at_rate(spec.output_rate, spec.channels, source, clip_seconds)[0]
 
 
 AUDIO = AudioModality()

@@ -69,7 +69,8 @@ def verdict_of(report: AuditRecord) -> Markup:
         f"Passed: all {report.n_gates} gates",
         f"Failed: {len(report.failed)} of {report.n_gates} gates",
     )
-    what = f"{len(report.items)} items of {', '.join(report.codecs)}; decode mode {report.decode_mode}"
+    n = len(report.items)
+    what = f"{n} item{'s' * (n != 1)} of {', '.join(report.codecs)}; decode mode {report.decode_mode}"
     lines = [f"{what}; token space {report.token_space_sha256[:16]}; {report.created}", *report.failed]
     if not report.baseline:
         lines.append("No baseline was given: the metrics were measured and not gated.")

@@ -75,7 +75,7 @@ class Page:
 
     @property
     def size(self) -> str:
-        "That of an image in the common form."
+        "Say how large an image in the common form is, as `256×256`."
         size = self.comparison.common_form.image_size
         return "×".join(map(str, size)) if size else ""
 

@@ -145,8 +145,8 @@ def _cuts(data: dict[str, Any]) -> list[str] | None:
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-017-c
 def _with_media(backend: Tokenizer, added: dict[int, str], space: TokenSpace) -> dict[str, Any] | None:
-    """As `_tokenizer_json`, with the names of images and audio in the vocabulary; None where there are
-    none, or for a tokenizer that is no byte-level BPE.
+    """Make what `_tokenizer_json` makes, with the names of images and audio in the vocabulary; None where
+    there are none, or for a tokenizer that is no byte-level BPE.
     """
     first = space.text + N_SPECIAL
     data = _tokenizer_json(backend, {i: name for i, name in added.items() if i < first})
