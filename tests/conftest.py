@@ -107,7 +107,7 @@ def sent(brief, monkeypatch):
 def warm_training():
     "So are the training runs that a test kills."
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("uti.lm.resume._start_training", training_fork)
+        patch.setattr("uti.lm.smoke._start_training", training_fork)
         yield
 
 

@@ -111,7 +111,7 @@ def fresh_fork(folder: Path, circumstances: Any, context=CONTEXT) -> Fork:
 
 
 def training_fork(arguments: list[str], log: Path) -> Fork:
-    "As `uti.lm.resume._start_training`: a training run that will be killed."
+    "As `uti.lm.smoke._start_training`: a training run that will be killed."
     return Fork(run_command, "train", *arguments, streams=[log, log])
 
 

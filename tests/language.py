@@ -26,5 +26,5 @@ def language(
         text = generator.integers(0, space.text, int(generator.integers(1, 12)))
         target, prompt = (picture, text) if tasks[i % len(tasks)] == "t2i" else (text, picture)
         examples.append(build(space, tasks[i % len(tasks)], target, prompt=prompt))
-    wanted = {"steps": 12, "row_length": 64, "hidden_size": 32, "layers": 1, **smoke}
+    wanted = {"steps": 12, "row_length": 64, **smoke}
     return Dataset(examples, grammar, parse_config({"text": "embedded-text", "smoke": wanted}))

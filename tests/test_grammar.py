@@ -94,10 +94,6 @@ def test_what_may_stand_there_is_said():
     )
     with pytest.raises(SequenceError, match="position 0: id -1, outside the vocabulary of 192 where"):
         parse(g, [-1])
-    reader = Reader(g)
-    for token_id in (start, special["<|text_end|>"]):
-        reader.push(token_id)
-    assert reader.need() == 0 and reader.within(1) == [g.pad]  # of all that may come, nothing else is whole
 
 
 def well_formed(ids: list[int], serialisation: str) -> bool:
@@ -131,29 +127,12 @@ def well_formed(ids: list[int], serialisation: str) -> bool:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.integers(1, 60))
-def test_a_walk_is_well_formed_and_keeps_within_its_tokens(seed, serialisation, most):
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(SORT_KEYS)), st.integers(1, 4))
+def test_a_walk_is_well_formed(seed, serialisation, n):
     rng, g = random.Random(seed), grammar(serialisation)
     marker = SPACE.special[rng.choice(["<|gen_text|>", "<|gen_img|>", "<|gen_aud|>"])]
-    reader = Reader(g)
-    reader.push(marker)
-    need = reader.need()
-    assert need == {"<|gen_text|>": 2, "<|gen_img|>": 2 + 2 * 4, "<|gen_aud|>": 2 + 3}[_name(marker)]
-    if most < need:
-        with pytest.raises(
-            SequenceError, match=f"{most} more tokens cannot end the sequence; it takes {need}"
-        ):
-            walk(g, rng, most, [marker])
-        return
-    ids = walk(g, rng, most, [marker])
-    assert len(ids) <= most + 1 and well_formed(ids, serialisation)
-    shortest = [marker]
-    while not reader.complete:
-        at_best = reader.within(reader.need())
-        assert reader.need() == need - len(shortest) + 1
-        shortest.append(rng.choice(rng.choice(at_best)))
-        reader.push(shortest[-1])
-    assert len(shortest) == need + 1 and well_formed(shortest, serialisation)
+    ids = walk(g, rng, n, [marker])
+    assert well_formed(ids, serialisation) and len(parse(g, ids)) == n
 
 
 def _name(token_id: int) -> str:

@@ -19,7 +19,7 @@ from .files import packaged
 from .metrics.registry import tolerances_with
 
 # %% auto #0
-__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'ConfigError', 'CodecConfig', 'Gates', 'Smoke', 'Config', 'parse_config',
+__all__ = ['DEFAULT_CONFIG', 'SMOKE_CONFIG', 'SUCCESSORS', 'ConfigError', 'CodecConfig', 'Smoke', 'Config', 'parse_config',
            'load_config', 'dump_config', 'with_codecs']
 
 # %% ../nbs/02_config.ipynb #03-config-003
@@ -55,50 +55,15 @@ class CodecConfig(_Strict):
         return {"codec": data} if isinstance(data, str) else data
 
 # %% ../nbs/02_config.ipynb #03-config-004-b
-class Gates(_Strict):
-    """What a smoke test must reach. Losses are means over all sequences, teacher-forced; another's prompt
-    must make a target less likely.
-    """
-
-    loss: float = Field(0.1, gt=0, description="of the loss before training, at most so much is left")
-    task_loss: float = Field(0.15, gt=0, description="the same in each task")
-    accuracy: float = Field(0.9, ge=0, le=1, description="of the targets are guessed first, at least")
-    text_prompt: float = Field(3.0, ge=0, description="times the loss of a text, with another's prompt")
-    media_prompt: float = Field(
-        1.2, ge=0, description="times the loss of the first two positions of an image or audio"
-    )
-    wins: float = Field(
-        0.7, ge=0, le=1, description="of the sequences have a lower loss with their own prompt"
-    )
-
-
 class Smoke(_Strict):
     "The smoke test of a language model: what it learns, which model, how long."
 
     sequences: int = Field(256, ge=2, le=10**7, description="training sequences, all tasks in turn")
     text_tokens: int = Field(48, ge=1, le=10**6, description="ids of the longest text or caption")
     audio_positions: int = Field(2, ge=1, le=10**6, description="positions of the longest audio")
-    image_options: dict[str, Any] = Field(
-        default_factory=dict, description="options of the image codec that make most of the images short"
-    )
-    whole_pictures: int = Field(
-        3, ge=0, le=10**6, description="where they do, further sequences with an image as without them"
-    )
-    targets: int = Field(
-        64,
-        ge=4,
-        le=10**6,
-        description="targets of a sequence that the loss counts; of more, some drawn at random",
-    )
     checkpoint: str | None = Field(
         None, description="a causal LM: a folder or a hub id; none: a small Qwen3 with random weights"
     )
-    only_new_rows: bool = Field(
-        False,
-        description="train only the rows of the ids that the checkpoint's text vocabulary does not have",
-    )
-    hidden_size: int = Field(64, ge=32, le=2**16, multiple_of=32, description="width of the small model")
-    layers: int = Field(2, ge=1, le=1000, description="layers of the small model")
     steps: int | None = Field(
         None,
         ge=1,
@@ -110,10 +75,21 @@ class Smoke(_Strict):
     )
     rows_per_step: int = Field(1, ge=1, le=10**6, description="packed rows of a step, over all processes")
     learning_rate: float = Field(1e-2, gt=0, allow_inf_nan=False)
-    gates: Gates = Gates()
     generated: int = Field(
         60, ge=1, le=10**6, description="sequences that each model generates, with the grammar and without"
     )
+
+
+# key of an earlier release → what stands in its place
+SUCCESSORS = {
+    "smoke.image_options": "the options of the image codec, as in `image: {codec: …, options: {size: 32}}`",
+    "smoke.whole_pictures": "the options of the image codec, as all images have one size",
+    "smoke.hidden_size": "smoke.checkpoint, for a model of another size",
+    "smoke.layers": "smoke.checkpoint, for a model of another size",
+    "smoke.only_new_rows": "smoke.checkpoint, all of which is trained",
+    "smoke.targets": "a fixed number, `uti.lm.data.TARGETS`",
+    "smoke.gates": "fixed limits, those of `uti.checks.language_model`",
+}
 
 # %% ../nbs/02_config.ipynb #03-config-004-c
 class Config(_Strict):
@@ -153,12 +129,14 @@ class Config(_Strict):
 def _sentence(error: Mapping[str, Any]) -> str:
     "Return one of pydantic's errors as a sentence that names the key."
     where = [str(part) for part in error["loc"]]
+    if successor := SUCCESSORS.get(".".join(where[:2])):
+        return f"the key {'.'.join(where)!r} is no longer there; in its place: {successor}"
     if error["type"] == "extra_forbidden":
         model: Any = Config
         for part in where[:-1]:
             model = {
                 "text": CodecConfig, "image": CodecConfig, "audio": CodecConfig,
-                "smoke": Smoke, "gates": Gates,
+                "smoke": Smoke,
             }.get(part, model)  # fmt: skip
         near = difflib.get_close_matches(where[-1], model.model_fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(model.model_fields)}"
@@ -259,6 +237,4 @@ def with_codecs(config: Config | None, **codecs: str | None) -> Config:
     """
     wanted = {modality: {"codec": codec} for modality, codec in codecs.items() if codec is not None}
     before = config.model_dump(exclude_none=True) if config else {}
-    if "image" in wanted and config:
-        before["smoke"]["image_options"] = {}  # they were those of the other codec
     return parse_config({**before, **wanted})

@@ -19,7 +19,7 @@ from uti.config import SMOKE_CONFIG, load_config  # noqa: E402
 from uti.lm.data import Dataset  # noqa: E402
 from uti.lm.model import losses_only, make_model, row_inputs  # noqa: E402
 from uti.lm.smoke import prepare_smoke  # noqa: E402
-from uti.lm.training import train  # noqa: E402
+from uti.lm.train import train  # noqa: E402
 from uti.tokens.sequences import build, pack  # noqa: E402
 from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 

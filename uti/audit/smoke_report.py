@@ -12,93 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from .environment import Environment
 from ..checks.base import Check
+from ..checks.language_model import Differences, Findings, Overfit, Resume
 from ..errors import UTIError
 from ..files import reading
 
 # %% auto #0
-__all__ = ['QUESTIONS', 'Overfit', 'Differences', 'Resume', 'Kill', 'Written', 'Generated', 'Shown', 'Conditioning', 'gate',
-           'SmokeReport', 'SmokeError', 'read_smoke']
+__all__ = ['Shown', 'LanguageModel', 'SmokeReport', 'SmokeError', 'read_smoke']
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003
-class Overfit(BaseModel):
-    "The training run. Losses in nats a token."
-
-    losses: list[float] = Field(description="of each step")
-    first_loss: float = Field(description="teacher-forced, over all targets, before training")
-    final_loss: float = Field(description="the same, after training")
-    fraction_of: dict[str, float] = Field(description="for each task, the loss after over the loss before")
-    accuracy: float = Field(description="teacher-forced: targets that the model guesses first, as a fraction")
-    accuracy_of: dict[str, float] = Field(description="the same for each task")
-    perplexity_of: dict[str, float] = Field(description="for each range of the space, over its targets")
-
-
-class Differences(BaseModel):
-    """The largest between the checkpoints of two runs that should end alike: of any step's loss in nats, of
-    any weight, and of any number in the optimiser's state; null where one has what the other has not.
-    """
-
-    loss: float | None
-    weight: float | None
-    optimiser: float | None
-
-    @property
-    def said(self) -> str:
-        "For people: `loss 0, weight 0, optimiser 0`."
-        named = {name: "missing" if value is None else f"{value:g}" for name, value in self}
-        return ", ".join(f"{name} {value}" for name, value in named.items())
-
-
-class Resume(BaseModel):
-    "A run in one go, and one that was interrupted at its half and resumed."
-
-    steps: int
-    interrupted_after: int
-    difference: Differences
-    losses: list[float]
-    resumed_losses: list[float]
-
-# %% ../../nbs/audit/00_smoke_report.ipynb #lm-rep-01
-class Kill(BaseModel):
-    """One SIGKILL.
-
-    Steps are optimiser steps; `killed_at` was the last that was reported, `resumed_at` the first after.
-    """
-
-    when: Literal["at a random step", "during a save"]
-    killed_at: int
-    saved_every: int
-    resumed_at: int
-    error: str = Field("", description="why the next run could not go on")
-
-    @property
-    def lost(self) -> int:
-        return max(0, self.killed_at - self.resumed_at + 1)
-
-# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003-b
-class Written(BaseModel):
-    "What a model wrote where one modality was asked for."
-
-    n: int
-    n_ids: int = Field(description="start and end left out")
-    foreign: int = Field(description="of the ids, those of other modalities, and special tokens")
-    repeated: float = Field(description="share of runs of four ids that stood before in the same piece")
-    blank: int = Field(0, description="decoded: empty texts, images of one colour, silent audio")
-
-
-class Generated(BaseModel):
-    "What a model wrote."
-
-    model: Literal["untrained", "trained"]
-    grammar: bool = Field(description="whether the grammar was enforced")
-    temperatures: list[float]
-    n: int
-    well_formed: int
-    decoded: int | None = Field(description="of the well-formed; null where nothing was decoded")
-    without_decoder: int = Field(0, description="of the well-formed, those of a codec that only encodes")
-    first_error: str = ""
-    of: dict[str, Written] = Field(description="by the modality that was asked for")
-
-
 class Shown(BaseModel):
     "One thing that the trained model wrote at temperature 0. Files are relative to smoke.json."
 
@@ -108,98 +29,49 @@ class Shown(BaseModel):
     target: str = Field(description="what the training set has for this prompt; empty where there is none")
 
 
-class Conditioning(BaseModel):
-    """Mean loss of a task's targets, in nats a token, by what the model was prompted with: all targets of a
-    text, and those of the first two positions of an image or audio, where nothing before them tells the
-    next id.
-    """
+class LanguageModel(Findings):
+    "What the tests found, what the model was taught, and what it wrote; an audit's report takes it over."
 
-    task: str
-    n: int = Field(description="sequences")
-    right: float
-    shuffled: float = Field(description="with the prompt of another sequence")
-    none: float = Field(description="with no prompt, which the model never saw in training")
-    wins: float = Field(description="share of the sequences whose loss is lower with their own prompt")
-
-# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-q1
-QUESTIONS = {
-    "text_logits": "Grown to the space, the model's logits of text are those of before, bit for bit",
-    "overfit_loss": "The loss over all sequences falls far enough",
-    "overfit_task": "It does so in each task",
-    "overfit_accuracy": "Most targets are the model's first guess",
-    "packing": "In a packed row a sequence has the loss that transformers gives it alone",
-    "text_rows_unchanged": "Rows of text ids are bit-identical after training the new ones",
-    "resume_loss": "Resumed: largest difference of a loss",
-    "resume_weight": "Resumed: largest difference of a weight",
-    "resume_optimiser": "Resumed: largest difference of an optimiser state",
-    "kill": "Killed: steps lost",
-    "kill_loss": "Killed: largest difference of a loss to the undisturbed run",
-    "kill_weight": "Killed: largest difference of a weight to the undisturbed run",
-    "kill_optimiser": "Killed: largest difference of an optimiser state to the undisturbed run",
-    "generation_untrained": "Written by an untrained model under the grammar, decoded",
-    "leak_untrained": "Ids of another modality in what it wrote under the grammar",
-    "generation_trained": "Written by the trained model under the grammar, decoded",
-    "leak_trained": "Ids of another modality in what the trained model wrote under the grammar",
-    "prompt_text": "Another's prompt makes a text much less likely",
-    "prompt_media": "Another's prompt makes the beginning of an image or audio less likely",
-    "prompt_wins": "Most sequences prefer their own prompt",
-}
-
-
-def gate(name: str, passed: bool | None, found: Any, expected: Any, detail: str = "") -> Check:
-    "Return the answer to the question that is listed as `name`."
-    return Check(
-        name=name,
-        question=QUESTIONS[name],
-        passed=passed,
-        gates=True,
-        found=found,
-        expected=expected,
-        detail=detail,
-    )
-
-# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004
-class SmokeReport(BaseModel):
-    "smoke.json."
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    schema_version: Literal[2] = 2
-    passed: bool = Field(alias="pass", description="no gate failed")
-    created: str = Field(description="UTC, ISO 8601")
-    command: str
-    environment: Environment
+    overfit: Overfit
+    packing: float
+    resume: Resume
+    kill_difference: Differences
     config: dict[str, Any]
-    codecs: dict[str, dict[str, Any]]
-    token_space: dict[str, Any]
     token_space_sha256: str
     data_sha256: str = Field(description="over the ids of all sequences, one after another")
     tasks: dict[str, int] = Field(description="task → sequences")
-    whole_pictures: int = Field(description="of these, with an image of full size, where others are short")
     positions: dict[str, list[int]] = Field(description="modality → of its shortest and longest segments")
     n_tokens: int
     n_targets: int = Field(description="that the loss counts")
     n_uncounted: int = Field(description="targets of long sequences that were not drawn")
     model: str
     n_parameters: int
-    n_trained: int = Field(description="parameters that training may change")
-    checks: list[Check]
-    overfit: Overfit
-    resume: Resume
-    kills: list[Kill]
-    kill_difference: Differences
-    generated: list[Generated]
     shown: list[Shown]
-    conditioning: list[Conditioning]
     seconds: dict[str, float]
 
+# %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004
+class SmokeReport(LanguageModel):
+    "smoke.json."
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[3] = 3
+    passed: bool = Field(alias="pass", description="no gate failed")
+    created: str = Field(description="UTC, ISO 8601")
+    command: str
+    environment: Environment
+    codecs: dict[str, dict[str, Any]]
+    token_space: dict[str, Any]
+    checks: list[Check]
+
     def findings(self) -> dict[str, Any]:
-        "Return what an audit's report takes over: everything but what it says itself."
-        return self.model_dump(
-            mode="json",
-            by_alias=True,
-            exclude={"environment", "codecs", "token_space", "checks", "schema_version"},
-        )
+        "Return what an audit's report takes over, as JSON-serialisable data."
+        return {
+            "pass": self.passed,
+            "created": self.created,
+            "command": self.command,
+            **self.model_dump(mode="json", include=set(LanguageModel.model_fields)),
+        }
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004-b
 class SmokeError(UTIError):

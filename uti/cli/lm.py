@@ -101,8 +101,8 @@ def train(
         import torch
 
         from uti.lm.data import load_dataset
-        from uti.lm.training import last_checkpoint, losses
-        from uti.lm.training import train as run
+        from uti.lm.train import last_checkpoint, losses
+        from uti.lm.train import train as run
         from uti.outdir import check_writable
 
         check_writable(outdir)

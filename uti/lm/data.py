@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,9 +29,8 @@ from ..tokens.sequences import IGNORED, TASKS, Example, build
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
-           'make_dataset', 'task_of', 'short_images', 'narrowed', 'with_whole_images', 'labels_of', 'save_dataset',
-           'load_dataset']
+__all__ = ['TARGETS', 'DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
+           'make_dataset', 'task_of', 'labels_of', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
@@ -96,6 +95,9 @@ def passage(n_characters: int, sample: Sample, rng: random.Random) -> Piece:
     return Piece("", sample.signal[start : start + n_characters])
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011
+TARGETS = 64  # of a sequence, that the loss counts
+
+
 def subsample_labels(example: Example, most: int, seed: int) -> Example:
     """Return the sequence with `most` labels at most: the first half of so many, the last, and others in
     between that are drawn at random, which is the same draw for the same seed.
@@ -125,7 +127,7 @@ class Dataset:
     @cached_property
     def counted(self) -> list[Example]:
         "Return the sequences with the targets that the loss counts."
-        return [subsample_labels(e, self.config.smoke.targets, seed=i) for i, e in enumerate(self.examples)]
+        return [subsample_labels(e, TARGETS, seed=i) for i, e in enumerate(self.examples)]
 
     @cached_property
     def sha256(self) -> str:
@@ -209,16 +211,14 @@ def make_dataset(
     text_tokens: int,
     audio_positions: int,
     seed: int = 0,
-    about: str | None = None,
 ) -> Dataset:
-    """`n` sequences of all tasks in turn, of pieces of the `samples`; `about`: only of tasks with this
-    modality.
+    """Make `n` sequences of all tasks in turn, of pieces of the `samples`.
 
     The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
     """
     rng = random.Random(seed)
     there = {m: [s for s in samples if s.modality == m and not _is_blank(s)] for m in tokenizer.codecs}
-    tasks = [t for t in tasks_of([m for m in there if there[m]]) if not about or about in TASKS[t]]
+    tasks = tasks_of([m for m in there if there[m]])
     if not tasks or n < 1:
         raise DatasetError(
             f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
@@ -251,53 +251,6 @@ def task_of(grammar: Grammar, example: Example) -> str:
             f"a sequence of {' and '.join(s.modality for s in segments) or 'nothing'} belongs to no task"
         )
     return next(task for task, wanted in TASKS.items() if wanted == pair)
-
-# %% ../../nbs/lm/01_data.ipynb #lm-01-21
-def short_images(tokenizer: UnifiedTokenizer) -> UnifiedTokenizer:
-    """Return the tokenizer whose image codec has the `smoke.image_options` of its config as well; the same
-    where there are none.
-
-    Raises `CodecError` for options that the codec does not have, and `DatasetError` for some that give other
-    ids.
-    """
-    config = tokenizer.config
-    if config is None or config.image is None or not config.smoke.image_options:
-        return tokenizer
-    options = {**config.image.options, **config.smoke.image_options}
-    image = config.image.model_copy(update={"options": options})
-    alone = config.model_copy(update={"text": None, "audio": None, "image": image})
-    short = UnifiedTokenizer(
-        {**tokenizer.codecs, "image": UnifiedTokenizer.from_config(alone).codec("image")}, config
-    )
-    if differences := diff_spaces(tokenizer.space, short.space):
-        raise DatasetError(f"smoke.image_options make another token space: {'; '.join(differences)}")
-    return short
-
-# %% ../../nbs/lm/01_data.ipynb #lm-01-25
-def narrowed(grammar: Grammar, modality: str, lengths: Sequence[int]) -> Grammar:
-    "Return the grammar in which segments of `modality` have one of these numbers of positions."
-    return replace(grammar, lengths={**grammar.lengths, modality: lengths})
-
-
-def with_whole_images(
-    dataset: Dataset, tokenizer: UnifiedTokenizer, samples: Sequence[Sample], n: int
-) -> Dataset:
-    """Return the dataset with `n` sequences more, of images as `tokenizer` encodes them, and a grammar that
-    admits these too.
-    """
-    wanted = dataset.config.smoke
-    more = make_dataset(
-        tokenizer,
-        samples,
-        n,
-        text_tokens=wanted.text_tokens,
-        audio_positions=wanted.audio_positions,
-        seed=dataset.config.seed + 1,
-        about="image",
-    )
-    lengths = sorted({*dataset.grammar.lengths["image"], *more.grammar.lengths["image"]})
-    grammar = narrowed(dataset.grammar, "image", lengths)
-    return Dataset([*dataset.examples, *more.examples], grammar, dataset.config)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
 def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:

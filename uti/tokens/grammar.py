@@ -5,10 +5,8 @@
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-002
 from __future__ import annotations
 
-import copy
 import itertools
 import random
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -110,18 +108,6 @@ class Grammar:
         "Return what may stand between segments."
         return [ids for start, _, marker in self.tokens.values() for ids in (start, marker)] + [self.pad]
 
-    def shortest(self, modality: str, frames: int = 0) -> int:
-        "Return ids of the shortest segment that has at least so many `frames`."
-        lengths = self.lengths[modality]
-        return lengths[bisect_left(lengths, frames)] * len(self.books[modality])
-
-    def need_between(self, ids: range) -> int:
-        "Return the least number of tokens after one of `ids`, where it stands between segments."
-        for modality, (start, _, marker) in self.tokens.items():
-            if ids in (start, marker):
-                return self.shortest(modality) + 1 + (ids == marker)
-        return 0
-
     def next_cell(self, modality: str, n: int, length: int | None) -> list[range]:
         """Return the ranges that may follow `n` tokens of a segment whose number of positions is `length`, or
         None where it is still open.
@@ -176,38 +162,6 @@ class Reader:
         if self._next is None:
             self._next = self._find_allowed()
         return self._next
-
-    def within(self, left: int) -> list[range]:
-        """Return those of `allowed()` after which the document can still be whole with `left` tokens, the
-        next one included. Raises `SequenceError` where none can, with the number that would.
-        """
-        if left < (need := self.need()):
-            raise SequenceError(
-                f"position {self.n_read}: {left} more tokens cannot end the sequence{self._where()}; it "
-                f"takes {need} at least"
-            )
-        found = self.allowed()
-        return found if len(found) == 1 else [ids for ids in found if 1 + self._need_after(ids) <= left]
-
-    def need(self) -> int:
-        "Return the tokens that a document which is whole needs at least from here."
-        return 0 if self.complete else 1 + min(map(self._need_after, self.allowed()))
-
-    def _need_after(self, ids: range) -> int:
-        "Return the least number of tokens after one of `ids`, a range of `allowed()`."
-        if not self._open:
-            return self.grammar.need_between(ids)
-        books, end = self.grammar.books[self._open], self.grammar.tokens[self._open][1]
-        if ids == end:
-            return 0
-        frames = self._frames + (ids == books[0]) if self._length is None else self._length
-        return self.grammar.shortest(self._open, frames) - len(self._cells)
-
-    def copy(self) -> Reader:
-        "Another reader that has read the same: what it reads from now on is its own."
-        other = copy.copy(self)
-        other.segments, other._cells = list(self.segments), list(self._cells)
-        return other
 
     def _find_allowed(self) -> list[range]:
         if self._open:
@@ -290,22 +244,16 @@ def parse(grammar: Grammar, ids: Iterable[int]) -> list[Segment]:
     return reader.close()
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-017
-def walk(grammar: Grammar, rng: random.Random, most: int, prompt: Iterable[int] = ()) -> list[int]:
-    """`prompt` and random legal steps after it, at most `most` and no padding, to the end of a document: what
-    a generator under the grammar may write, for tests.
-
-    Raises `SequenceError` for a prompt that is ill-formed, or that cannot be ended in so many.
+def walk(grammar: Grammar, rng: random.Random, n: int, prompt: Iterable[int] = ()) -> list[int]:
+    """Return `prompt` and random legal steps after it, without padding, until the document has `n` segments:
+    what a generator under the grammar may write, for tests. Raises `SequenceError` for a prompt that is
+    ill-formed.
     """
     reader, ids = Reader(grammar), list(map(int, prompt))
     for token_id in ids:
         reader.push(token_id)
-    for left in range(most, 0, -1):
-        if ids and reader.complete and rng.random() < 0.3:
-            break
-        choices = [ranges for ranges in reader.within(left) if ranges != grammar.pad]
-        if not choices:
-            break
-        ids.append(rng.choice(rng.choice(choices)))
+    while len(reader.segments) < n or not reader.complete:
+        ids.append(rng.choice(rng.choice([ranges for ranges in reader.allowed() if ranges != grammar.pad])))
         reader.push(ids[-1])
     return ids
 
