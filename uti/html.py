@@ -12,7 +12,7 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 # %% auto #0
-__all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded', 'link', 'whole', 'soft', 'mark', 'table',
+__all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded', 'link', 'nowrap', 'muted', 'mark', 'table',
            'verdict', 'show']
 
 # %% ../nbs/00_html.ipynb #00-html-003
@@ -53,12 +53,12 @@ def link(path: str, text: str) -> Markup:
     return Markup('<a href="{}">{}</a>').format(quote(path), text)
 
 # %% ../nbs/00_html.ipynb #00-html-003-b
-def whole(text: Any) -> Markup:
+def nowrap(text: Any) -> Markup:
     "Return text that is not broken into lines."
     return Markup('<span class="nowrap">{}</span>').format(text)
 
 
-def soft(text: Any) -> Markup:
+def muted(text: Any) -> Markup:
     "Return text that matters less."
     return Markup('<span class="soft nowrap">{}</span>').format(text)
 

@@ -16,23 +16,28 @@ from ..checks.base import Check
 from uti.html import (
     Markup,
     block,
-    bullets,
     code,
     folded,
     heading,
     joined,
-    link,
     mark,
+    muted,
+    nowrap,
     paragraph,
-    soft,
     table,
-    verdict,
-    whole,
 )
 from ..modalities.audio import read_audio
 from ..modalities.base import Audio
 from ..modalities.image import normalise_image
 from . import smoke
+from uti.pages.common import (
+    absent,
+    codebooks_of,
+    environment_of,
+    files_in,
+    limitations_of,
+    verdict_of_gates,
+)
 from uti.pages.media import (
     LONGEST_PLAYED,
     audio_player,
@@ -54,18 +59,14 @@ from uti.pages.plots import (
 # %% auto #0
 __all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'preview', 'summary', 'environment',
            'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'images', 'sounds', 'codebooks',
-           'token_lm', 'idempotence', 'token_space', 'caught', 'limitations', 'conclusion']
+           'token_lm', 'idempotence', 'token_space', 'warnings', 'limitations', 'conclusion']
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-002-x
 MOST_SHOWN = 12  # items of each modality; all of them stand in report.json
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-005
 def verdict_of(report: AuditRecord) -> Markup:
-    "Passed or failed, what failed, and what was audited."
-    passed, failed = (
-        f"Passed: all {report.n_gates} gates",
-        f"Failed: {len(report.failed)} of {report.n_gates} gates",
-    )
+    "Return passed or failed, what failed, and what was audited."
     n = len(report.items)
     what = f"{n} item{'s' * (n != 1)} of {', '.join(report.codecs)}; decode mode {report.decode_mode}"
     lines = [f"{what}; token space {report.token_space_sha256[:16]}; {report.created}", *report.failed]
@@ -73,7 +74,7 @@ def verdict_of(report: AuditRecord) -> Markup:
         lines.append("No baseline was given: the metrics were measured and not gated.")
     elif not report.baseline.passed:
         lines.append(f"The baseline of {report.baseline.created} did not pass itself.")
-    return verdict(report.passed, passed if report.passed else failed, lines)
+    return verdict_of_gates(report.n_gates, len(report.failed), lines)
 
 
 def caption(report: AuditRecord, item: Item) -> str:
@@ -136,7 +137,7 @@ def summary(report: AuditRecord) -> Markup:
         for name, facts in report.metric_facts.items() if facts.tolerance is not None
     ]  # fmt: skip
     codecs = [
-        [c["name"], m, _books(c["codebook_sizes"]), c["version"], c["licence"], c["source"]]
+        [c["name"], m, codebooks_of(c), c["version"], c["licence"], c["source"]]
         for m, c in report.codecs.items()
     ]
     notes = [
@@ -154,22 +155,10 @@ def summary(report: AuditRecord) -> Markup:
 def _value(number: float | None) -> float | str:
     return "none" if number is None else number
 
-
-def _books(sizes: list[int]) -> str:
-    return f"{len(sizes)} × {sizes[0]}" if len(set(sizes)) == 1 else ", ".join(map(str, sizes))
-
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-010
 def environment(report: AuditRecord) -> Markup:
     "Return what the run ran on, and how long each step took."
-    e = report.environment
-    torch = e.packages.get("torch", "absent")
-    said = (
-        f"Python {e.python} on {e.platform}, torch {torch}, device {e.device}, {e.threads} threads, seed "
-        f"{e.seed}, decode mode {report.decode_mode}."
-    )
-    packages = table(["package", "version"], list(e.packages.items()))
-    seconds = table(["step", "seconds"], [[name.replace("_", " "), s] for name, s in report.seconds.items()])
-    return joined([paragraph(said), folded("Packages and times", packages, seconds)])
+    return environment_of(report.environment, report.seconds, f"Decode mode {report.decode_mode}.")
 
 
 def commands(report: AuditRecord, folder: Path) -> Markup:
@@ -228,10 +217,7 @@ FILES = {
 def artifacts(report: AuditRecord, folder: Path) -> Markup:
     "Return the files beside the page."
     what = FILES | {f"{modality}_tokens.sha256": f"hash of all {modality} ids" for modality in report.codecs}
-    return table(
-        ["file", "what"],
-        [[link(name, name), what[name]] for name in sorted(p.name for p in folder.iterdir()) if name in what],
-    )
+    return files_in(folder, what)
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-013
 def _cell(answers: list[Check]) -> Markup | str:
@@ -241,8 +227,8 @@ def _cell(answers: list[Check]) -> Markup | str:
         return ""
     count = f" {sum(bool(c.passed) for c in asked)}/{len(asked)}" if len(asked) > 1 else ""
     if asked and not all(c.passed for c in asked) and not any(c.failed_gate for c in asked):
-        return soft(f"no{count}, not promised")
-    return whole(joined([mark(all(c.passed for c in asked) if asked else None), count]))
+        return muted(f"no{count}, not promised")
+    return nowrap(joined([mark(all(c.passed for c in asked) if asked else None), count]))
 
 
 def _gates(answers: list[Check]) -> str:
@@ -272,11 +258,11 @@ def _tally(answers: list[Check]) -> Markup | str:
     """
     asked = [c for c in answers if c.passed is not None]
     if not asked:
-        return soft("not asked") if answers else ""
+        return muted("not asked") if answers else ""
     broken = any(c.failed_gate for c in asked)
     missing = len(answers) - len(asked)
     right = f" {sum(bool(c.passed) for c in asked)}/{len(asked)}"
-    return whole(joined([mark(not broken), right, soft(f", {missing} not asked") if missing else ""]))
+    return nowrap(joined([mark(not broken), right, muted(f", {missing} not asked") if missing else ""]))
 
 
 def _kind(check: Check) -> str:
@@ -452,8 +438,8 @@ def token_space(report: AuditRecord) -> Markup:
     ])  # fmt: skip
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-024-b
-def caught(report: AuditRecord) -> Markup:
-    "Warnings."
+def warnings(report: AuditRecord) -> Markup:
+    "Return what was warned of during the run."
     return (
         table(["caught during the run"], [[w] for w in report.warnings])
         if report.warnings
@@ -478,16 +464,7 @@ def limitations(report: AuditRecord) -> Markup:
         else ["No baseline was given, so nothing says whether quality fell behind an earlier run."]
     )
     said += [] if report.token_lm else ["No language model was tried on these ids."]
-    said += [
-        f"There is no codec for {m} in this configuration."
-        for m in ("text", "image", "audio")
-        if m not in report.codecs
-    ]
-    said += [
-        f"{m} was not decoded: codec {c['name']} has no decoder."
-        for m, c in report.codecs.items()
-        if not c["decode_modes"]
-    ]
+    said += absent(report.codecs)
     said += ["Nothing was decoded: decode mode none."] if report.decode_mode == "none" else []
     for modality in report.codecs:
         kept = [i.idempotence for i in report.items if i.modality == modality and i.idempotence is not None]
@@ -496,7 +473,7 @@ def limitations(report: AuditRecord) -> Markup:
             if kept and min(kept) < 1
             else []
         )
-    return bullets(said) if said else paragraph("None.")
+    return limitations_of(said)
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-024-d
 def conclusion(report: AuditRecord) -> Markup:

@@ -18,26 +18,26 @@ from ..comparison.references import Reference, at_rate, out_of_reach
 from uti.html import (
     Markup,
     block,
-    bullets,
     folded,
     heading,
     joined,
     link,
     mark,
+    muted,
+    nowrap,
     paragraph,
-    soft,
     table,
     verdict,
-    whole,
 )
 from ..metrics.base import Measurement, MetricFacts
 from ..modalities.audio import read_audio
 from ..modalities.base import Audio, values_of
 from ..modalities.registry import MODALITIES
+from .common import codebooks_of, files_in, limitations_of
 from .media import LONGEST_PLAYED, card, cards, drawn, is_played, not_shown
 from .plots import mel_panel, rate_distortion, spectrogram
 
-NOTHING = soft("–")
+NOTHING = muted("–")
 KINDS = {name: MODALITIES[name] for name in ("image", "audio", "text")}  # in the order of the page
 MOST_SHOWN = 8  # items of each modality; all of them stand in comparison.json
 MOST_SENTENCES = 8  # of failed gates, at the top
@@ -216,7 +216,7 @@ def _numbers(found: dict[str, Measurement]) -> dict[str, float | None]:
 def _reached(curve: Reference, rate: float, facts: MetricFacts) -> Any:
     "Return what the reference has at `rate`, or how far it goes."
     reason = out_of_reach(curve, rate, facts.name, KINDS[curve.modality].rate_decimals)
-    return soft(reason) if reason else fixed(at_rate(curve, rate, facts.name), facts.decimals)
+    return muted(reason) if reason else fixed(at_rate(curve, rate, facts.name), facts.decimals)
 
 
 def _beside_references(page: Page, modality: str) -> Markup:
@@ -278,10 +278,6 @@ def rate_against_distortion(page: Page) -> Markup:
     return joined([*parts, *map(paragraph, page.comparison.left_out)])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c
-def _books(sizes: list[int]) -> str:
-    return f"{len(sizes)} × {sizes[0]:,}" if len(set(sizes)) == 1 else ", ".join(f"{n:,}" for n in sizes)
-
-
 def _context(rate: Rate) -> Any:
     "Make the cell of the tokens of an image, a second or a byte."
     return fixed(rate.context, 2 if (rate.context or 0) < 10 else 0)
@@ -298,8 +294,8 @@ def tokens(page: Page) -> Markup:
                 fixed(r.rate.own, KINDS[modality].rate_decimals),
             )
             rows.append(
-                [name, r.codec["name"], whole(own_form(r)), _books(sizes), bits, _context(r.rate),
-                 whole(KINDS[modality].rate_context), own, KINDS[modality].rate_unit]
+                [name, r.codec["name"], nowrap(own_form(r)), codebooks_of(r.codec), bits, _context(r.rate),
+                 nowrap(KINDS[modality].rate_context), own, KINDS[modality].rate_unit]
             )  # fmt: skip
     columns = [
         "configuration", "codec", "own form", "codebooks × entries", "bits a token", "tokens", "", "own rate",
@@ -505,8 +501,7 @@ FILES = {
 
 def artifacts(page: Page) -> Markup:
     "Return what repeats the run, and the files beside the page."
-    there = [[link(name, name), FILES[name]] for name in sorted(FILES) if (page.folder / name).exists()]
-    return joined([block(page.comparison.command), table(["file", "what"], there)])
+    return joined([block(page.comparison.command), files_in(page.folder, FILES)])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-d
 def limitations(page: Page) -> Markup:
@@ -534,4 +529,4 @@ def limitations(page: Page) -> Markup:
         "The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits "
         "on them than their rate."
     )
-    return bullets(said)
+    return limitations_of(said)

@@ -5,8 +5,7 @@
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-002
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator
 from torch import Tensor
 
@@ -22,7 +20,7 @@ from ..metrics.audio import log_mel
 from ..metrics.image import error_map
 
 # %% auto #0
-__all__ = ['Measured', 'COLOURS', 'OFFSETS', 'image_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
+__all__ = ['Measured', 'COLOURS', 'image_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
            'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
@@ -149,74 +147,6 @@ Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
 
 COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
 
-
-# of a label from its point
-OFFSETS = (
-    (9, 0),
-    (-9, 0),
-    (0, 13),
-    (0, -13),
-    (9, 12),
-    (9, -12),
-    (-9, 12),
-    (-9, -12),
-    (9, 25),
-    (9, -25),
-    (-9, 25),
-    (-9, -25),
-)
-
-# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b-t
-def _taken(ax: Axes, points: Iterable[tuple[float, float]]) -> list[tuple[float, float, float, float]]:
-    """Return (x, y, radius, weight) in pixels of what a label should not cover: points, and a little of the
-    curves.
-    """
-    taken = [(*ax.transData.transform(point), 7, 1.0) for point in points]
-    for line in (line for line in ax.lines if np.size(line.get_xdata()) > 1):
-        way = ax.transData.transform(line.get_xydata())
-        taken += [
-            (x, y, 1, 0.1)
-            for a, b in itertools.pairwise(way)
-            for x, y in a + np.linspace(0, 1, 20)[:, None] * (b - a)
-        ]
-    return taken
-
-# %% ../../nbs/pages/01_plots.ipynb #05-plots-019-b
-def _label(ax: Axes, labels: dict[tuple[float, float], tuple[str, str]]) -> None:
-    """Write each (text, colour) beside its point, where it covers no point, no other label and little of a
-    curve, and stays inside. The axes are laid out first.
-    """
-    figure: Any = ax.figure
-    figure.draw_without_rendering()
-    frame, taken = ax.get_window_extent(), _taken(ax, labels)
-    for point, (text, colour) in labels.items():
-        note = ax.annotate(
-            text,
-            point,
-            (0, 0),
-            textcoords="offset points",
-            parse_math=False,
-            va="center",
-            color=colour,
-            fontsize=9,
-            fontweight="bold",
-            zorder=5,
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-        )
-        note.set_in_layout(False)
-
-        def covered(offset: tuple[int, int], note: Any = note, taken: list[Any] = taken) -> float:
-            note.set(position=offset, ha=("center", "left", "right")[int(np.sign(offset[0]))])
-            box = note.get_window_extent()
-            inside = box.x0 >= frame.x0 and box.x1 <= frame.x1 and box.y0 >= frame.y0 and box.y1 <= frame.y1
-            return sum(
-                w for px, py, r, w in taken if box.x0 - r < px < box.x1 + r and box.y0 - r < py < box.y1 + r
-            ) + 5 * (not inside)
-
-        covered(min(OFFSETS, key=covered))
-        box = note.get_window_extent()
-        taken += [(px, (box.y0 + box.y1) / 2, 7, 1.0) for px in np.arange(box.x0, box.x1, 7)]
-
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020
 def _reference_curves(
     axes: Sequence[Axes], references: dict[str, list[Measured]], metrics: Sequence[str]
@@ -234,18 +164,18 @@ def _reference_curves(
             ax.plot(*np.array(there).reshape(-1, 2).T, label=name, **style)
 
 
-def _codec_points(
-    ax: Axes, codecs: dict[str, Measured], metric: str
-) -> dict[tuple[float, float], tuple[str, str]]:
-    "Return each codec a point; returns point → (the codecs at it, its colour)."
-    there: dict[tuple[float, float], tuple[str, str]] = {}
+def _codec_points(axes: Sequence[Axes], codecs: dict[str, Measured], metrics: Sequence[str]) -> None:
+    "Draw each codec as a point in every panel."
     for i, (name, (rate, values)) in enumerate(codecs.items()):
-        if (value := values.get(metric)) is not None:
-            point = (rate, value)
-            text, colour = there.get(point, ("", COLOURS[i % len(COLOURS)]))
-            there[point] = (f"{text}, {name}" if text else name, colour)
-            ax.plot(*point, marker="D", ms=9, color=colour, mec="white", zorder=4)
-    return there
+        style: dict[str, Any] = {
+            "marker": "DosP^vX*"[i % 8],
+            "color": COLOURS[i % 8],
+            "ms": 9,
+            "mec": "white",
+        }
+        for ax, metric in zip(axes, metrics, strict=True):
+            there = [(rate, values[metric])] if values.get(metric) is not None else []
+            ax.plot(*np.array(there).reshape(-1, 2).T, ls="", label=name, zorder=4, **style)
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020-x
 def rate_distortion(
@@ -255,13 +185,11 @@ def rate_distortion(
     rate_label: str,
 ) -> Figure:
     """Return one panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs`
-    a labelled point, each of `references` a curve.
-
-    Codecs at the same point share a label. What has no value is left out.
+    a point, each of `references` a curve, named in one legend. What has no value is left out.
     """
     fig, [axes] = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
     _reference_curves(axes, references, list(metrics))
-    labels = [_codec_points(ax, codecs, metric) for ax, metric in zip(axes, metrics, strict=True)]
+    _codec_points(axes, codecs, list(metrics))
     for ax, label in zip(axes, metrics.values(), strict=True):
         ax.set(xscale="log", xlabel=rate_label, ylabel=label)
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -270,11 +198,10 @@ def rate_distortion(
         ax.grid(color="0.9")
         ax.margins(0.1)
         ax.spines[["top", "right"]].set_visible(False)
-    if references:
-        handles, names = axes[0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside upper center", ncols=len(references), frameon=False)
-    for ax, there in zip(axes, labels, strict=True):
-        _label(ax, there)
+    handles, names = axes[0].get_legend_handles_labels()
+    texts = fig.legend(handles, names, loc="outside upper center", ncols=min(4, len(names)), frameon=False)
+    for text in texts.get_texts():
+        text.set_parse_math(False)  # a $ in a name is a $
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-023

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ..audit.smoke_report import LanguageModel, SmokeReport
 from ..checks.language_model import LOSS_LEFT
-from ..html import Markup, block, bullets, code, folded, joined, mark, paragraph, table, verdict
+from ..html import Markup, block, bullets, code, joined, mark, paragraph, table
+from .common import absent, environment_of, limitations_of, verdict_of_gates
 from .media import drawn, shown_table
 from .plots import loss_curves, prompt_bars
 
@@ -19,16 +20,13 @@ __all__ = ['verdict_of', 'gates', 'data', 'loss', 'endured', 'generated', 'stats
 
 # %% ../../nbs/pages/03_smoke.ipynb #pages-04-004
 def verdict_of(report: SmokeReport) -> Markup:
-    "Passed or failed, what failed, and the three numbers that people ask for first."
+    "Return passed or failed, what failed, and the three numbers that people ask for first."
     gates = [c for c in report.checks if c.gates and c.passed is not None]
     failed = [c for c in gates if not c.passed]
-    headline = (
-        f"Passed: all {len(gates)} gates" if report.passed else f"Failed: {len(failed)} of {len(gates)} gates"
-    )
     what = f"{sum(report.tasks.values())} sequences of {', '.join(report.tasks)}; {report.model}"
     lines = [f"{what}; token space {report.token_space_sha256[:16]}; {report.created}"]
     lines += [f"{c.name}: {c.detail or f'found {c.found}, expected {c.expected}'}" for c in failed]
-    return verdict(report.passed, headline, [*lines, _endured(report), _written(report)])
+    return verdict_of_gates(len(gates), len(failed), [*lines, _endured(report), _written(report)])
 
 
 def _endured(report: SmokeReport) -> str:
@@ -169,14 +167,6 @@ def prompts(report: LanguageModel) -> Markup:
 # %% ../../nbs/pages/03_smoke.ipynb #pages-04-008
 def environment(report: SmokeReport, folder: Path) -> Markup:
     "Return what it ran on, what repeats it, and what lies beside the page."
-    e = report.environment
-    ran = (
-        f"Python {e.python} on {e.platform}, torch {e.packages.get('torch', 'absent')}, device {e.device}, "
-        f"{e.threads} threads, seed {e.seed}."
-    )
-    model = f" {report.model}: {report.n_parameters:,} parameters."
-    packages = table(["package", "version"], list(e.packages.items()))
-    seconds = table(["test", "seconds"], [[n, s] for n, s in report.seconds.items()])
     beside = paragraph(
         code("model/"), " holds the last checkpoint, with its token space, and logs that ",
         code("tensorboard --logdir"), " reads; ", code("data/"),
@@ -190,15 +180,9 @@ def environment(report: SmokeReport, folder: Path) -> Markup:
             ["ids of all sequences", code(report.data_sha256)],
         ],
     )
-    return joined(
-        [
-            paragraph(ran + model),
-            folded("Packages and times", packages, seconds),
-            block(report.command),
-            beside,
-            hashes,
-        ]
-    )
+    model = f"{report.model}: {report.n_parameters:,} parameters."
+    ran = environment_of(report.environment, report.seconds, model)
+    return joined([ran, block(report.command), beside, hashes])
 
 # %% ../../nbs/pages/03_smoke.ipynb #pages-04-008-b
 def limitations(report: SmokeReport) -> Markup:
@@ -206,22 +190,7 @@ def limitations(report: SmokeReport) -> Markup:
     said = [
         f"“{c.sentence}” was measured and not gated: {c.detail}." for c in report.checks if c.passed is None
     ]
-    said += [
-        f"There is no codec for {m} in this configuration."
-        for m in ("text", "image", "audio")
-        if m not in report.codecs
-    ]
-    said += [
-        f"{m} was generated and not decoded: codec {c['name']} has no decoder."
-        for m, c in report.codecs.items()
-        if not c["decode_modes"]
-    ]
-    return bullets(
-        [
-            *said,
-            (
-                "The model learned its training set by heart; nothing here says how it would do on anything "
-                "else."
-            ),
-        ]
+    by_heart = (
+        "The model learned its training set by heart; nothing here says how it would do on anything else."
     )
+    return limitations_of([*said, *absent(report.codecs, "generated and "), by_heart])
