@@ -35,7 +35,7 @@ def environment_of(ran_on: Environment, seconds: Mapping[str, float], *said: Any
 
 def files_in(folder: Path, what: Mapping[str, str]) -> Markup:
     "Return the files and folders of `folder` that `what` names, each with what it is."
-    there = sorted(path.name for path in folder.iterdir() if path.name in what)
+    there = sorted(name for name in what if (folder / name).exists())
     return table(["file", "what"], [[link(name, name), what[name]] for name in there])
 
 
