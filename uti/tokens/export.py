@@ -95,24 +95,6 @@ def _close_gaps(vocabulary: dict[str, int], names: dict[int, str]) -> dict[str, 
     top, taken = max(vocabulary.values(), default=-1), set(vocabulary.values())
     return vocabulary | {name: i for i, name in names.items() if i < top and i not in taken}
 
-# %% ../../nbs/tokens/04_export.ipynb #08-export-016
-def _tokenizer_json(backend: Tokenizer, added: dict[int, str]) -> dict[str, Any]:
-    """Return the content of `tokenizer.json`: that of `backend`, with the tokens of `added` (id → token),
-    each matched whole and as it is, wherever it stands.
-    """
-    data = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    if backend.num_special_tokens_to_add(is_pair=False):
-        data["post_processor"] = None
-    if isinstance(data["model"]["vocab"], dict):  # that of a Unigram is a list, which has no gaps
-        names = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()} | added
-        data["model"]["vocab"] = _close_gaps(data["model"]["vocab"], names)
-    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
-    data["added_tokens"] = sorted(
-        [*data["added_tokens"], *({"id": i, "content": token, **flags} for i, token in added.items())],
-        key=lambda t: t["id"],
-    )
-    return data
-
 # %% ../../nbs/tokens/04_export.ipynb #08-export-017-a
 # GPT-2's (Radford et al. 2019), which the library makes inside its ByteLevel where `use_regex` is set
 _GPT2_CUT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -144,22 +126,34 @@ def _cuts(data: dict[str, Any]) -> list[str] | None:
     return [*cuts, *([_GPT2_CUT] if last["use_regex"] else [])]
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-017-c
-def _with_media(backend: Tokenizer, added: dict[int, str], space: TokenSpace) -> dict[str, Any] | None:
-    """Make what `_tokenizer_json` makes, with the names of images and audio in the vocabulary; None where
-    there are none, or for a tokenizer that is no byte-level BPE.
+def _tokenizer_json(codec: Codec, space: TokenSpace, added: dict[int, str]) -> dict[str, Any]:
+    """Return the content of `tokenizer.json`: that of the text codec's tokenizer, with the names of images
+    and audio among `added` (id → token) in its vocabulary, and the others each matched whole and as it is,
+    wherever it stands. Raises `ExportError` for a tokenizer that is no byte-level BPE.
     """
-    first = space.text + N_SPECIAL
-    data = _tokenizer_json(backend, {i: name for i, name in added.items() if i < first})
-    media, cuts = {name: i for i, name in added.items() if i >= first}, _cuts(data)
-    if not media or cuts is None:
-        return None
+    backend, first = _backend(codec), space.text + N_SPECIAL
+    data = json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    if backend.num_special_tokens_to_add(is_pair=False):
+        data["post_processor"] = None
+    if (cuts := _cuts(data)) is None:
+        raise ExportError(
+            f"codec {codec.spec.name!r}: only a byte-level BPE that cuts a text by regular expressions, as "
+            "those of GPT-2, Llama 3 and Qwen do, can be exported, and this is another "
+            f"{data['model']['type']}"
+        )
+    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    specials = [{"id": i, "content": token, **flags} for i, token in added.items() if i < first]
+    data["added_tokens"] = sorted([*data["added_tokens"], *specials], key=lambda t: t["id"])
+    media = {name: i for i, name in added.items() if i >= first}
     names = {i: token for token, i in backend.get_vocab(with_added_tokens=True).items()} | added
     data["model"]["vocab"] = _close_gaps(data["model"]["vocab"] | media, names)
-    data["model"]["ignore_merges"] = True
-    name = "|".join(rf"<\|{book}_[0-9]{{{len(str(size - 1))}}}\|>" for book, size in _books(space))
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    steps = [_split(name), *(_split(f"{name}|{cut}") for cut in cuts), level]
-    return data | {"pre_tokenizer": {"type": "Sequence", "pretokenizers": steps}}
+    if media:
+        data["model"]["ignore_merges"] = True
+        name = "|".join(rf"<\|{book}_[0-9]{{{len(str(size - 1))}}}\|>" for book, size in _books(space))
+        level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+        steps = [_split(name), *(_split(f"{name}|{cut}") for cut in cuts), level]
+        data["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    return data
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-019
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "cls_token", "mask_token")
@@ -186,25 +180,6 @@ def _tokenizer_config(codec: Any) -> dict[str, Any]:
     return config
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-022
-def _check_between(built: Tokenizer, tokenizer: UnifiedTokenizer) -> None:
-    """Raise `ExportError` where the ids of a text come back alone, and not between two other ids: as with
-    tokenizers that put a space before a text and take it away again at the beginning of a string.
-    """
-    codec, special = tokenizer.codec("text"), tokenizer.space.special
-    start, end = special["<|text_start|>"], special["<|text_end|>"]
-
-    def comes_back(ids: list[int]) -> bool:
-        return built.encode(built.decode(ids, skip_special_tokens=False), add_special_tokens=False).ids == ids
-
-    for name, text in PROBES.items():
-        ids = tokenizer.encode_text(text).ids.tolist()
-        if comes_back(ids) and not comes_back([start, *ids, end, start, *ids, end]):
-            raise ExportError(
-                f"codec {codec.spec.name!r}: a text with {name} would not come back between two other ids, "
-                "though it does alone: the tokenizer treats the beginning of a string otherwise"
-            )
-
-
 def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str]) -> None:
     """Raise `ExportError` unless `built` has one token for each id of the space, finds each of `added` in a
     string, and gives texts the ids that the codec gives them, also between others.
@@ -234,30 +209,12 @@ def _check(built: Tokenizer, tokenizer: UnifiedTokenizer, added: dict[int, str])
                 f"codec {codec.spec.name!r}: the exported tokenizer would give other ids than the codec to "
                 f"a text with {name}"
             )
-    _check_between(built, tokenizer)
     words = [built.decode([i], skip_special_tokens=False) for i in range(space.text) if i not in added]
     pairs = zip(words, _backend(codec).encode_batch(words, add_special_tokens=False), strict=True)
     if wrong := [w for (w, own), b in zip(pairs, built.encode_batch(words), strict=True) if own.ids != b.ids]:
         raise ExportError(
             f"codec {codec.spec.name!r}: the exported tokenizer would spell {wrong[0]!r} otherwise"
         )
-
-# %% ../../nbs/tokens/04_export.ipynb #08-export-023-t
-def _tried(tokenizer: UnifiedTokenizer, added: dict[int, str]) -> str:
-    """Return the content of `tokenizer.json`: with the names in the vocabulary where that changes no id, else
-    as added tokens. Raises `ExportError` where those would change one.
-    """
-    backend = _backend(tokenizer.codec("text"))
-    for data in (_with_media(backend, added, tokenizer.space), _tokenizer_json(backend, added)):
-        if data is not None:
-            content = json.dumps(data, ensure_ascii=False)
-            try:
-                _check(Tokenizer.from_str(content), tokenizer, added)
-            except ExportError as error:
-                refused = error
-            else:
-                return content
-    raise refused
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-024-r
 _README = """# A tokenizer of texts, images and audio
@@ -332,11 +289,10 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     It holds `tokenizer.json`, `tokenizer_config.json`, `token_space.json` and its sha256, a README that says
     how it is used, and `uti.yaml` where the tokenizer was made from a config: all or, where anything fails,
     nothing. An earlier export is replaced. Its `encode` gives a text the ids of `encode_text`, and adds none;
-    its `decode` gives a string that it encodes to the same ids, where the text tokenizer is lossless, puts no
-    space before a text, and each text is as it encodes it. Raises `ExportError` for a space without text, a
-    tokenizer that is not fast or that treats the beginning of a string otherwise (a Llama-like one), a
-    vocabulary that has tokens of the space already, or a folder that holds
-    anything else, and `OutdirError` for one that cannot be written.
+    its `decode` gives a string that it encodes to the same ids, where each text is as it encodes it. Raises
+    `ExportError` for a space without text, a tokenizer that is no byte-level BPE or spells a word of its
+    vocabulary otherwise, a vocabulary that has tokens of the space already, or a folder that holds anything
+    else, and `OutdirError` for one that cannot be written.
     """
     folder = Path(folder)
     if "text" not in tokenizer.codecs:
@@ -348,7 +304,8 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
     try:
         _refuse_others(folder)
         added = _added_tokens(codec, tokenizer.space)
-        content = _tried(tokenizer, added)
+        content = json.dumps(_tokenizer_json(codec, tokenizer.space, added), ensure_ascii=False)
+        _check(Tokenizer.from_str(content), tokenizer, added)
         with output_folder(folder) as out:
             write_text(out.staged / "README.md", _readme(tokenizer.space))
             write_text(out.staged / "tokenizer.json", content)
