@@ -25,7 +25,7 @@ from checkpoints import save
 from PIL import Image
 
 from uti.audit.samples import ASSETS
-from uti.codecs.readers import load_codec
+from uti.codecs.checkpoints import load_codec
 from uti.config import DEFAULT_CONFIG, load_config
 from uti.errors import UTIError
 from uti.modalities.audio import read_audio

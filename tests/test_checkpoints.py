@@ -28,8 +28,8 @@ from uti.checks.base import CHECKS
 from uti.checks.case import CodecCase
 from uti.checks.encoding import threads, weights
 from uti.codecs.base import CodecError
-from uti.codecs.checkpoint import content_version, find_checkpoint
-from uti.codecs.readers import checkpoint_codecs, load_codec, modality_of
+from uti.codecs.checkpoint_files import content_version, find_checkpoint
+from uti.codecs.checkpoints import checkpoint_codecs, load_codec, modality_of
 from uti.codecs.weights import not_in_files
 from uti.config import Config, ConfigError, load_config, with_codecs
 from uti.modalities.text import PROBES
@@ -532,7 +532,7 @@ def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monk
         return tmp_path
 
     shutil.copytree(checkpoint("VQModel"), tmp_path / "vqvae")
-    monkeypatch.setattr("uti.codecs.checkpoint._download", download)
+    monkeypatch.setattr("uti.codecs.checkpoint_files._download", download)
     assert (
         load_codec("somebody/pipeline", "image", subfolder="vqvae").spec.source == "somebody/pipeline/vqvae"
     )
@@ -542,7 +542,7 @@ def test_of_a_hub_model_only_the_subfolder_is_fetched(checkpoint, tmp_path, monk
 def test_what_a_model_is_for_is_asked_without_its_weights(checkpoint, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "uti.codecs.checkpoint._from_hub",
+        "uti.codecs.checkpoint_files._from_hub",
         lambda name, weights, subfolder: asked.append(weights) or checkpoint("dac"),
     )
     assert modality_of("somebody/a-codec") == "audio" and asked == [False]
@@ -808,7 +808,7 @@ from uti.cli.main import app
 for arguments in {audits}:
     with contextlib.suppress(SystemExit):
         app(arguments)
-from uti.codecs.readers import load_codec
+from uti.codecs.checkpoints import load_codec
 from uti.zoo.decoders.unclip import Unclip
 for modality, folder in {good}:
     load_codec(folder, modality)

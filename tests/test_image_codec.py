@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from skimage.metrics import peak_signal_noise_ratio
 
 from uti.codecs.base import CodecError
+from uti.codecs.checkpoints import load_codec
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import WEIGHTS, EmbeddedImage
-from uti.codecs.readers import load_codec
 from uti.files import digest
 
 META = {"n_positions": 1024}

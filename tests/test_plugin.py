@@ -12,7 +12,7 @@ import torch
 from uti.audit.report_json import read_record
 from uti.codecs import base
 from uti.codecs.base import CodecError, codec_targets
-from uti.codecs.readers import load_codec
+from uti.codecs.checkpoints import load_codec
 from uti.modalities.audio import load_audio, normalise_audio
 from uti.pages import audit as sections
 from uti.testing import check_codec

@@ -12,7 +12,7 @@ from small_codecs import Blocks
 
 import uti
 from uti.codecs.base import CodecError
-from uti.codecs.readers import load_codec
+from uti.codecs.checkpoints import load_codec
 from uti.modalities.base import Audio, MediaError
 from uti.roundtrip import roundtrip
 from uti.tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer

@@ -7,7 +7,7 @@ import torch
 from snac import SNAC
 
 from uti.codecs.base import CodecError
-from uti.codecs.readers import load_codec, modality_of
+from uti.codecs.checkpoints import load_codec, modality_of
 from uti.testing import check_codec
 from uti.tokens.tokenizer import UnifiedTokenizer
 from uti.zoo.snac import Snac

@@ -10,7 +10,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import Tokenizer
 
 from uti.codecs.base import CodecError
-from uti.codecs.readers import load_codec
+from uti.codecs.checkpoints import load_codec
 from uti.modalities.text import PROBES
 from uti.testing import check_codec
 

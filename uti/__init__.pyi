@@ -4,7 +4,7 @@ from .audit.run import run_audit as run_audit
 from .audit.samples import examples as examples
 from .codecs.base import Codec as Codec
 from .codecs.base import register_codec as register_codec
-from .codecs.readers import load_codec as load_codec
+from .codecs.checkpoints import load_codec as load_codec
 from .errors import UTIError as UTIError
 from .modalities.audio import read_audio as read_audio
 from .modalities.base import Audio as Audio

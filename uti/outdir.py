@@ -213,7 +213,7 @@ def check_writable(path: Path) -> None:
         raise OutdirError(f"{path}: cannot be written ({nearest}: {error.strerror})") from error
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-013
-def _sweep(folder: Path) -> None:
+def _cleanup(folder: Path) -> None:
     """Remove what runs have in `folder`'s one subfolder of ours, but for what is kept.
 
     Raises `OutdirError` where it holds anything else.
@@ -282,13 +282,13 @@ def output_folder(path: str | Path) -> Iterator[OutputFolder]:
     try:
         if _journal(path).exists():
             _finish(path)
-        _sweep(path)
+        _cleanup(path)
         yield OutputFolder(path)
     finally:
         try:
             if _journal(path).exists():  # interrupted while it brought a whole result to its place
                 _finish(path)
-            _sweep(path)
+            _cleanup(path)
         finally:
             # while it is held: nobody else has it, and who waits for it looks again
             (path / STATE_DIR / "lock").unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from .checks.case import Case, decoder_of, encode, measure_signals
 from .codecs.base import Codec
-from .codecs.readers import load_codec
+from .codecs.checkpoints import load_codec
 from .files import atomic_path, write_text
 from .html import joined, mark, paragraph, table
 from .metrics.base import Measurement

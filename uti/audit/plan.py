@@ -17,7 +17,7 @@ from .smoke_report import SmokeError, SmokeReport, read_smoke
 from ..checks.case import Case, decoder_of
 from ..codecs.base import Codec
 from ..config import Config
-from ..modalities.base import Sample, about
+from ..modalities.base import Sample, error_context
 from ..modalities.registry import MODALITIES
 from ..outdir import MANIFEST, output_folder, refuse_foreign
 from ..space import diff_spaces, from_dict, save_space
@@ -193,7 +193,7 @@ def prepare(plan: AuditPlan) -> Prepared:
         samples = load_samples(assets, list(tokenizer.codecs))
         cases = []
         for sample in samples:
-            with about(sample.name):
+            with error_context(sample.name):
                 cases.append(Case.of(tokenizer, sample, plan.decode_mode))
     if not samples:
         raise AuditError(

@@ -15,7 +15,7 @@ from .encoding import threads
 from .repeatability import different
 from .trial import Item, Trial, ratio_db, same_signal, set_to
 from ..codecs.base import Codec, CodecError
-from ..codecs.readers import load_codec
+from ..codecs.checkpoints import load_codec
 
 # %% auto #0
 __all__ = ['OTHER', 'ways', 'version_encode', 'version_decode', 'in_other_dtype', 'version_dtype']

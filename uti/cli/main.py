@@ -39,7 +39,7 @@ from uti.cli.console import (
 
 if TYPE_CHECKING:
     from uti.audit.record import AuditRecord
-    from uti.codecs.readers import CheckpointCodec
+    from uti.codecs.checkpoints import CheckpointCodec
     from uti.comparison.record import Comparison, Entry
 
 # %% auto #0
@@ -236,7 +236,7 @@ def compare(
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
 def _here(reader: type[CheckpointCodec]) -> str:
     "Whether a reader of checkpoints can work here, and what it lacks where it cannot."
-    from uti.codecs.readers import is_installed
+    from uti.codecs.checkpoints import is_installed
 
     absent = reader.absent()
     libraries = {module.split(".")[0] for module in absent}
@@ -252,7 +252,7 @@ def _sizes(sizes: Sequence[int]) -> str:
 def _list_codecs() -> None:
     "The registered codecs, and what is read from checkpoints."
     from uti.codecs.base import codec_spec, codec_targets
-    from uti.codecs.readers import checkpoint_codecs
+    from uti.codecs.checkpoints import checkpoint_codecs
     from uti.codecs.spec import SPECS
 
     readers = {name: reader for modality in SPECS for name, reader in checkpoint_codecs(modality).items()}
@@ -276,7 +276,7 @@ def _list_codecs() -> None:
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014-b-x
 def _describe(name: str) -> None:
     "What the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
-    from uti.codecs.readers import load_codec
+    from uti.codecs.checkpoints import load_codec
 
     spec = load_codec(name).spec
     table = Table("", Column(overflow="fold"), show_header=False, box=None)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .base import LoadedWeights
-from uti.codecs.checkpoint import (
+from uti.codecs.checkpoint_files import (
     DTYPES,
     WEIGHT_SUFFIXES,
     library_errors,

@@ -24,7 +24,7 @@ from ..audit.run import STEPS, Progress, run_audit
 from ..audit.samples import source_hash
 from ..checks.case import measure_signals
 from ..codecs.base import CodecError
-from ..codecs.readers import modality_of
+from ..codecs.checkpoints import modality_of
 from ..codecs.spec import AudioSpec, ImageSpec
 from uti.comparison.record import (
     Asset,

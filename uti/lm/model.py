@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwe
 from transformers.modeling_outputs import CausalLMOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from ..codecs.checkpoint import find_checkpoint, model_type
+from ..codecs.checkpoint_files import find_checkpoint, model_type
 from ..codecs.weights import load_pretrained
 from ..config import Smoke
 from ..errors import UTIError

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset as Rows
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from ..codecs.checkpoint import quiet_libraries
+from ..codecs.checkpoint_files import quiet_libraries
 from ..config import Config, dump_config
 from ..files import write_json, write_text
 from .data import Dataset

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # naming a modality must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MediaError', 'MediaWarning', 'about', 'Image', 'Audio', 'values_of', 'Sample', 'Modality']
+__all__ = ['MediaError', 'MediaWarning', 'error_context', 'Image', 'Audio', 'values_of', 'Sample', 'Modality']
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-003
 class MediaError(UTIError):
@@ -35,7 +35,7 @@ class MediaWarning(UserWarning):
 
 
 @contextmanager
-def about(name: str | Path) -> Iterator[None]:
+def error_context(name: str | Path) -> Iterator[None]:
     "Yield errors and warnings of media in this block, with the name of the file or sample in front."
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MediaWarning)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..files import atomic_path
 from .base import Image as ImageValue
-from .base import MediaError, MediaWarning, Modality, about
+from .base import MediaError, MediaWarning, Modality, error_context
 from .probes import PRIME, scrambled
 
 # %% auto #0
@@ -150,7 +150,7 @@ def load_image(source: str | Path | ImageValue | Image.Image | np.ndarray | Tens
     if not isinstance(source, (str, Path)):
         return to_rgb(source if isinstance(source, Image.Image) else image_from_array(source))
     image = read_image(source)
-    with about(source):
+    with error_context(source):
         try:
             return to_rgb(image)
         except MediaError:

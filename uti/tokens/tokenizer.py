@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..codecs.base import Codec, CodecError, Encoded, codec_targets
-from ..codecs.readers import load_codec
+from ..codecs.checkpoints import load_codec
 from ..config import Config, dump_config, load_config, with_codecs
 from ..errors import UTIError
 from ..files import atomic_path, write_text

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..codecs.base import CodecError, Encoded, LoadedWeights, Meta
-from uti.codecs.checkpoint import (
+from uti.codecs.checkpoint_files import (
     content_version,
     find_checkpoint,
     licence,
@@ -22,7 +22,7 @@ from uti.codecs.checkpoint import (
     torch_dtype,
     weight_files,
 )
-from ..codecs.readers import CheckpointCodec
+from ..codecs.checkpoints import CheckpointCodec
 from ..codecs.spec import AudioSpec
 from ..errors import require
 

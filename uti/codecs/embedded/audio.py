@@ -116,13 +116,13 @@ class EmbeddedAudio(Codec):
     def _encode(self, signals: Tensor, lengths: Tensor | None) -> Encoded:
         import torch
 
-        from uti.codecs.embedded.audio_network import reach
+        from uti.codecs.embedded.audio_network import receptive_field
 
         n_samples = [signals.shape[-1]] * len(signals) if lengths is None else lengths.tolist()
         n_frames = [self.spec.positions(n) for n in n_samples]
         codes = torch.zeros(len(signals), self.spec.n_codebooks, max(n_frames), dtype=torch.int64)
         for n, group in group_indices(n_frames).items():
-            for chunk in _chunks(n, reach(self.encoder.encoder)):
+            for chunk in _chunks(n, receptive_field(self.encoder.encoder)):
                 waves = torch.zeros(len(group), (chunk.end - chunk.begin) * HOP, dtype=torch.float64)
                 for wave, i in zip(waves, group, strict=True):
                     piece = signals[i, 0, chunk.begin * HOP : min(chunk.end * HOP, n_samples[i])]
@@ -141,12 +141,12 @@ class EmbeddedAudio(Codec):
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Tensor:
         import torch
 
-        from uti.codecs.embedded.audio_network import reach
+        from uti.codecs.embedded.audio_network import receptive_field
 
         waves = torch.zeros(len(codes), 1, max(m["n_samples"] for m in meta))
         device = self.decoder.mdct.basis.device
         for item, m, wave in zip(codes, meta, waves, strict=True):
-            for chunk in _chunks(m["n_positions"], reach(self.decoder.decoder)):
+            for chunk in _chunks(m["n_positions"], receptive_field(self.decoder.decoder)):
                 ids = item[None, :, chunk.begin : chunk.end].movedim(1, -1).to(device)
                 coefficients = self.decoder.coefficients(self.decoder.quantiser.decode(ids))
                 frames = self.decoder.mdct.inverse(coefficients).unflatten(1, (-1, HOP))[0, chunk.inside]

@@ -14,7 +14,7 @@ from .fsq import FSQ
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS
 
 # %% auto #0
-__all__ = ['MDCT', 'Block', 'AudioAutoencoder', 'reach']
+__all__ = ['MDCT', 'Block', 'AudioAutoencoder', 'receptive_field']
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-04
 class MDCT(nn.Module):
@@ -114,6 +114,6 @@ class AudioAutoencoder(nn.Module):
         return value * (2 * gain - 2).clamp(max=4).exp()
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-07
-def reach(layers: nn.Sequential) -> int:
+def receptive_field(layers: nn.Sequential) -> int:
     "Return frames on either side that decide about a frame: one of the transform, three a block."
     return 1 + 3 * sum(isinstance(layer, Block) for layer in layers)

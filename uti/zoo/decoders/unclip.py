@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...codecs.base import LoadedWeights
-from ...codecs.checkpoint import find_checkpoint, hub_name, quiet_libraries, read_json, weight_files
+from ...codecs.checkpoint_files import find_checkpoint, hub_name, quiet_libraries, read_json, weight_files
 from ...codecs.spec import CodecError
 from ...codecs.weights import load_pretrained
 

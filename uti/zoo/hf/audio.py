@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...codecs.base import CodecError, Encoded, LoadedWeights, Meta, group_indices
-from uti.codecs.checkpoint import (
+from uti.codecs.checkpoint_files import (
     content_version,
     find_checkpoint,
     licence,
@@ -23,7 +23,7 @@ from uti.codecs.checkpoint import (
     torch_dtype,
     weight_files,
 )
-from ...codecs.readers import CheckpointCodec
+from ...codecs.checkpoints import CheckpointCodec
 from ...codecs.spec import AudioSpec
 from .audio_families import CONTINUOUS, FAMILIES, INSIDE
 

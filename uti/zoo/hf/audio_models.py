@@ -21,7 +21,7 @@ import transformers
 from torch import Tensor, nn
 
 from ...codecs.base import CodecError, Meta
-from ...codecs.checkpoint import library_errors, preprocessor_settings, quiet_libraries
+from ...codecs.checkpoint_files import library_errors, preprocessor_settings, quiet_libraries
 from ...codecs.weights import load_pretrained
 from .audio_families import FAMILIES, Family, Rates
 from uti.zoo.hf.encodec import (

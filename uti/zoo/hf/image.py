@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...codecs.base import CodecError, Encoded, LoadedWeights, Meta
-from uti.codecs.checkpoint import (
+from uti.codecs.checkpoint_files import (
     content_version,
     find_checkpoint,
     library_errors,
@@ -22,7 +22,7 @@ from uti.codecs.checkpoint import (
     stated_type,
     torch_dtype,
 )
-from ...codecs.readers import CheckpointCodec
+from ...codecs.checkpoints import CheckpointCodec
 from ...codecs.spec import ImageSpec
 from .image_families import ALONE, FAMILIES, Pixels, default_pixels
 

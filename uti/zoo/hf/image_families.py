@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...codecs.checkpoint import preprocessor_settings
+from ...codecs.checkpoint_files import preprocessor_settings
 from ...codecs.spec import CodecError
 
 if TYPE_CHECKING:  # which checkpoints are read must not cost an import of torch

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...codecs.checkpoint import quiet_libraries, read_config, weight_files
+from ...codecs.checkpoint_files import quiet_libraries, read_config, weight_files
 from ...codecs.spec import CodecError
 from uti.codecs.weights import (
     load_pretrained,

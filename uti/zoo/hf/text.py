@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...codecs.base import CodecError, Encoded, Meta, pack_rows
-from uti.codecs.checkpoint import (
+from uti.codecs.checkpoint_files import (
     content_version,
     find_checkpoint,
     library_errors,
@@ -20,7 +20,7 @@ from uti.codecs.checkpoint import (
     quiet_libraries,
     source_of,
 )
-from ...codecs.readers import CheckpointCodec
+from ...codecs.checkpoints import CheckpointCodec
 from ...codecs.spec import TextSpec
 from ...modalities.text import PROBES
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...codecs.base import CodecError, Encoded, LoadedWeights, Meta, check_codes
-from ...codecs.checkpoint import content_version, find_checkpoint, licence, torch_dtype
-from ...codecs.readers import CheckpointCodec
+from ...codecs.checkpoint_files import content_version, find_checkpoint, licence, torch_dtype
+from ...codecs.checkpoints import CheckpointCodec
 from ...codecs.spec import ImageSpec
 from .config import FILES, Seed2Config, weight_paths
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ...codecs.checkpoint import read_config
+from ...codecs.checkpoint_files import read_config
 from ...codecs.spec import CodecError
 
 # %% auto #0
