@@ -20,7 +20,7 @@ def _absent_extension() -> types.ModuleType:
 
 # %% ../nbs/00_compat.ipynb #00-compat-005
 def import_torchaudio() -> types.ModuleType:
-    """torchaudio, without its compiled extension where that cannot be loaded.
+    """Import torchaudio, without its compiled extension where that cannot be loaded.
 
     Raises `ImportError` where torchaudio is not installed at all.
     """

@@ -29,7 +29,7 @@ SMOKE_CONFIG = DEFAULT_CONFIG.with_name("smoke.yaml")
 
 
 class ConfigError(UTIError):
-    "A configuration is at fault; the message names the file, the key and what is wrong with it."
+    "Signal that a configuration is at fault; the message names the file, the key and what is wrong with it."
 
 
 class _Strict(BaseModel):
@@ -37,7 +37,7 @@ class _Strict(BaseModel):
 
 # %% ../nbs/02_config.ipynb #03-config-004
 class CodecConfig(_Strict):
-    "One modality's codec."
+    "Hold one modality's codec."
 
     codec: str = Field(
         min_length=1,
@@ -51,12 +51,12 @@ class CodecConfig(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, data: Any) -> Any:
-        "`audio: facebook/encodec_24khz` is short for `audio: {codec: facebook/encodec_24khz}`."
+        "Read `audio: facebook/encodec_24khz`, which is short for `audio: {codec: facebook/encodec_24khz}`."
         return {"codec": data} if isinstance(data, str) else data
 
 # %% ../nbs/02_config.ipynb #03-config-004-b
 class Smoke(_Strict):
-    "The smoke test of a language model: what it learns, which model, how long."
+    "Hold the smoke test of a language model: what it learns, which model, how long."
 
     sequences: int = Field(256, ge=2, le=10**7, description="training sequences, all tasks in turn")
     text_tokens: int = Field(48, ge=1, le=10**6, description="ids of the longest text or caption")
@@ -93,7 +93,7 @@ SUCCESSORS = {
 
 # %% ../nbs/02_config.ipynb #03-config-004-c
 class Config(_Strict):
-    "What `uti.yaml` says. A modality that is absent is not audited."
+    "Hold what `uti.yaml` says. A modality that is absent is not audited."
 
     text: CodecConfig | None = None
     image: CodecConfig | None = None
@@ -150,7 +150,7 @@ def _sentence(error: Mapping[str, Any]) -> str:
 
 
 def parse_config(data: Any, source: str = "config") -> Config:
-    """`data` (parsed YAML) as a `Config`.
+    """Return `data` (parsed YAML) as a `Config`.
 
     Raises `ConfigError` naming `source`, the first key at fault, and what is wrong with it.
     """
@@ -164,8 +164,8 @@ def parse_config(data: Any, source: str = "config") -> Config:
 
 # %% ../nbs/02_config.ipynb #03-config-007
 def _beside(folder: Path, value: Any) -> Any:
-    """`value`, led by `folder` where it is the relative path of something that lies there: a config may be
-    read from anywhere.
+    """Return `value`, led by `folder` where it is the relative path of something that lies there: a config
+    may be read from anywhere.
     """
     if isinstance(value, dict):
         return {key: _beside(folder, one) for key, one in value.items()}
@@ -180,7 +180,9 @@ def _beside(folder: Path, value: Any) -> Any:
 
 
 def _with_paths(config: Config, folder: Path) -> Config:
-    "`config` with the paths in it read from `folder`: of codecs, of their options, and of a language model."
+    """Return `config` with the paths in it read from `folder`: of codecs, of their options, and of a language
+    model.
+    """
     codecs = {
         modality: wanted.model_copy(
             update={
@@ -195,7 +197,7 @@ def _with_paths(config: Config, folder: Path) -> Config:
 
 # %% ../nbs/02_config.ipynb #config-20
 class _Unique(yaml.SafeLoader):
-    "Takes no key twice, of which YAML keeps the last in silence."
+    "Take no key twice, of which YAML keeps the last in silence."
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen = set()
@@ -227,13 +229,13 @@ def load_config(path: str | Path | None = None) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    "`config` as YAML that `load_config` reads back."
+    "Return `config` as YAML that `load_config` reads back."
     return yaml.safe_dump(config.model_dump(mode="json", exclude_none=True), sort_keys=False)
 
 
 def with_codecs(config: Config | None, **codecs: str | None) -> Config:
-    """`config` with these codecs (modality → name or checkpoint) in place of its own; without a config, these
-    alone. Raises `ConfigError`.
+    """Return `config` with these codecs (modality → name or checkpoint) in place of its own; without a
+    config, these alone. Raises `ConfigError`.
     """
     wanted = {modality: {"codec": codec} for modality, codec in codecs.items() if codec is not None}
     before = config.model_dump(exclude_none=True) if config else {}

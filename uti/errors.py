@@ -12,7 +12,7 @@ __all__ = ['EXTRAS', 'UTIError', 'MissingExtra', 'require', 'out_of_memory']
 
 # %% ../nbs/00_errors.ipynb #errors-002
 class UTIError(ValueError):
-    """What somebody gave to UTI is at fault; the message names it and says why.
+    """Signal that what somebody gave to UTI is at fault; the message names it and says why.
 
     Each module raises its own kind.
     """
@@ -27,7 +27,7 @@ EXTRAS = {  # name in brackets → the modules that it brings
 
 
 class MissingExtra(UTIError, ImportError):
-    "A library is not installed; the message names it and what to install."
+    "Signal that a library is not installed; the message names it and what to install."
 
 
 def require(extra: str) -> None:

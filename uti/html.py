@@ -64,7 +64,7 @@ def muted(text: Any) -> Markup:
 
 
 def mark(passed: bool | None) -> Markup:
-    "✓, ✗, or a dash for what could not be asked."
+    "Return ✓, ✗, or a dash for what could not be asked."
     if passed is None:
         return Markup('<span class="soft">–</span>')
     return Markup('<span class="ok">✓</span>' if passed else '<span class="bad">✗</span>')

@@ -31,12 +31,12 @@ ENTRY_FILES = ("report.json", "comparison.json", "smoke.json", "index.html")
 
 
 class OutdirError(UTIError):
-    "An output folder cannot be used; the message names it and says why."
+    "Signal that an output folder cannot be used; the message names it and says why."
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-005
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """`{"files": {path: sha256}, "folders": [path]}` of the run whose results lie in `folder`; empty where
-    there is none. Paths are relative, with `/`.
+    """Return `{"files": {path: sha256}, "folders": [path]}` of the run whose results lie in `folder`; empty
+    where there is none. Paths are relative, with `/`.
 
     Raises `OutdirError` for a file of that name that is no manifest.
     """
@@ -63,7 +63,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-006
 def is_foreign(folder: Path, name: str, known: Mapping[str, Iterable[str | None]]) -> bool:
-    """Is something at `name` in `folder` that is not one of ours?
+    """Return whether something at `name` in `folder` is not one of ours.
 
     `known`: path → the sha256s that it may have. A link, or a file where a folder has to be, is not ours
     either.
@@ -151,7 +151,7 @@ def _results(staged: Path) -> dict[str, str]:
 
 # %% ../nbs/00_outdir.ipynb #00-outdir-011
 class OutputFolder:
-    """`path`: the user's folder; `staged`: an empty folder inside it, where a run writes what `publish`
+    """Hold `path`: the user's folder; `staged`: an empty folder inside it, where a run writes what `publish`
     brings to its place.
     """
 

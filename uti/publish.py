@@ -184,8 +184,8 @@ Result = AuditRecord | Comparison | SmokeReport
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of report: the file of its record, the notebook that draws it, how the record is read, and what
-    the list of reports says of it.
+    """Hold a kind of report: the file of its record, the notebook that draws it, how the record is read, and
+    what the list of reports says of it.
     """
 
     file: str

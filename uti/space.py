@@ -37,11 +37,11 @@ SCHEMA_VERSION = 1
 
 
 class SpaceError(UTIError):
-    "Ids, codes or a file do not fit a token space; the message says which and why."
+    "Signal that ids, codes or a file do not fit a token space; the message says which and why."
 
 # %% ../nbs/00_space.ipynb #00-space-005
 def canonical_json(value: Any) -> str:
-    "`value` as JSON with sorted keys and no spaces: the same value gives the same bytes everywhere."
+    "Return `value` as JSON with sorted keys and no spaces: the same value gives the same bytes everywhere."
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
@@ -54,7 +54,7 @@ def token_hash(ids: Ids) -> str:
 # %% ../nbs/00_space.ipynb #00-space-008
 @dataclass(frozen=True)
 class TokenSpace:
-    """The ranges of global token ids of a text vocabulary and of the codebooks of an image and an audio
+    """Hold the ranges of global token ids of a text vocabulary and of the codebooks of an image and an audio
     codec.
 
     `text`: entries of the text vocabulary; `image`, `audio`: entries of each codebook. A modality that is not
@@ -120,7 +120,7 @@ class TokenSpace:
         return found
 
     def _repr_html_(self) -> str:
-        "In Jupyter: the ranges, and how many ids they are."
+        "Show in Jupyter: the ranges, and how many ids they are."
         rows = [[name, r.start, r.stop - 1, len(r)] for name, r in self.ranges.items()]
         return str(
             joined(

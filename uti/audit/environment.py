@@ -34,7 +34,7 @@ __all__ = ['PACKAGES', 'Environment', 'environment_of']
 
 # %% ../../nbs/audit/00_environment.ipynb #04-environment-003
 class Environment(BaseModel):
-    "What the numbers were measured with."
+    "Hold what the numbers were measured with."
 
     python: str
     platform: str

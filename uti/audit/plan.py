@@ -32,8 +32,8 @@ __all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoder
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
 class AuditPlan:
-    """`codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), a codec, or a tokenizer made
-    of codec objects. `outdir`: the folder for report.json and the artifacts.
+    """Plan an audit. `codecs`: a config, the path of a `uti.yaml` (None: the embedded codecs), a codec, or a
+    tokenizer made of codec objects. `outdir`: the folder for report.json and the artifacts.
 
     `assets`: a folder with images and audio (None: the shipped ones). `baseline`: the report.json of an
     earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
@@ -91,7 +91,7 @@ def check_decoders(tokenizer: UnifiedTokenizer, decode_mode: str) -> None:
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003-b
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with everything loaded.
+    """Hold a plan with everything loaded.
 
     `cases`: the samples, as read and as the codec takes them, nothing encoded yet. `warned`: of what was left
     out, or is not as it should be.

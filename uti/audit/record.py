@@ -21,7 +21,7 @@ SCHEMA_VERSION = (
 
 
 class AuditError(UTIError):
-    "What the audit was given is at fault; the message names it and says why."
+    "Signal that what the audit was given is at fault; the message names it and says why."
 
 # %% auto #0
 __all__ = ['SCHEMA_VERSION', 'AuditError', 'Item', 'Speed', 'Earlier', 'AuditRecord', 'told']
@@ -44,7 +44,7 @@ class Item(BaseModel):
 
 
 class Speed(BaseModel):
-    """How fast a codec was here, on a batch of one and the same item, after a first pass.
+    """Hold how fast a codec was here, on a batch of one and the same item, after a first pass.
 
     It depends on the machine and gates nothing. A real-time factor is seconds of computing for a second of
     sound: below 1 is faster than it plays.

@@ -19,7 +19,7 @@ __all__ = ['legacy_keys', 'to_report', 'report_schema', 'read_record']
 
 # %% ../../nbs/audit/02_report_json.ipynb #audit-02-004
 def _answered(record: AuditRecord, name: str, modality: str) -> bool | None:
-    "Are all answers to a question yes? None where it was not asked."
+    "Say whether all answers to a question are yes. None where it was not asked."
     answers = [
         c.passed for c in record.checks if c.name == name and c.modality == modality and c.passed is not None
     ]
@@ -27,12 +27,12 @@ def _answered(record: AuditRecord, name: str, modality: str) -> bool | None:
 
 
 def _first(record: AuditRecord, name: str, modality: str, field: str) -> Any:
-    "`found` or `expected` of the first answer to a question."
+    "Return `found` or `expected` of the first answer to a question."
     return next((getattr(c, field) for c in record.checks if c.name == name and c.modality == modality), None)
 
 # %% ../../nbs/audit/02_report_json.ipynb #audit-02-004-c
 def _size(shape: list[int] | None) -> list[int] | None:
-    "[rows, columns] of [3, rows, columns]."
+    "Return [rows, columns] of [3, rows, columns]."
     return shape[1:] if shape else None
 
 # %% ../../nbs/audit/02_report_json.ipynb #audit-02-004-b

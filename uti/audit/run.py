@@ -58,7 +58,7 @@ STEPS = (
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-003
 class Clock:
-    "Tells `progress` of each step, and keeps how long it took."
+    "Tell `progress` of each step, and keep how long it took."
 
     def __init__(self, progress: Progress):
         self.progress = progress
@@ -133,8 +133,8 @@ def _record(
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-005
 def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, steps, what: None) -> AuditRecord:
-    """Audit; write report.json and the artifacts into the plan's folder, all at the end or, where the run
-    breaks, not at all (`uti.outdir`).
+    """Run an audit and write report.json and the artifacts into the plan's folder, all at the end or, where
+    the run breaks, not at all (`uti.outdir`).
 
     `progress`: called as (step, number of steps, what) before each step. Raises what `prepare` raises, before
     anything is written.

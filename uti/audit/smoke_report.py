@@ -21,7 +21,7 @@ __all__ = ['Shown', 'LanguageModel', 'SmokeReport', 'SmokeError', 'read_smoke']
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-003
 class Shown(BaseModel):
-    "One thing that the trained model wrote at temperature 0. Files are relative to smoke.json."
+    "Hold one thing that the trained model wrote at temperature 0. Files are relative to smoke.json."
 
     task: str
     prompt: str = Field(description="the text, or the file")
@@ -30,7 +30,9 @@ class Shown(BaseModel):
 
 
 class LanguageModel(Findings):
-    "What the tests found, what the model was taught, and what it wrote; an audit's report takes it over."
+    """Hold what the tests found, what the model was taught, and what it wrote; an audit's report takes it
+    over.
+    """
 
     overfit: Overfit
     packing: float
@@ -51,7 +53,7 @@ class LanguageModel(Findings):
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004
 class SmokeReport(LanguageModel):
-    "smoke.json."
+    "Hold smoke.json."
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -75,7 +77,7 @@ class SmokeReport(LanguageModel):
 
 # %% ../../nbs/audit/00_smoke_report.ipynb #08-smoke-report-004-b
 class SmokeError(UTIError):
-    "A file is no smoke.json; the message names it and says why."
+    "Signal that a file is no smoke.json; the message names it and says why."
 
 
 def read_smoke(path: str | Path) -> SmokeReport:

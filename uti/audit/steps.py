@@ -117,7 +117,7 @@ def check_decoding(cases: Sequence[DecodedCase], codecs: Sequence[CodecCase]) ->
 # %% ../../nbs/audit/07_steps.ipynb #audit-07-005
 @dataclass(frozen=True)
 class Measured:
-    "The numbers of one decoded item."
+    "Hold the numbers of one decoded item."
 
     metrics: dict[str, Measurement]
     roundtrip: dict[str, Measurement]
@@ -189,7 +189,9 @@ def speed_of(case: EncodedCase, batch: int) -> Speed:
 
 
 def measure_speed(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Speed]:
-    "Of each modality the item with the most ids, by batch size; nothing unless the run is thorough."
+    """Measure, of each modality, the item with the most ids by batch size; return nothing unless the run is
+    thorough.
+    """
     if not prepared.thorough:
         return []
     longest = {case.modality: case for case in sorted(cases, key=lambda case: len(case.tokens.ids))}

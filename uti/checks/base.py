@@ -19,7 +19,7 @@ __all__ = ['Of', 'Made', 'CHECKS', 'Check', 'Outcome', 'attempt', 'CheckSpec', '
 
 # %% ../../nbs/checks/01_base.ipynb #checks-01-003
 class Check(BaseModel):
-    "One question that the audit asked, and its answer."
+    "Hold one question that the audit asked, and its answer."
 
     name: str
     question: str = Field("", description="the sentence that people read")
@@ -66,7 +66,7 @@ Of = Literal[
 
 @dataclass(frozen=True)
 class Outcome:
-    "What a check found. `passed` None: it could not be asked here, and `detail` says why."
+    "Hold what a check found. `passed` None: it could not be asked here, and `detail` says why."
 
     passed: bool | None
     found: Any = None
@@ -92,7 +92,7 @@ def attempt(make: Callable[[], Made]) -> Made | Outcome:
 
 @dataclass(frozen=True)
 class CheckSpec:
-    """A check in the list.
+    """Hold a check in the list.
 
     `gates`: whether a wrong answer fails an audit, or a function of the case that says so. `modalities`:
     those that it is asked of; empty: all. `where`: of which cases it is asked.
@@ -161,10 +161,10 @@ def check(
 
 
 def promised(promise: str) -> Callable[[Any], bool]:
-    "Gates where the codec's spec makes the `promise`, the name of one of its fields."
+    "Gate where the codec's spec makes the `promise`, the name of one of its fields."
     return lambda case: getattr(case.spec, promise)
 
 
 def deterministic(case: Any) -> bool:
-    "Gates where the decoder that runs promises the same signal again."
+    "Gate where the decoder that runs promises the same signal again."
     return case.mode == "deterministic"

@@ -114,7 +114,7 @@ def _fallen(metric: Metric, now: Items, before: Items) -> list[str]:
 
 @check("No worse than in the baseline", of="metric with a baseline")
 def baseline_metric(held: MetricWithBaseline) -> Outcome:
-    "`found`: the mean; `expected`: the worst that passes."
+    "Answer with `found`, the mean, and `expected`: the worst that passes."
     metric, now, before = held.metric, held.now, held.before
     finite = [i for i in before if before[i].value is not None and i in now and now[i].value is not None]
     value, then = (mean_of([items[item] for item in finite]).value for items in (now, before))

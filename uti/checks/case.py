@@ -43,7 +43,9 @@ __all__ = ['LARGEST', 'normal', 'encode', 'codes_of', 'meta_hash', 'difference',
 
 # %% ../../nbs/checks/03_case.ipynb #checks-02-004
 def normal(tokenizer: UnifiedTokenizer, sample: Sample) -> Sample:
-    "`sample` in the normal form of its codec; one that is in it already, as it is. Raises `MediaError`."
+    """Return `sample` in the normal form of its codec; one that is in it already, as it is. Raises
+    `MediaError`.
+    """
     if sample.record is not None:
         return sample
     signal, record = tokenizer.normalise(sample.modality, sample.signal)
@@ -148,8 +150,8 @@ def _decoded_there(tokenizer: UnifiedTokenizer, modality: str, ids: Tensor, meta
 
 
 def _path() -> list[str]:
-    """Where this process finds modules, for another one. The working folder comes last: a script in it that
-    is called `random.py` is nothing to a process that has the library's already.
+    """Return where this process finds modules, for another one. The working folder comes last: a script in it
+    that is called `random.py` is nothing to a process that has the library's already.
     """
     paths = [path for path in sys.path if isinstance(path, str)]  # Python passes over anything else
     here = [path for path in paths if os.path.abspath(path) == os.getcwd()]
@@ -331,7 +333,7 @@ def reference_of(tokenizer: UnifiedTokenizer, sample: Sample) -> Any:
 # %% ../../nbs/checks/03_case.ipynb #checks-02-015
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One sample of a tokenizer, not encoded yet.
+    """Hold one sample of a tokenizer, not encoded yet.
 
     `source`: as it was read. `sample`: in the normal form of its codec. `reference`: what its decoded signal
     is measured against, None for a text. `mode`: the decoder that runs for it, None where none does.
@@ -379,14 +381,16 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class EncodedCase(Case):
-    "A case with the codes and metas that its codec gave, and the fresh processes that encode it as well."
+    """Hold a case with the codes and metas that its codec gave, and the fresh processes that encode it as
+    well.
+    """
 
     encoded: Encoded
     fresh: FreshProcesses
 
     @cached_property
     def tokens(self) -> Tokens:
-        "Its token ids and their meta. Raises `SpaceError` for codes that are out of range."
+        "Return its token ids and their meta. Raises `SpaceError` for codes that are out of range."
         return self.tokenizer.tokens_of(self.modality, self.encoded, [self.sample.record or {}])[0]
 
     def difference(self, tokens: Tokens) -> tuple[int | None, str]:
@@ -401,7 +405,7 @@ class EncodedCase(Case):
 
 @dataclass(frozen=True, eq=False)
 class DecodedCase(EncodedCase):
-    "An encoded case with the signal that its tokens decode to: a str, an `Image` or an `Audio`."
+    "Hold an encoded case with the signal that its tokens decode to: a str, an `Image` or an `Audio`."
 
     decoded: Any
 
@@ -426,8 +430,8 @@ def _fields(case: Case) -> dict[str, Any]:
 # %% ../../nbs/checks/03_case.ipynb #checks-02-018
 @dataclass(frozen=True, eq=False)
 class CodecCase:
-    """The codec of one modality. `seed`: of random codes and noise. `thorough`: whether to ask what is slow.
-    `decode_mode`: as in `decoder_of`.
+    """Hold the codec of one modality. `seed`: of random codes and noise. `thorough`: whether to ask what is
+    slow. `decode_mode`: as in `decoder_of`.
     """
 
     tokenizer: UnifiedTokenizer
@@ -467,7 +471,7 @@ class CodecCase:
 
 @dataclass(frozen=True)
 class SpaceCase:
-    "A token space."
+    "Hold a token space."
 
     space: TokenSpace
     modality: None = None

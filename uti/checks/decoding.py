@@ -95,7 +95,7 @@ def fresh_process_decode(case: DecodedCase) -> Outcome:
 
 @check("The same ids when the decoded signal is encoded", of="decoded item", gates=promised("idempotent"))
 def idempotence(case: DecodedCase) -> Outcome:
-    "As the fraction of the ids that encode(decode(ids)) keeps."
+    "Answer with the fraction of the ids that encode(decode(ids)) keeps."
     kept = case.idempotence
     return Outcome(
         kept == 1, kept, 1.0, "" if case.spec.idempotent else "not promised: expected false for a lossy codec"
@@ -109,7 +109,7 @@ def _distance(case: DecodedCase, decoded: Audio) -> float:
 @check("Fewer codebooks are the first of all, and more are no worse", of="decoded item", gates=False,
     modalities=("audio",))  # fmt: skip
 def more_codebooks(case: DecodedCase) -> Outcome:
-    "Log-mel L1 with one codebook, with half, and with all; a hundredth more is no worse."
+    "Answer with log-mel L1 with one codebook, with half, and with all; a hundredth more is no worse."
     n = case.spec.n_codebooks
     some = {k: case.codec.first_codebooks(k) for k in sorted({1, n // 2} - {0, n})}
     fewer = {k: codec for k, codec in some.items() if codec}

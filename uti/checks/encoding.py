@@ -27,8 +27,8 @@ __all__ = ['codes', 'determinism', 'fresh_process', 'threads', 'invariance_threa
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-005
 @check("Codes and meta of the promised form", of="encoded item")
 def codes(case: EncodedCase) -> Outcome:
-    """Did `encode` return int64 [batch, n_codebooks, n_positions], zero beyond an item's positions, and a
-    JSON-serialisable meta an item?
+    """Ask whether `encode` returned int64 [batch, n_codebooks, n_positions], zero beyond an item's positions,
+    and a JSON-serialisable meta an item.
     """
     detail = _form(case.encoded, case.spec.n_codebooks)
     return Outcome(not detail, detail=detail)
@@ -51,7 +51,7 @@ def _form(encoded: Encoded, n_codebooks: int) -> str:
 
 # %% ../../nbs/checks/04_encoding.ipynb #checks-03-008
 def _same(case: EncodedCase, tokens: Tokens) -> Outcome:
-    "Are `tokens` those of the case?"
+    "Return whether `tokens` are those of the case."
     count, detail = case.difference(tokens)
     return Outcome(not detail, count, 0, detail)
 
@@ -63,7 +63,7 @@ def determinism(case: EncodedCase) -> Outcome:
 
 @check("Same ids and meta in a fresh process", of="item in a fresh process")
 def fresh_process(case: EncodedCase) -> Outcome:
-    "In two of them, in which everything that must not matter is another; `found`: how many gave the same."
+    "Ask two of them, in which everything that must not matter is another; `found`: how many gave the same."
     if case.fresh.unasked:
         return Outcome(None, detail=f"could not be asked, because {case.fresh.unasked}")
     wrong, answers = [], case.fresh.answers
@@ -150,7 +150,9 @@ def token_range(case: EncodedCase) -> Outcome:
 
 @check("As many ids as grid or hop predict", of="encoded item")
 def shape(case: EncodedCase) -> Outcome:
-    "Is `n_tokens = n_codebooks × n_positions`, with the positions that the grid or the hop predicts?"
+    """Ask whether `n_tokens = n_codebooks × n_positions`, with the positions that the grid or the hop
+    predicts.
+    """
     ids, meta = case.tokens
     predicted = case.codec.expected_positions(meta["codec_meta"].get("n_samples"))
     positions = meta["n_positions"] if predicted is None else predicted
@@ -178,7 +180,7 @@ def runtime_size(case: CodecCase) -> Outcome:
 
 @check("Every weight came from the checkpoint", of="codec")
 def weights(case: CodecCase) -> Outcome:
-    "As the number of tensors in memory whose values lie in the files too."
+    "Answer with the number of tensors in memory whose values lie in the files too."
     loaded = case.codec.loaded_weights()
     if loaded is None:
         return Outcome(None, detail="it has no weights, or does not say what they were read from")
@@ -194,7 +196,7 @@ def weights(case: CodecCase) -> Outcome:
     where=lambda case: type(case.codec).own_checks is not Codec.own_checks,
 )
 def own(case: EncodedCase) -> Outcome:
-    "`found` and `expected`: of each of its questions."
+    "Answer with `found` and `expected` of each of its questions."
     signals, _ = case.codec.batch([case.sample.signal])
     answers = case.codec.own_checks(signals, case.encoded)
     wrong = [

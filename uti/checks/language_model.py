@@ -18,7 +18,7 @@ __all__ = ['LOSS_LEFT', 'TASK_LOSS_LEFT', 'ACCURACY', 'TEXT_PROMPT', 'MEDIA_PROM
 
 # %% ../../nbs/checks/18_language_model.ipynb #checks-lm-04
 class Overfit(BaseModel):
-    "The training run. Losses in nats a token."
+    "Hold the training run. Losses in nats a token."
 
     losses: list[float] = Field(description="of each step")
     first_loss: float = Field(description="teacher-forced, over all targets, before training")
@@ -30,8 +30,8 @@ class Overfit(BaseModel):
 
 
 class Differences(BaseModel):
-    """The largest between the checkpoints of two runs that should end alike: of any step's loss in nats, of
-    any weight, and of any number in the optimiser's state; null where one has what the other has not.
+    """Hold the largest between the checkpoints of two runs that should end alike: of any step's loss in nats,
+    of any weight, and of any number in the optimiser's state; null where one has what the other has not.
     """
 
     loss: float | None
@@ -45,13 +45,13 @@ class Differences(BaseModel):
 
     @property
     def said(self) -> str:
-        "For people: `loss 0, weight 0, optimiser 0`."
+        "Say for people: `loss 0, weight 0, optimiser 0`."
         named = {name: "missing" if value is None else f"{value:g}" for name, value in self}
         return ", ".join(f"{name} {value}" for name, value in named.items())
 
 
 class Resume(BaseModel):
-    "A run in one go, and one that was interrupted at its half and resumed."
+    "Hold a run in one go, and one that was interrupted at its half and resumed."
 
     steps: int
     interrupted_after: int
@@ -61,7 +61,7 @@ class Resume(BaseModel):
 
 
 class Kill(BaseModel):
-    """One SIGKILL.
+    """Hold one SIGKILL.
 
     Steps are optimiser steps; `killed_at` was the last that was reported, `resumed_at` the first after.
     """
@@ -83,7 +83,7 @@ class Kill(BaseModel):
 
 # %% ../../nbs/checks/18_language_model.ipynb #checks-lm-07
 class Written(BaseModel):
-    "What a model wrote where one modality was asked for."
+    "Hold what a model wrote where one modality was asked for."
 
     n: int
     n_ids: int = Field(description="start and end left out")
@@ -93,7 +93,7 @@ class Written(BaseModel):
 
 
 class Generated(BaseModel):
-    "What a model wrote."
+    "Hold what a model wrote."
 
     model: Literal["untrained", "trained"]
     grammar: bool = Field(description="whether the grammar was enforced")
@@ -111,8 +111,8 @@ class Generated(BaseModel):
 
 
 class Conditioning(BaseModel):
-    """Mean loss of a task's targets, in nats a token, by what the model was prompted with: all targets of a
-    text, and those of the first two positions of an image or audio, where nothing before them tells the
+    """Hold mean loss of a task's targets, in nats a token, by what the model was prompted with: all targets
+    of a text, and those of the first two positions of an image or audio, where nothing before them tells the
     next id.
     """
 
@@ -130,7 +130,7 @@ class Conditioning(BaseModel):
 
 
 class Findings(BaseModel):
-    "What the tests found; null or empty is a test that was not made."
+    "Hold what the tests found; null or empty is a test that was not made."
 
     text_logits: float | None = Field(
         None,
@@ -172,7 +172,7 @@ def text_logits(found: Findings) -> Outcome:
     where=lambda found: found.overfit is not None,
 )
 def overfit(found: Findings) -> Outcome:
-    "`found`: what is left of the loss in the task where most is left."
+    "Answer with what is left of the loss in the task where most is left."
     learned = found.overfit
     assert learned
     left, worst = learned.final_loss / learned.first_loss, max(learned.fraction_of.values())
@@ -219,7 +219,7 @@ def resume(found: Findings) -> Outcome:
     where=lambda found: bool(found.kills),
 )
 def kill(found: Findings) -> Outcome:
-    "`found`: steps lost, at most."
+    "Answer with the steps lost, at most."
     assert found.kill_difference
     same = _same_bits(found, found.kill_difference) is not False
     told = [
@@ -241,7 +241,7 @@ def kill(found: Findings) -> Outcome:
     where=lambda found: any(one.grammar for one in found.generated),
 )
 def generation(found: Findings) -> Outcome:
-    "`found`: sequences that were decoded, or need not be."
+    "Answer with the sequences that were decoded, or need not be."
     bound = [one for one in found.generated if one.grammar]
     fine, n = (sum((g.decoded or 0) + g.without_decoder for g in bound), sum(g.n for g in bound))
     foreign = sum(one.foreign for one in bound)
@@ -256,7 +256,7 @@ def generation(found: Findings) -> Outcome:
     where=lambda found: bool(found.conditioning),
 )
 def prompt(found: Findings) -> Outcome:
-    "`found`: tasks in which it is."
+    "Answer with the tasks in which it is."
     wrong, told = 0, []
     for one in found.conditioning:
         least = TEXT_PROMPT if one.task.endswith("2t") else MEDIA_PROMPT

@@ -67,7 +67,7 @@ def _sized(image: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _zoomed(image: Tensor, part: float, rows: bool, columns: bool) -> Tensor:
-    "Blow the middle `part` of an image up to all of it."
+    "Zoom the middle `part` of an image up to all of it."
     h, w = image.shape[1:]
     kept = [round(n * part) if wanted else n for n, wanted in ((h, rows), (w, columns))]
     top, left = (h - kept[0]) // 2, (w - kept[1]) // 2

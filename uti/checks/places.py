@@ -231,7 +231,7 @@ def _before_and_after(trial: Trial) -> tuple[list[Tensor], list[Tensor]]:
 @check("No part of a signal comes back worse than the rest", of="decoder", gates=deterministic,
     modalities=tuple(PARTS))  # fmt: skip
 def place_distortion(case: CodecCase) -> Outcome:
-    "`found`: by how many dB the worst part of two probes, in both of them, has more error than the median."
+    "Answer with how many dB the worst part of two probes, in both of them, has more error than the median."
     signals, decoded = _before_and_after(case.trial)
     if not signals:
         return Outcome(None, detail="what is decoded has another sample rate")

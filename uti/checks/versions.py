@@ -83,7 +83,7 @@ def in_other_dtype(case: CodecCase) -> Codec | str:
 
 @check("The same ids in another dtype", of="codec", gates=False)
 def version_dtype(case: CodecCase) -> Outcome:
-    "`found`: of each codebook, the share of the ids of four probes that are others."
+    "Answer with, of each codebook, the share of the ids of four probes that are others."
     if not case.thorough:
         return Outcome(None, detail="loads the codec again: a thorough run asks it")
     other = in_other_dtype(case)

@@ -37,8 +37,8 @@ __all__ = ['out', 'err', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
-    """A console whose reader may leave: what was to be said goes nowhere, and the command ends as it would
-    have ended.
+    """Print to a console whose reader may leave: what was to be said goes nowhere, and the command ends as it
+    would have ended.
     """
 
     def on_broken_pipe(self) -> None:
@@ -84,7 +84,7 @@ def sentences() -> Iterator[None]:
 def _say_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
 ) -> None:
-    "Those of media as sentences; any other is for a developer, and as Python shows it."
+    "Print warnings of media as sentences; any other is for a developer, and as Python shows it."
     if issubclass(category, MediaWarning):
         err.print(Text.assemble(("warning: ", "yellow"), " ".join(str(message).split())))
     else:
@@ -107,8 +107,9 @@ def end_with(passed: bool, result: str | Path) -> NoReturn:
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-006-f
 def _open_streams() -> None:
-    """Lead nowhere what is closed of standard input, output and error; the next file that is opened would
-    take its number, and be written into. What a narrow terminal lacks, it is shown by its code.
+    """Open as a file that leads nowhere what is closed of standard input, output and error; the next file
+    that is opened would take its number, and be written into. What a narrow terminal lacks, it is shown by
+    its code.
     """
     for number in range(3):
         try:
@@ -159,7 +160,7 @@ def as_program(app: typer.Typer) -> NoReturn:
 # %% ../../nbs/cli/01_console.ipynb #13-console-008
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    "A function of (step, number of steps, what): draws a bar on a terminal, prints lines elsewhere."
+    "Yield a function of (step, number of steps, what): draws a bar on a terminal, prints lines elsewhere."
     if not err.is_terminal:
         yield lambda step, steps, what: err.print(f"[{step}/{steps}] {what}", markup=False, highlight=False)
         return
@@ -228,7 +229,7 @@ ModeOption = Annotated[DecodeMode, typer.Option("--decode-mode", help="How image
 def wanted_config(
     config: Path | None, text: str | None, image: str | None, audio: str | None, default: Path | None = None
 ) -> Config:
-    """The config that the options make; `default`: the file that is read where they name nothing.
+    """Return the config that the options make; `default`: the file that is read where they name nothing.
 
     Raises `ConfigError`.
     """
@@ -243,7 +244,7 @@ PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`
 
 
 def command_line() -> str:
-    "The command line as it can be typed again, without the folder that the program lies in."
+    "Return the command line as it can be typed again, without the folder that the program lies in."
     return " ".join(
         [
             PROGRAMS.get("/".join(Path(sys.argv[0]).parts[-2:]), "uti"),

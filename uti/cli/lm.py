@@ -125,7 +125,7 @@ def train(
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005
 def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:
-    "(test, what was found, about it)."
+    "Yield (test, what was found, about it)."
     o, r = report.overfit, report.resume
     loss = f"loss {o.first_loss:.3f} → {o.final_loss:.3f} nats a token"
     yield "overfit", loss, f"{o.accuracy:.1%} of targets right, teacher-forced"
@@ -146,7 +146,7 @@ def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005-x
 def print_smoke(report: SmokeReport) -> None:
-    "The gates and the numbers, for a terminal."
+    "Print the gates and the numbers."
     table = Table("test", "found", "", box=None)
     for row in _smoke_rows(report):
         table.add_row(*row)

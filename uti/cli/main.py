@@ -66,7 +66,7 @@ def _uti(
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-005
 def print_verdict(record: AuditRecord) -> None:
-    "The verdict, the failed gates and the metrics, for a terminal."
+    "Print the verdict, the failed gates and the metrics."
     metrics = Table("metric", "value", "baseline", "passes from", box=None)
     earlier = record.baseline.metrics if record.baseline else {}
     for name, metric in record.metrics.items():
@@ -131,7 +131,7 @@ def audit(
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006-b
 def audit_main() -> None:
-    "`python -m uti.audit`: the audit alone, with the same options."
+    "Run `python -m uti.audit`: the audit alone, with the same options."
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     alone.command()(audit)
     as_program(alone)
@@ -184,7 +184,7 @@ def render(notebook: Annotated[Path, typer.Argument(help="An executed report not
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-012-0
 def _line(entry: Entry) -> str:
-    "A configuration, its rates, and the gates that failed."
+    "Return a configuration, its rates, and the gates that failed."
     from uti.modalities.registry import MODALITIES
 
     rates = {m: result.rate.own for m, result in entry.results.items()}
@@ -235,7 +235,7 @@ def compare(
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014
 def _here(reader: type[CheckpointCodec]) -> str:
-    "Whether a reader of checkpoints can work here, and what it lacks where it cannot."
+    "Return whether a reader of checkpoints can work here, and what it lacks where it cannot."
     from uti.codecs.checkpoints import is_installed
 
     absent = reader.absent()
@@ -250,7 +250,7 @@ def _sizes(sizes: Sequence[int]) -> str:
 
 
 def _list_codecs() -> None:
-    "The registered codecs, and what is read from checkpoints."
+    "Print the registered codecs, and what is read from checkpoints."
     from uti.codecs.base import codec_spec, codec_targets
     from uti.codecs.checkpoints import checkpoint_codecs
     from uti.codecs.spec import SPECS
@@ -275,7 +275,7 @@ def _list_codecs() -> None:
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-014-b-x
 def _describe(name: str) -> None:
-    "What the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
+    "Print what the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
     from uti.codecs.checkpoints import load_codec
 
     spec = load_codec(name).spec
@@ -377,7 +377,7 @@ for command in (lm.dataset, lm.train, lm.smoke, lm.export):
 
 
 def main() -> None:
-    "The `uti` command."
+    "Run the `uti` command."
     # its threads and a forked process do not go together
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     as_program(app)

@@ -33,7 +33,7 @@ __all__ = ['Encoded', 'LoadedWeights', 'pack_rows', 'group_indices', 'check_code
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-010
 class Encoded(NamedTuple):
-    """Codes and what decode needs beside them.
+    """Hold codes and what decode needs beside them.
 
     `codes`: int64 [batch, n_codebooks, n_positions], zero beyond an item's own positions.
     `meta`: one JSON-serialisable dict an item, with `n_positions` (its valid positions) and, for audio,
@@ -45,7 +45,7 @@ class Encoded(NamedTuple):
 
 
 class LoadedWeights(NamedTuple):
-    "`tensors`: name → what a codec computes with; `files`: those that all of it was read from."
+    "Hold `tensors`: name → what a codec computes with; `files`: those that all of it was read from."
 
     tensors: Mapping[str, Tensor]
     files: Sequence[Path]
@@ -134,7 +134,7 @@ def _modality_of(spec: CodecSpec) -> Modality:
 
 
 class Codec(ABC):
-    """One modality's signal ↔ codes.
+    """Turn one modality's signal into codes and back.
 
     A subclass sets `spec` and writes `_encode`, `_decode` and `runtime_codebook_sizes`; one whose number of
     positions is not `spec.positions` also writes `expected_positions`, and one with weights writes `to`.
@@ -154,11 +154,11 @@ class Codec(ABC):
 
     @abstractmethod
     def _encode(self, signals: Any, lengths: Tensor | None) -> Encoded:
-        "Checked signals → codes and meta; as `encode`."
+        "Encode signals that were checked; as `encode`."
 
     @abstractmethod
     def _decode(self, codes: Tensor, meta: Sequence[Meta]) -> Any:
-        "Checked codes and meta → signals; as `decode`."
+        "Decode codes and meta that were checked; as `decode`."
 
     @abstractmethod
     def runtime_codebook_sizes(self) -> tuple[int, ...]:
@@ -258,8 +258,8 @@ class Codec(ABC):
         return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
     def sound_lengths(self, most_positions: int) -> dict[int, int]:
-        """Audio: each number of positions up to `most_positions` that whole hops of audio can make → its
-        samples. A codec that cuts audio into chunks may skip some.
+        """Return, for audio, each number of positions up to `most_positions` that whole hops of audio can
+        make → its samples. A codec that cuts audio into chunks may skip some.
         """
         lengths: dict[int, int] = {}
         for hops in range(1, most_positions + 1):
@@ -270,7 +270,9 @@ class Codec(ABC):
         return dict(sorted(lengths.items()))
 
     def first_codebooks(self, n: int) -> Codec | None:
-        "This codec with its first `n` codebooks alone, on the same weights; None where it has no such form."
+        """Return this codec with its first `n` codebooks alone, on the same weights; None where it has no
+        such form.
+        """
         return None
 
     def smaller(self) -> Codec | None:
@@ -290,7 +292,7 @@ class Codec(ABC):
         return []
 
     def to(self, device: str | torch.device) -> Codec:
-        "This codec with its weights on `device`. A codec without weights is the same everywhere."
+        "Return this codec with its weights on `device`. A codec without weights is the same everywhere."
         return self
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-023
@@ -364,7 +366,7 @@ def codec_spec(name: str, /, **options: Any) -> CodecSpec:
 
 # %% ../../nbs/codecs/01_base.ipynb #01-base-029
 def _place(target: Any) -> str | None:
-    "Where another process finds the object `target`, as `module:object`; None where it cannot."
+    "Return where another process finds the object `target`, as `module:object`; None where it cannot."
     module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", "")
     there: Any = None if module == "__main__" else sys.modules.get(module or "")
     for part in name.split("."):

@@ -184,7 +184,7 @@ def find_checkpoint(checkpoint: str | Path, weights: bool = True, subfolder: str
 
 # %% ../../nbs/codecs/02_checkpoint_files.ipynb #codecs-02-05
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of the checkpoint in `folder`.
+    """Return `config.json` of the checkpoint in `folder`.
 
     Raises `CodecError` where it is missing or not a JSON object.
     """
@@ -204,7 +204,7 @@ def model_type(folder: Path) -> str:
 
 
 def stated_type(folder: Path) -> str:
-    "As `model_type`, and empty where there is no config.json: not every checkpoint has one."
+    "Return what `model_type` does, and empty where there is no config.json: not every checkpoint has one."
     return model_type(folder) if (folder / "config.json").is_file() else ""
 
 # %% ../../nbs/codecs/02_checkpoint_files.ipynb #codecs-02-06
@@ -268,7 +268,7 @@ def licence(folder: Path) -> str:
 
 # %% ../../nbs/codecs/02_checkpoint_files.ipynb #06-checkpoint-012
 def content_version(*paths: Path, **settings: Any) -> str:
-    """`sha256:` and 16 hexadecimal digits over the names and bytes of the files `paths` and over those
+    """Return `sha256:` and 16 hexadecimal digits over the names and bytes of the files `paths` and over those
     `settings` that are not None: the same weights have the same version everywhere.
     """
     digest = hashlib.sha256()
@@ -294,8 +294,8 @@ def library_errors(said: str) -> Iterator[None]:
 # %% ../../nbs/codecs/02_checkpoint_files.ipynb #06-checkpoint-021
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """transformers, and diffusers where it is imported, without warnings and progress bars, and afterwards as
-    they were before.
+    """Keep transformers, and diffusers where it is imported, without warnings and progress bars, and
+    afterwards as they were before.
     """
     require("hf")
     from uti.compat import torchaudio  # isort: skip # noqa: F401, before transformers

@@ -29,7 +29,7 @@ def is_installed(module: str) -> bool:
 
 # %% ../../nbs/codecs/04_checkpoints.ipynb #06-checkpoint-025
 class CheckpointCodec(Codec):
-    """A codec made as `SomeCodec(checkpoint=..., **options)`.
+    """Read a checkpoint as a codec made as `SomeCodec(checkpoint=..., **options)`.
 
     A subclass states its modality, what it reads, and recognises a folder.
     """
@@ -104,7 +104,7 @@ def _is_checkpoint(name: str) -> bool:
 
 
 def _named(what: Callable[..., Made], name: str, options: dict[str, Any]) -> Made:
-    """`load_registered` or `codec_spec` of the registered codec `name`.
+    """Return `load_registered` or `codec_spec` of the registered codec `name`.
 
     Raises `CodecError`, for an unknown name with a word on how models are named.
     """

@@ -26,12 +26,12 @@ __all__ = ['Meta', 'SPECS', 'CodecError', 'CodecSpec', 'shape_of', 'TextSpec', '
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-003
 class CodecError(UTIError):
-    "A codec was asked for something that it does not do; the message says what and why."
+    "Signal that a codec was asked for something that it does not do; the message says what and why."
 
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-003-b
 @dataclass(frozen=True)
 class CodecSpec(ABC):
-    "What a codec of any modality promises. Raises `CodecError` where the fields contradict each other."
+    "Say what a codec of any modality promises. Raises `CodecError` where the fields contradict each other."
 
     modality: ClassVar[str]
     # counts in the meta of an item, without which nothing decodes
@@ -139,7 +139,7 @@ def _positive(spec: CodecSpec, **fields: Any) -> None:
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-007
 @dataclass(frozen=True, kw_only=True)
 class TextSpec(CodecSpec):
-    "A tokenizer of text: str ↔ codes of one codebook."
+    "Describe a tokenizer of text: str ↔ codes of one codebook."
 
     modality: ClassVar[str] = "text"
     meta_free: ClassVar[bool] = True
@@ -171,7 +171,7 @@ class TextSpec(CodecSpec):
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-010
 @dataclass(frozen=True, kw_only=True)
 class ImageSpec(CodecSpec):
-    "A tokenizer of images. Sizes and grids are (rows, columns)."
+    "Describe a tokenizer of images. Sizes and grids are (rows, columns)."
 
     modality: ClassVar[str] = "image"
     value_range: ClassVar[tuple[float, float]] = (0, 1)
@@ -223,7 +223,7 @@ class ImageSpec(CodecSpec):
 # %% ../../nbs/codecs/00_spec.ipynb #codecs-00-013
 @dataclass(frozen=True, kw_only=True)
 class AudioSpec(CodecSpec):
-    """A tokenizer of sounds.
+    """Describe a tokenizer of audio.
 
     Rates in Hz; `hop_length`, and `n_samples` in a meta, in samples at the output rate.
     """

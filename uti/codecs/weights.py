@@ -67,7 +67,7 @@ def _refused(error: Exception) -> str:
 
 # %% ../../nbs/codecs/03_weights.ipynb #06-checkpoint-016
 def listed(keys: Iterable[str], most: int = 8) -> str:
-    "At most `most` of `keys`, and how many more there are."
+    "Return at most `most` of `keys`, and how many more there are."
     keys = sorted(keys)
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 

@@ -21,8 +21,8 @@ __all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'Codec
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-004
 class CommonForm(BaseModel):
-    """The form in which all codecs and references are measured under `common`; null where no codec has the
-    modality.
+    """Hold the form in which all codecs and references are measured under `common`; null where no codec has
+    the modality.
     """
 
     resize: str = Field(
@@ -36,7 +36,7 @@ class CommonForm(BaseModel):
 
 
 class Asset(BaseModel):
-    "A text, image or audio that went through the codecs."
+    "Hold a text, image or audio that went through the codecs."
 
     name: str
     modality: str
@@ -62,8 +62,8 @@ def in_common_form(form: CommonForm, signal: Any) -> Image | Audio:
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-006
 class Rate(BaseModel):
-    """Of the ids, over all items together: positions × Σ log2(entries of each codebook), without entropy
-    coding.
+    """Hold the rate of the ids, over all items together: positions × Σ log2(entries of each codebook),
+    without entropy coding.
     """
 
     bits_per_pixel: float | None = Field(None, description="at the codec's own size")
@@ -105,7 +105,7 @@ class Rate(BaseModel):
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-009
 class ItemResult(BaseModel):
-    "One item through one codec."
+    "Hold one item through one codec."
 
     name: str
     n_tokens: int
@@ -125,7 +125,7 @@ class ItemResult(BaseModel):
 
 
 class CodecResult(BaseModel):
-    "One modality through its codec."
+    "Hold one modality through its codec."
 
     codec: dict[str, Any] = Field(description="the codec's promises, `CodecSpec.to_dict`")
     bits_per_token: list[float] = Field(description="log2(entries), of each codebook")
@@ -139,7 +139,7 @@ class CodecResult(BaseModel):
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-009-b
 class Entry(BaseModel):
-    "One config: what its audit said, and how it did."
+    "Hold one config: what its audit said, and how it did."
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -155,7 +155,7 @@ class Entry(BaseModel):
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-010
 class Comparison(BaseModel):
-    "comparison.json."
+    "Hold comparison.json."
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -172,5 +172,5 @@ class Comparison(BaseModel):
     left_out: list[str] = Field(description="references that could not be run, a sentence each")
 
     def results(self, modality: str) -> dict[str, CodecResult]:
-        "Config's name → its result, for the configs that have the modality."
+        "Return config's name → its result, for the configs that have the modality."
         return {entry.name: entry.results[modality] for entry in self.entries if modality in entry.results}

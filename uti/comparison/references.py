@@ -33,7 +33,7 @@ __all__ = ['IMAGES', 'MU_LAW_RATES', 'OPUS_KBPS', 'Point', 'Reference', 'through
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-003
 class Point(BaseModel):
-    "One setting of a reference codec: its rate and its distortion, means over all items."
+    "Hold one setting of a reference codec: its rate and its distortion, means over all items."
 
     setting: str
     rate: float = Field(description="bits per pixel, or kbps")
@@ -41,7 +41,7 @@ class Point(BaseModel):
 
 
 class Reference(BaseModel):
-    "A reference codec as a curve, its points sorted by rate."
+    "Hold a reference codec as a curve, its points sorted by rate."
 
     name: str
     modality: str
@@ -52,7 +52,7 @@ class Reference(BaseModel):
 def _reference(
     name: str, modality: str, how: str, ladder: Mapping[str, Sequence[tuple[float, dict[str, Measurement]]]]
 ) -> Reference:
-    "`ladder`: setting → (rate, metrics) of each item."
+    "Make a reference of its `ladder`: setting → (rate, metrics) of each item."
     points = []
     for setting, items in ladder.items():
         metrics = {m: mean_of([found[m] for _, found in items]) for m in items[0][1]}
@@ -82,8 +82,8 @@ def through_pillow(image: Tensor, quality: int, **options: Any) -> tuple[Tensor,
 
 
 def image_reference(name: str, images: Sequence[Tensor]) -> Reference:
-    """JPEG or WebP (`name`) at its ladder of qualities, over `images`, float [3, H, W] in [0, 1]; rates in
-    bits per pixel.
+    """Measure JPEG or WebP (`name`) at its ladder of qualities, over `images`, float [3, H, W] in [0, 1];
+    rates in bits per pixel.
     """
     options, qualities = IMAGES[name]
     ladder: dict[str, list[tuple[float, dict[str, Measurement]]]] = {}
@@ -107,7 +107,7 @@ MU_LAW_RATES = (1000, 2000, 4000, 8000, 16000)  # Hz, at 8 bits a sample
 
 
 def _fitted(wave: Tensor, n_samples: int) -> Tensor:
-    "[channels, any] → [channels, n_samples]: the end cut off, or padded with zeros."
+    "Fit [channels, any] to [channels, n_samples]: the end cut off, or padded with zeros."
     return torch.nn.functional.pad(wave, (0, n_samples - wave.shape[-1]))
 
 
@@ -122,8 +122,8 @@ def through_mu_law(wave: Tensor, sample_rate: int, low_rate: int) -> Tensor:
 
 
 def mu_law_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
-    """µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1, samples];
-    rates in kbps.
+    """Measure µ-law at those of `MU_LAW_RATES` that are at most `sample_rate`, over `waves`, float [1,
+    samples]; rates in kbps.
     """
     rates = [rate for rate in MU_LAW_RATES if rate <= sample_rate]
     ladder = {
@@ -185,8 +185,8 @@ def left_out(name: str, error: Exception) -> str:
 
 
 def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
-    """`estimate` shifted, by at most ±`most` samples, to where it correlates best with `reference`: there its
-    SNR is highest. Float [1, samples] twice.
+    """Return `estimate` shifted, by at most ±`most` samples, to where it correlates best with `reference`:
+    there its SNR is highest. Float [1, samples] twice.
     """
     n = reference.shape[-1] + most
     spectrum = torch.fft.rfft(estimate[0].double(), n) * torch.fft.rfft(reference[0].double(), n).conj()
@@ -214,7 +214,7 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-013-b
 def opus_reference(waves: Sequence[Tensor], sample_rate: int) -> Reference:
-    "Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
+    "Measure Opus at `OPUS_KBPS`, over `waves`, float [1, samples]; rates in kbps."
     ladder = {
         f"{kbps} kbps": [
             (kbps, measure("audio", w, through_opus(w, sample_rate, kbps), sample_rate)) for w in waves
@@ -269,8 +269,8 @@ def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-016-b
 def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
-    """`metric` of `reference` at `rate`, between its points linear in the logarithm of the rate; None beyond
-    them, where there is no such setting.
+    """Return `metric` of `reference` at `rate`, between its points linear in the logarithm of the rate; None
+    beyond them, where there is no such setting.
     """
     points = _points(reference, metric)
     if not points or not points[0][0] <= rate <= points[-1][0]:

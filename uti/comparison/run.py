@@ -54,7 +54,7 @@ __all__ = ['RATES', 'Key', 'CompareError', 'read_comparison', 'names_of', 'check
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-004
 class CompareError(AuditError):
-    "What was to be compared is at fault; the message names it and says why."
+    "Signal that what was to be compared is at fault; the message names it and says why."
 
 
 def read_comparison(path: str | Path) -> Comparison:
@@ -154,7 +154,7 @@ def prepare_compare(
     decode_mode: str = "deterministic",
     command: str = "uti compare",
 ) -> dict[str, Prepared]:
-    """`audit.prepare` for each config, before anything is written: name → inputs of an audit into
+    """Prepare an audit for each config, before anything is written: name → inputs of an audit into
     `outdir/audits/NAME`.
 
     Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
@@ -231,7 +231,9 @@ def _answers(inputs: Prepared, report: AuditRecord) -> bool:
 
 
 def _is_in(path: Path, modality: str, decoded: Any) -> bool:
-    "Would writing the image or audio `decoded` make the file `path` again, to the pixel or sample?"
+    """Return whether writing the image or audio `decoded` would make the file `path` again, to the pixel or
+    sample.
+    """
     kind = MODALITIES[modality]
     with scratch() as folder:
         again = folder / path.name

@@ -34,8 +34,8 @@ __all__ = ['TARGETS', 'DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'pa
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class DatasetError(UTIError):
-    """Sequences are not what a language model can train on; the message names the folder or the sequence and
-    says why.
+    """Signal that sequences are not what a language model can train on; the message names the folder or the
+    sequence and says why.
     """
 
 
@@ -79,7 +79,7 @@ def crop(sample: Sample, rng: random.Random) -> Piece:
 
 
 def clip(seconds: float, sample: Sample, rng: random.Random) -> Piece:
-    "`seconds` of the audio, or all of a shorter one, anywhere in it."
+    "Cut `seconds` of the audio, or all of a shorter one, anywhere in it."
     wave, rate = sample.signal.wave, sample.signal.rate
     n = min(wave.shape[-1], max(1, round(seconds * rate)))
     start = rng.randint(0, wave.shape[-1] - n)
@@ -90,7 +90,7 @@ def clip(seconds: float, sample: Sample, rng: random.Random) -> Piece:
 
 
 def passage(n_characters: int, sample: Sample, rng: random.Random) -> Piece:
-    "Up to `n_characters` of the text, anywhere in it."
+    "Cut up to `n_characters` of the text, anywhere in it."
     start = rng.randint(0, max(0, len(sample.signal) - n_characters))
     return Piece("", sample.signal[start : start + n_characters])
 
@@ -114,7 +114,7 @@ def subsample_labels(example: Example, most: int, seed: int) -> Example:
 # %% ../../nbs/lm/01_data.ipynb #lm-01-23
 @dataclass(frozen=True)
 class Dataset:
-    "Sequences that obey `grammar`. `config`: what made them."
+    "Hold sequences that obey `grammar`. `config`: what made them."
 
     examples: list[Example]
     grammar: Grammar
@@ -131,7 +131,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        "Over the ids of all sequences, one after another."
+        "Return the sha256 over the ids of all sequences, one after another."
         return token_hash(np.concatenate([e.ids for e in self.examples]))
 
     @property

@@ -58,13 +58,13 @@ def _keep(scores: Tensor, ranges: Sequence[range]) -> None:
 
 # %% ../../nbs/lm/04_generate.ipynb #08-generation-004-c
 def _trimmed(ids: np.ndarray, n_prompt: int, ends: list[int]) -> np.ndarray:
-    "`ids` without what was padded after the first end that was generated."
+    "Return `ids` without what was padded after the first end that was generated."
     stop = np.flatnonzero(np.isin(ids[n_prompt:], ends))
     return ids[: n_prompt + stop[0] + 1] if len(stop) else ids
 
 # %% ../../nbs/lm/04_generate.ipynb #08-generation-003
 class GrammarProcessor(LogitsProcessor):
-    """Leaves the scores of ids that the grammar allows, and sets all others to −∞. One object for one call of
+    """Leave the scores of ids that the grammar allows, and set all others to −∞. One object for one call of
     `generate`, with any number of rows and returned sequences, but no beams.
 
     Every segment ends within `longest_target` tokens. Where other processors ruled out all that is legal, all
@@ -147,7 +147,7 @@ def generate(
 
 # %% ../../nbs/lm/04_generate.ipynb #08-generation-007
 class Outcome(NamedTuple):
-    """`ids`: a generated sequence with its prompt.
+    """Hold `ids`, a generated sequence with its prompt.
 
     `target`: the segment that was asked for, or None, in which case `error` says where the sequence is
     ill-formed.

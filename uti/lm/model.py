@@ -40,7 +40,9 @@ __all__ = ['LOGITS', 'LMError', 'text_model', 'resize_embeddings', 'new_model', 
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-003
 class LMError(UTIError):
-    "A language model, its checkpoint or its data do not fit the token space; the message says how."
+    """Signal that a language model, its checkpoint or its data do not fit the token space; the message says
+    how.
+    """
 
 
 def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> PreTrainedModel:
@@ -213,8 +215,8 @@ LOGITS = 2**23  # numbers of logits that are held at a time: 32 MB
 
 
 class _SumOfLosses(torch.autograd.Function):
-    """Cross entropy in nats of `targets` int64 [n] under the logits `hidden` [n, d] times `rows` [V, d],
-    summed. The gradient of the logits is their softmax less one at the target.
+    """Sum the cross entropy in nats of `targets` int64 [n] under the logits `hidden` [n, d] times `rows` [V,
+    d]. The gradient of the logits is their softmax less one at the target.
     """
 
     @staticmethod
@@ -279,8 +281,8 @@ def _states_and_head(
 
 @contextmanager
 def losses_only(model: PreTrainedModel) -> Iterator[None]:
-    """Within, `model(**row_inputs(…))` gives the loss, in nats over the targets of the row or over
-    `num_items_in_batch`, and no logits, whoever wraps the model.
+    """Make `model(**row_inputs(…))` give the loss alone, in nats over the targets of the row or over
+    `num_items_in_batch`, whoever wraps the model.
     """
     forward, linear = model.forward, has_linear_head(model)
 
@@ -303,8 +305,8 @@ def losses_only(model: PreTrainedModel) -> Iterator[None]:
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014-b
 class Targets(NamedTuple):
-    """The targets of one sequence, teacher-forced: `ids` int64 [n], the `loss` of each in nats, float64 [n],
-    and whether the model guesses it first, `right` bool [n].
+    """Hold the targets of one sequence, teacher-forced: `ids` int64 [n], the `loss` of each in nats, float64
+    [n], and whether the model guesses it first, `right` bool [n].
     """
 
     ids: np.ndarray

@@ -73,7 +73,7 @@ __all__ = ['SHORT_STEPS', 'TRAIN', 'TEMPERATURES', 'SmokeRun', 'prepare_smoke', 
 # %% ../../nbs/lm/05_smoke.ipynb #11-smoke-004
 @dataclass
 class SmokeRun:
-    "What the tests share."
+    "Hold what the tests share."
 
     tokenizer: UnifiedTokenizer
     dataset: Dataset

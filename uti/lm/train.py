@@ -173,7 +173,7 @@ def _check_run(folder: Path, dataset: Dataset, processes: int) -> None:
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-006
 class _PackedRows(Rows):
-    "The rows of a batch as a map-style dataset."
+    "Give the rows of a batch as a map-style dataset."
 
     def __init__(self, batch: Batch):
         self.batch = batch
@@ -186,12 +186,12 @@ class _PackedRows(Rows):
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-008
 def steps_for(n_rows: int, rows_per_step: int) -> int:
-    "32 times through all rows, which is enough to know them by heart, but 340 at least."
+    "Return the steps of 32 times through all rows, which teach them by heart, but 340 at least."
     return max(340, 32 * math.ceil(n_rows / rows_per_step))
 
 
 def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> TrainingArguments:
-    """AdamW without weight decay, a short warm-up, then straight to zero.
+    """Choose AdamW without weight decay, a short warm-up, then straight to zero.
 
     Raises `LMError` where the processes cannot share the rows of a step.
     """
@@ -266,8 +266,8 @@ def _alone(outdir: Path) -> Iterator[None]:
 
 # %% ../../nbs/lm/03_train.ipynb #lm-03-10
 class _Report(TrainerCallback):
-    """Calls `progress(step, steps, what)` at each step, and stops the run after `stop_after` steps, or when
-    it is `asked` to, with a checkpoint.
+    """Call `progress(step, steps, what)` at each step, and stop the run after `stop_after` steps, or when it
+    is `asked` to, with a checkpoint.
     """
 
     def __init__(self, progress: Progress, stop_after: int | None, asked: Event):
@@ -300,7 +300,9 @@ class _Report(TrainerCallback):
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-006-b
 class TokenTrainer(Trainer):
-    "The Trainer, whose checkpoints are whole and know their token space; of each run the last two stay."
+    """Train as the Trainer does, whose checkpoints are whole and know their token space; of each run the last
+    two stay.
+    """
 
     def __init__(self, *, tokens: Dataset, **options: Any):
         super().__init__(**options)

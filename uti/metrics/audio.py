@@ -21,8 +21,8 @@ __all__ = ['DECIBELS', 'METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db'
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-004
 def snr_db(reference: Signal, estimate: Signal) -> float:
-    """Signal-to-noise ratio in dB, higher is better: 10 log10(Σ ref² / Σ (ref − est)²), over all channels and
-    samples.
+    """Return the signal-to-noise ratio in dB, higher is better: 10 log10(Σ ref² / Σ (ref − est)²), over all
+    channels and samples.
 
     Signals of one shape. Infinite where they are equal. Raises `MetricError` for a silent reference.
     """
@@ -40,8 +40,8 @@ def mae(reference: Signal, estimate: Signal) -> float:
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-009
 def si_sdr_db(reference: Signal, estimate: Signal) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB (arXiv:1811.02508), higher is better: the SNR of the
-    estimate against the reference scaled to fit it best.
+    """Return the scale-invariant signal-to-distortion ratio in dB (arXiv:1811.02508), higher is better: the
+    SNR of the estimate against the reference scaled to fit it best.
 
     Signals of one shape. Infinite where the estimate is the reference at another level, minus infinite where
     it has nothing of it. Raises `MetricError` for a silent reference or estimate.
@@ -79,7 +79,8 @@ def aligned_snr_db(reference: Signal, estimate: Signal, max_delay: int = 64) -> 
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-012
 def log_mel(wave: Signal, sample_rate: int) -> Tensor:
-    """Natural logarithm of (mel power + 1e-6): float [channels, samples] → float64 [channels, 80, frames].
+    """Return the natural logarithm of (mel power + 1e-6): float [channels, samples] → float64 [channels, 80,
+    frames].
 
     The mel power spectrogram is `torchaudio.transforms.MelSpectrogram(sample_rate, n_fft=1024,
     hop_length=256, n_mels=80)`; audio shorter than a window is padded with zeros.

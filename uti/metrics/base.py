@@ -24,11 +24,11 @@ __all__ = ['MetricError', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'measu
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-003
 class MetricError(UTIError):
-    "A metric is not defined for these signals; the message says why."
+    "Signal that a metric is not defined for these signals; the message says why."
 
 
 def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
-    """Both as float64 on the CPU.
+    """Return both as float64 on the CPU.
 
     Raises `MetricError` for different shapes, nothing to compare, non-finite values, or the same memory
     twice.
@@ -54,7 +54,7 @@ def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-006
 class MetricFacts(BaseModel):
-    "What a number means: all of a metric that a record keeps."
+    "Hold what a number means: all of a metric that a record keeps."
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,7 +87,7 @@ class MetricFacts(BaseModel):
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-006-b
 class Metric(MetricFacts):
-    """A metric: `function` of (reference, estimate), two images [3, H, W], or of (reference, estimate,
+    """Hold a metric: `function` of (reference, estimate), two images [3, H, W], or of (reference, estimate,
     sample rate in Hz), two waves [channels, samples].
     """
 
@@ -101,7 +101,7 @@ class Metric(MetricFacts):
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-009
 class Measurement(BaseModel):
-    "One number about one item, or the reason why there is none."
+    "Hold one number about one item, or the reason why there is none."
 
     model_config = ConfigDict(allow_inf_nan=False, strict=True)
 
@@ -116,7 +116,9 @@ class Measurement(BaseModel):
 
 
 def measured(function: Callable[..., float], *signals: Any) -> Measurement:
-    "`function` of `signals` as a `Measurement`: an undefined or an infinite value is null, with the reason."
+    """Return `function` of `signals` as a `Measurement`: an undefined or an infinite value is null, with the
+    reason.
+    """
     try:
         value = function(*signals)
     except MetricError as error:

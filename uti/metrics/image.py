@@ -20,7 +20,7 @@ __all__ = ['METRICS', 'psnr', 'ssim', 'ssim_gaussian', 'error_map']
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003
 def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
-    """`pair` of two [3, H, W].
+    """Return the `pair` of two [3, H, W].
 
     Raises `MetricError` for another shape, or values outside [0, 1], where a peak of 1 would mean nothing.
     """
@@ -33,7 +33,7 @@ def _pictures(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
 
 
 def psnr(reference: Signal, estimate: Signal) -> float:
-    """Peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`.
+    """Return the peak signal-to-noise ratio in dB, higher is better; scikit-image with `data_range=1`.
 
     Float [3, H, W] in [0, 1]. Infinite where they are equal.
     """
@@ -50,7 +50,7 @@ def psnr(reference: Signal, estimate: Signal) -> float:
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003-b
 def _structural_similarity(reference: Signal, estimate: Signal, side: int, **options: Any) -> float:
-    "scikit-image's, over RGB, through a window of `side` × `side` pixels."
+    "Return scikit-image's, over RGB, through a window of `side` × `side` pixels."
     from skimage.metrics import structural_similarity
 
     reference, estimate = _pictures(reference, estimate)
@@ -64,8 +64,8 @@ def _structural_similarity(reference: Signal, estimate: Signal, side: int, **opt
 
 
 def ssim(reference: Signal, estimate: Signal) -> float:
-    """Structural similarity (Wang et al. 2004) through a uniform window of 7×7 pixels, with the variances of
-    samples: scikit-image at its defaults, with `data_range=1`. At most 1, higher is better.
+    """Return the structural similarity (Wang et al. 2004) through a uniform window of 7×7 pixels, with the
+    variances of samples: scikit-image at its defaults, with `data_range=1`. At most 1, higher is better.
 
     Float [3, H, W] in [0, 1]; sides of at least 7 pixels. Values of the paper's own window are
     `ssim_gaussian`'s.
@@ -74,8 +74,9 @@ def ssim(reference: Signal, estimate: Signal) -> float:
 
 
 def ssim_gaussian(reference: Signal, estimate: Signal) -> float:
-    """Structural similarity through the window of its paper (Wang et al. 2004, doi:10.1109/TIP.2003.819861):
-    Gaussian, σ 1.5 pixels, 11×11, with the variances of a population. At most 1, higher is better.
+    """Return the structural similarity through the window of its paper (Wang et al. 2004,
+    doi:10.1109/TIP.2003.819861): Gaussian, σ 1.5 pixels, 11×11, with the variances of a population. At most
+    1, higher is better.
 
     Float [3, H, W] in [0, 1]; sides of at least 11 pixels.
     """

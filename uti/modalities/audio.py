@@ -87,7 +87,7 @@ def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | 
 
 
 def _with_channels(wave: Tensor, channels: int) -> Tensor:
-    "[any, samples] → [channels, samples]: as it is, the mean repeated, or the mean."
+    "Return [channels, samples] of [any, samples]: as it is, the mean repeated, or the mean."
     if wave.shape[0] == channels:
         return wave
     return wave.mean(0, keepdim=True).expand(channels, -1)

@@ -27,11 +27,13 @@ __all__ = ['MediaError', 'MediaWarning', 'error_context', 'Image', 'Audio', 'val
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-003
 class MediaError(UTIError):
-    "A text, an image or audio cannot be used; the message names it and says why."
+    "Signal that a text, an image or audio cannot be used; the message names it and says why."
 
 
 class MediaWarning(UserWarning):
-    "A text, an image or audio is used, though not all of it is as it should be; the message names it."
+    """Signal that a text, an image or audio is used, though not all of it is as it should be; the message
+    names it.
+    """
 
 
 @contextmanager

@@ -30,7 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
 
 
 def _grey_bits(image: Image.Image) -> int:
-    "2 or 4 for a PNG of so many bits of grey, whose transparent value Pillow leaves unscaled; else 0."
+    "Return 2 or 4 for a PNG of so many bits of grey, whose transparent value Pillow leaves unscaled; else 0."
     raw = image.tile[0].args if image.format == "PNG" and image.tile else ""
     return {"L;2": 2, "L;4": 4}.get(raw if isinstance(raw, str) else "", 0)
 
@@ -73,7 +73,9 @@ TURNS = {  # EXIF 2.3, tag 274
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    "As its EXIF says; Pillow's own way also writes the EXIF anew, which fails where other parts are broken."
+    """Turn it as its EXIF says; Pillow's own way also writes the EXIF anew, which fails where other parts are
+    broken.
+    """
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception as error:  # its pixels are whole, and what stands beside them is not
@@ -83,8 +85,8 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
-    """16-bit grey as 8-bit grey, by the upper half as Pillow reads 16-bit RGB; the one value that a PNG may
-    name as transparent becomes white.
+    """Return 16-bit grey as 8-bit grey, by the upper half as Pillow reads 16-bit RGB; the one value that a
+    PNG may name as transparent becomes white.
     """
     values = np.asarray(image)
     grey = (values >> 8).astype(np.uint8)
@@ -92,7 +94,7 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 # %% ../../nbs/modalities/03_image.ipynb #modalities-03-006
 def to_rgb(image: Image.Image) -> Image.Image:
-    """`image`, turned by its EXIF orientation, as RGB over white.
+    """Return `image`, turned by its EXIF orientation, as RGB over white.
 
     Raises `MediaError` for an image without pixels, of 32-bit integers (mode I), or of floats (mode F)
     outside [0, 1].

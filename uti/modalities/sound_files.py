@@ -42,8 +42,8 @@ CONTAINERS = "mp3,flac,ogg,mov,aac"  # of ffmpeg's names
 
 
 class Decoded(NamedTuple):
-    """`wave`: float32 [channels, samples]; `rate` in Hz; `seconds`: the length that the file states, None
-    where it states none; `n_lost`: packets that could not be decoded.
+    """Hold `wave`: float32 [channels, samples]; `rate` in Hz; `seconds`: the length that the file states,
+    None where it states none; `n_lost`: packets that could not be decoded.
     """
 
     wave: np.ndarray

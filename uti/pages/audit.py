@@ -193,7 +193,7 @@ def speed(report: AuditRecord) -> Markup:
 
 
 def _rounded(number: float | None) -> str:
-    "Three digits, which is more than a time is worth."
+    "Round to three digits, which is more than a time is worth."
     return "" if number is None else f"{number:.3g}" if number < 1000 else f"{float(f'{number:.3g}'):,.0f}"
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-010-b
@@ -309,7 +309,7 @@ def unexpected(report: AuditRecord) -> Markup:
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-016
 def metrics(report: AuditRecord) -> Markup:
-    "Means, what the baseline had, and every item."
+    "Show means, what the baseline had, and every item."
     before, rows = report.baseline.metrics if report.baseline else {}, []
     for name, mean in report.metrics.items():
         facts, gate = report.metric_facts[name], report.held.get(name)
@@ -341,7 +341,7 @@ def images(report: AuditRecord, folder: Path) -> Markup:
 
 
 def sounds(report: AuditRecord, folder: Path) -> Markup:
-    "Sounds before and after: waves, spectrograms, players."
+    "Show sounds before and after: waves, spectrograms, players."
     shown, items = [], decoded_items(report, "audio")
     for item in items[:MOST_SHOWN]:
         files = _files(item, folder)

@@ -50,7 +50,7 @@ __all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORM
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
 class Page:
-    "A comparison, the folder of its files, and what its sections share."
+    "Hold a comparison, the folder of its files, and what its sections share."
 
     comparison: Comparison
     folder: Path
@@ -436,7 +436,7 @@ def _ladder(page: Page, curve: Reference) -> Markup:
 
 
 def audits(page: Page) -> Markup:
-    "Who passed, what failed, and which codecs were used by whom."
+    "Show who passed, what failed, and which codecs were used by whom."
     columns = ["configuration", "passed", "failed gates", "audited", "device", "torch", "token space"]
     rows = [
         [link(e.audit, e.name), mark(e.passed), len(e.failed_gates), e.audited, e.environment.device,

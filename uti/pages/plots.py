@@ -25,7 +25,7 @@ __all__ = ['Measured', 'COLOURS', 'image_row', 'spectrogram', 'sound_rows', 'cod
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
 def image_row(original: Tensor, recon: Tensor, title: str = "") -> Figure:
-    "Original, reconstruction and error map side by side. Float [3, H, W] in [0, 1], twice."
+    "Draw original, reconstruction and error map side by side. Float [3, H, W] in [0, 1], twice."
     fig, axes = plt.subplots(1, 3, figsize=(9.6, 3.2), layout="constrained")
     for ax, image, label in zip(
         axes[:2], (original, recon), ("normalised input", "reconstruction"), strict=True
@@ -76,7 +76,7 @@ def sound_rows(
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-010
 def codebook_bars(use: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Perplexity of each codebook beside the most that as many codes could reach.
+    """Draw the perplexity of each codebook beside the most that as many codes could reach.
 
     `use`: modality → what `metrics.codebook_use` gave.
     """
@@ -151,7 +151,7 @@ COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#8
 def _reference_curves(
     axes: Sequence[Axes], references: dict[str, list[Measured]], metrics: Sequence[str]
 ) -> None:
-    "Each reference a curve in every panel."
+    "Draw each reference as a curve in every panel."
     for i, (name, points) in enumerate(references.items()):
         style: dict[str, Any] = {
             "color": ("0.3", "0.6")[i % 2],

@@ -95,7 +95,7 @@ def loss(report: LanguageModel) -> Markup:
 
 
 def endured(report: LanguageModel) -> Markup:
-    "Interruptions and kills."
+    "Show interruptions and kills."
     r = report.resume
     interrupted = f"interrupted after step {r.interrupted_after}"
     rows = [[interrupted, "", r.interrupted_after + 1, 0, r.difference.said]]

@@ -25,11 +25,13 @@ __all__ = ['UNNUMBERED', 'FILES', 'ExportError', 'token_names', 'export_tokenize
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-004
 class ExportError(UTIError):
-    "A token space cannot be written as a tokenizer, or not into that folder; the message says which and why."
+    """Signal that a token space cannot be written as a tokenizer, or not into that folder; the message says
+    which and why.
+    """
 
 # %% ../../nbs/tokens/04_export.ipynb #08-export-006
 def _numbered(name: str, n: int) -> list[str]:
-    "`n` tokens, `<|name_000|>` and so on, all of the same length."
+    "Return `n` tokens, `<|name_000|>` and so on, all of the same length."
     return [f"<|{name}_{i:0{len(str(n - 1))}}|>" for i in range(n)]
 
 
@@ -89,8 +91,8 @@ def _added_tokens(codec: Codec, space: TokenSpace) -> dict[int, str]:
 
 
 def _close_gaps(vocabulary: dict[str, int], names: dict[int, str]) -> dict[str, int]:
-    """`vocabulary` (token → id) with the tokens of `names` (id → token) at those ids below its highest that
-    it lacks.
+    """Return `vocabulary` (token → id) with the tokens of `names` (id → token) at those ids below its highest
+    that it lacks.
     """
     top, taken = max(vocabulary.values(), default=-1), set(vocabulary.values())
     return vocabulary | {name: i for i, name in names.items() if i < top and i not in taken}

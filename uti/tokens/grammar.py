@@ -23,7 +23,9 @@ __all__ = ['SequenceError', 'cell_books', 'Grammar', 'Segment', 'Reader', 'parse
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-003
 class SequenceError(UTIError):
-    "A sequence of ids is ill-formed; the message says at which position, what stands there and what may."
+    """Signal that a sequence of ids is ill-formed; the message says at which position, what stands there and
+    what may.
+    """
 
 
 @lru_cache(maxsize=4096)
@@ -54,14 +56,16 @@ def _refusal(space: TokenSpace, token_id: int, allowed: Sequence[range]) -> str:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-006
 def _run(lengths: Sequence[int]) -> Sequence[int]:
-    "Ascending `lengths` as a range where they have no gap, which is faster to look into, else as a tuple."
+    """Return ascending `lengths` as a range where they have no gap, which is faster to look into, else as a
+    tuple.
+    """
     first, last = lengths[0], lengths[-1]
     return range(first, last + 1) if len(lengths) > 1 and last - first == len(lengths) - 1 else tuple(lengths)
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-006-b
 @dataclass(frozen=True)
 class Grammar:
-    """The documents of a token space.
+    """Hold the documents of a token space.
 
     `lengths`: modality → the numbers of positions that a segment of it may have, ascending (an image has
     one; text any up to the longest). A modality that is not there may not occur.
@@ -127,7 +131,7 @@ class Grammar:
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-007
 class Segment(NamedTuple):
-    """A text, image or audio in a sequence.
+    """Hold a text, image or audio in a sequence.
 
     `ids`: int64 [n_tokens] in the order of the serialisation; `position`: where the first of them stands;
     `marked`: whether a marker asked for it.
@@ -140,7 +144,7 @@ class Segment(NamedTuple):
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-007-b
 class Reader:
-    """Reads ids one by one.
+    """Read ids one by one.
 
     `allowed()` are the ranges of ids that may come next; `segments` is what was whole so far.
     """
@@ -158,7 +162,7 @@ class Reader:
         self._next: list[range] | None = None
 
     def allowed(self) -> list[range]:
-        "Disjoint ranges: an id may come next if and only if one of them holds it."
+        "Return disjoint ranges: an id may come next if and only if one of them holds it."
         if self._next is None:
             self._next = self._find_allowed()
         return self._next
@@ -259,7 +263,7 @@ def walk(grammar: Grammar, rng: random.Random, n: int, prompt: Iterable[int] = (
 
 # %% ../../nbs/tokens/02_grammar.ipynb #04-grammar-019
 def grammar_to_dict(grammar: Grammar) -> dict[str, Any]:
-    """Serialisation and lengths as JSON-serialisable data; a run of lengths is its first and last.
+    """Return serialisation and lengths as JSON-serialisable data; a run of lengths is its first and last.
 
     The token space travels apart.
     """

@@ -116,7 +116,7 @@ SHORT = {"text": "text", "image": "img", "audio": "aud"}  # modality → its nam
 
 
 class Example(NamedTuple):
-    """One training sequence.
+    """Hold one training sequence.
 
     `ids`: int64 [n]. `labels`: int64 [n], the same ids on the target span, `IGNORED` elsewhere; not shifted.
     `space`: whose ids they are, for who looks at it.
@@ -215,7 +215,7 @@ def _row(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
 
 # %% ../../nbs/tokens/01_sequences.ipynb #04-sequences-017
 class Batch(NamedTuple):
-    """Rows of sequences.
+    """Hold rows of sequences.
 
     Each int64 [rows, length]: `ids`; `labels`; `positions`, which begin anew at each sequence; `attention`, 0
     on padding; `sequences`, which number those of a row from 1, and are 0 on padding.
@@ -229,7 +229,8 @@ class Batch(NamedTuple):
 
 
 def pack(space: TokenSpace, examples: Sequence[Example], length: int) -> Batch:
-    """`examples` in their order, as many to a row of `length` tokens as fit; the rest of a row is padding.
+    """Pack `examples` in their order, as many to a row of `length` tokens as fit; the rest of a row is
+    padding.
 
     Raises `ValueError` for one that is longer, or for none.
     """

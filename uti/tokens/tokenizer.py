@@ -48,8 +48,8 @@ __all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device'
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
 def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
-    """16 hexadecimal digits of a sha256 over the ids and over what `meta` says of their signal: its length,
-    what the codec needs, and how it was normalised.
+    """Return 16 hexadecimal digits of a sha256 over the ids and over what `meta` says of their signal: its
+    length, what the codec needs, and how it was normalised.
     """
     said = {key: meta.get(key) for key in ("codec_meta", "preprocessing")}
     try:
@@ -60,11 +60,13 @@ def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-003
 class TokenizerError(UTIError):
-    "Ids and meta do not fit this tokenizer, or a modality is missing; the message says what and why."
+    """Signal that ids and meta do not fit this tokenizer, or a modality is missing; the message says what and
+    why.
+    """
 
 
 class Tokens(NamedTuple):
-    """One item in the token space.
+    """Hold one item in the token space.
 
     `ids`: int64 [n_tokens], global ids in the order of the serialisation. `meta`: a JSON-serialisable dict;
     decode needs it, and refuses one that does not fit the ids.
@@ -74,7 +76,7 @@ class Tokens(NamedTuple):
     meta: dict[str, Any]
 
     def with_ids(self, ids: Tensor) -> Tokens:
-        "As many other `ids` with what is known of this signal: for who edits ids on purpose."
+        "Return as many other `ids` with what is known of this signal: for who edits ids on purpose."
         return Tokens(ids, self.meta | {"digest": meta_digest(ids, self.meta)})
 
     def save(self, path: str | Path) -> None:
@@ -92,7 +94,7 @@ class Tokens(NamedTuple):
             raise TokenizerError(f"{path}: holds no tokens that `Tokens.save` wrote ({error})") from error
 
     def _repr_html_(self) -> str:
-        "In Jupyter: how many ids of what, and the first of them."
+        "Show in Jupyter: how many ids of what, and the first of them."
         shape = f"{self.meta.get('n_codebooks', '?')} × {self.meta.get('n_positions', '?')}"
         first = ", ".join(map(str, self.ids[:12].tolist())) + ", …" * (len(self.ids) > 12)
         columns = ["modality", "codec", "ids", "codebooks × positions", "first ids"]
@@ -213,8 +215,8 @@ def _left_where_it_is(value: str) -> str:
 
 
 def _carried(config: Config, folder: Path) -> Config:
-    """`config` for a file in `folder`: files that options name are copied there, and named by where they are
-    then; folders are named by their whole path, with a warning.
+    """Return `config` for a file in `folder`: files that options name are copied there, and named by where
+    they are then; folders are named by their whole path, with a warning.
     """
     codecs = {}
     for modality, wanted in config.codecs().items():
@@ -269,7 +271,7 @@ class UnifiedTokenizer:
 
     @classmethod
     def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
-        """From a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
+        """Make it from a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
 
         Raises `ConfigError` or `CodecError`.
         """
@@ -285,7 +287,7 @@ class UnifiedTokenizer:
         return self.codecs[modality]
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
-        """`signal` in the form that the codec of `modality` encodes, and a record of what was done.
+        """Return `signal` in the form that the codec of `modality` encodes, and a record of what was done.
 
         An image, an `Audio`, a file of either, or a str, which stays as it is. Raises `MediaError`.
         """

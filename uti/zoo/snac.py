@@ -88,7 +88,7 @@ def settings_of(folder: Path) -> dict[str, Any]:
 
 # %% ../../nbs/zoo/01_snac.ipynb #snac-10
 class Snac(CheckpointCodec):
-    "SNAC, from a checkpoint as its own package saves it; needs `snac`."
+    "Read SNAC, from a checkpoint as its own package saves it; needs `snac`."
 
     spec: AudioSpec
     modality = "audio"
@@ -102,8 +102,8 @@ class Snac(CheckpointCodec):
         return read_config(folder).keys() >= KEYS
 
     def __init__(self, checkpoint: str | Path, dtype: str = "float32"):
-        """`checkpoint`: a folder or a hub id, such as hubertsiuzdak/snac_24khz. `dtype`: of the weights and
-        the computation; ids are reproducible only within one. Raises `CodecError`.
+        """Load the codec; `checkpoint`: a folder or a hub id, such as hubertsiuzdak/snac_24khz. `dtype`: of
+        the weights and the computation; ids are reproducible only within one. Raises `CodecError`.
         """
         require("snac")
         from snac import SNAC

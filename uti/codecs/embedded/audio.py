@@ -32,7 +32,7 @@ CHUNK = 1500  # frames, 20 s
 
 
 class _Chunk(NamedTuple):
-    "Frames `start` to `stop`, made from `begin` to `end`; `inside`: where in these they are."
+    "Hold frames `start` to `stop`, made from `begin` to `end`; `inside`: where in these they are."
 
     begin: int
     start: int
@@ -51,8 +51,8 @@ def _chunks(n_frames: int, around: int) -> Iterator[_Chunk]:
 
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #04-audio-014
 class EmbeddedAudio(Codec):
-    """MDCT autoencoder with finite scalar quantisation: 24 kHz mono, 75 frames a second of `n_codebooks` ids
-    (1 to 8; 0.75 kbps each).
+    """Encode audio by an MDCT autoencoder with finite scalar quantisation: 24 kHz mono, 75 frames a second of
+    `n_codebooks` ids (1 to 8; 0.75 kbps each).
     """
 
     spec: AudioSpec
@@ -78,8 +78,8 @@ class EmbeddedAudio(Codec):
         )
 
     def __init__(self, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None):
-        """`n_codebooks`: 1 to 8, the first ones. `weights`: a safetensors file; default: the one in the
-        package.
+        """Load the codec; `n_codebooks`: 1 to 8, the first ones. `weights`: a safetensors file; default: the
+        one in the package.
 
         Raises `CodecError` for weights of something else or an impossible number of codebooks.
         """

@@ -18,8 +18,8 @@ __all__ = ['MDCT', 'Block', 'AudioAutoencoder', 'receptive_field']
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-04
 class MDCT(nn.Module):
-    """Modified discrete cosine transform with hop `HOP` and a sine window: real, orthonormal, exactly as many
-    coefficients as samples.
+    """Compute the modified discrete cosine transform with hop `HOP` and a sine window: real, orthonormal,
+    exactly as many coefficients as samples.
 
     Basis and window are computed in float64 and used in the module's dtype.
     """
@@ -47,7 +47,7 @@ class MDCT(nn.Module):
         return windows
 
     def forward(self, wave: Tensor) -> Tensor:
-        "Wave [B, n_frames·HOP] → coefficients [B, n_frames, HOP]."
+        "Return coefficients [B, n_frames, HOP] of a wave [B, n_frames·HOP]."
         frames = nn.functional.pad(wave, (HOP // 2, HOP // 2)).unfold(1, 2 * HOP, HOP)
         return (frames * self.windows(frames.shape[1])) @ self.basis
 
@@ -60,7 +60,7 @@ class MDCT(nn.Module):
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #04-audio-007
 class Block(nn.Module):
-    """Residual block over time: float [B, T, C] → the same shape.
+    """Compute a residual block over time: float [B, T, C] → the same shape.
 
     Depthwise convolution over 7 frames, two pointwise layers, a gain that starts small.
     """
@@ -78,7 +78,9 @@ class Block(nn.Module):
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-05
 class AudioAutoencoder(nn.Module):
-    "Autoencoder of MDCT frames with `MAX_CODEBOOKS` finite scalar quantisers side by side."
+    """Encode and decode as an autoencoder of MDCT frames with `MAX_CODEBOOKS` finite scalar quantisers side
+    by side.
+    """
 
     def __init__(self, width: int = 256, encoder_blocks: int = 4, decoder_blocks: int = 5):
         super().__init__()
@@ -97,7 +99,7 @@ class AudioAutoencoder(nn.Module):
         )
 
     def latent(self, coefficients: Tensor) -> Tensor:
-        "MDCT coefficients [B, T, HOP] → unquantised latent [B, T, codebooks, D]."
+        "Return the unquantised latent [B, T, codebooks, D] of MDCT coefficients [B, T, HOP]."
         c = coefficients
         features = torch.cat([c.sign() * c.abs().sqrt(), (c.abs() + 1e-5).log() / 4 + 1], -1)
         return self.encoder(features).unflatten(-1, (MAX_CODEBOOKS, len(AUDIO_LEVELS)))

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 # %% ../../../nbs/codecs/embedded/02_fsq.ipynb #02-fsq-003
 def round_ste(x: Tensor) -> Tensor:
-    "`x` rounded, any shape, with the gradient of the identity (straight-through estimator)."
+    "Return `x` rounded, any shape, with the gradient of the identity (straight-through estimator)."
     return x + (x.round() - x).detach()
 
 # %% ../../../nbs/codecs/embedded/02_fsq.ipynb #02-fsq-006
 class FSQ(nn.Module):
-    """Finite scalar quantiser (arXiv:2309.15505) with `levels[i]` levels in latent dimension i. It has no
-    parameters.
+    """Quantise as a finite scalar quantiser (arXiv:2309.15505) with `levels[i]` levels in latent dimension i.
+    It has no parameters.
 
     `levels`: number of levels of each latent dimension, each at least 2. Raises `ValueError` for none, or for
     a level below 2.

@@ -30,7 +30,8 @@ MAX_SIZE = 8192  # pixels along a side: beyond, one image takes all memory
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #03-image-013
 class EmbeddedImage(Codec):
-    """Finite scalar quantised convolutional autoencoder: `size`×`size` RGB ↔ (`size`/8)² ids of 16 bits.
+    """Encode images by a finite scalar quantised convolutional autoencoder: `size`×`size` RGB ↔ (`size`/8)²
+    ids of 16 bits.
 
     It encodes in float64.
     """
@@ -56,7 +57,7 @@ class EmbeddedImage(Codec):
         )
 
     def __init__(self, size: int = 256, weights: str | Path | None = None):
-        """`size`: pixels along a side, a multiple of 8; it does not change what an id means.
+        """Load the codec; `size`: pixels along a side, a multiple of 8; it does not change what an id means.
         `weights`: a safetensors file; default: the one in the package. Raises `CodecError`.
         """
         from uti.codecs.embedded.image_network import ImageAutoencoder

@@ -16,7 +16,7 @@ __all__ = ['Block', 'ImageAutoencoder']
 
 # %% ../../../nbs/codecs/embedded/05_image_network.ipynb #03-image-004
 class Block(nn.Module):
-    """Residual block: float [B, C, H, W] → the same shape.
+    """Compute a residual block: float [B, C, H, W] → the same shape.
 
     `gain` starts small, so that a deep stack starts near the identity.
     """
@@ -33,7 +33,9 @@ class Block(nn.Module):
 
 # %% ../../../nbs/codecs/embedded/05_image_network.ipynb #embedded-05-05
 class ImageAutoencoder(nn.Module):
-    "Convolutional autoencoder with a finite scalar quantiser; any image size that `PATCH` divides."
+    """Encode and decode as a convolutional autoencoder with a finite scalar quantiser; any image size that
+    `PATCH` divides.
+    """
 
     def __init__(self, width: int = 192, encoder_blocks: int = 4, decoder_blocks: int = 7):
         super().__init__()

@@ -34,7 +34,7 @@ LINE_END = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 def _pieces(text: str) -> Iterator[str]:
-    "`text` in pieces that have the same tokens alone; one with no such line end is one piece."
+    "Return `text` in pieces that have the same tokens alone; one with no such line end is one piece."
     start = 0
     while len(text) - start > PIECE and (end := LINE_END.search(text, start + PIECE)):
         yield text[start : end.start()]
@@ -50,12 +50,12 @@ def _cuts_at_lines(tokenizer: Tokenizer) -> bool:
 
 # %% ../../../nbs/codecs/embedded/04_text.ipynb #05-text-007
 class EmbeddedText(Codec):
-    "A byte-level BPE, lossless for every string that UTF-8 can write."
+    "Encode text by a byte-level BPE, lossless for every string that UTF-8 can write."
 
     spec: TextSpec
 
     def __init__(self, weights: str | Path | None = None):
-        """`weights`: a `tokenizer.json`; default: the one in the package.
+        """Load the codec; `weights`: a `tokenizer.json`; default: the one in the package.
 
         Raises `CodecError` where it cannot be read.
         """

@@ -125,7 +125,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> tuple[Any, tuple[str, ...
 
 # %% ../../../nbs/zoo/decoders/01_unclip.ipynb #09-unclip-014
 class Unclip:
-    "A Stable unCLIP pipeline as a function from CLIP image embeddings to images."
+    "Call a Stable unCLIP pipeline as a function from CLIP image embeddings to images."
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class Unclip:
         steps: int = 20,
         guidance_scale: float = 10.0,
     ):
-        """`model`: a folder or a hub id.
+        """Load the pipeline; `model`: a folder or a hub id.
 
         `steps` of the scheduler, at most those that it was trained with; `guidance_scale` towards the
         embedding. Raises `CodecError`.
@@ -190,7 +190,7 @@ class Unclip:
         return torch.cat([self._picture(e, seed) for e, seed in zip(embeddings, seeds, strict=True)])
 
     def _picture(self, embedding: Tensor, seed: int) -> Tensor:
-        """Embedding [width] → image [1, 3, *size].
+        """Draw an image [1, 3, *size] of an embedding [width].
 
         The generator lives on the CPU: the same noise on every device.
         """

@@ -36,7 +36,7 @@ __all__ = ['HFAudio']
 
 # %% ../../../nbs/zoo/hf/08_audio.ipynb #07-hf-audio-014
 class HFAudio(CheckpointCodec):
-    "An audio codec of transformers, from a checkpoint."
+    "Read an audio codec of transformers, from a checkpoint."
 
     spec: AudioSpec
     modality = "audio"
@@ -66,10 +66,9 @@ class HFAudio(CheckpointCodec):
         bandwidth: float | None = None,
         dtype: str = "float32",
     ):
-        """`checkpoint`: a folder or a hub id. `n_codebooks`, or `bandwidth` in kbps as the config lists it:
-        how much is kept of each frame (default: all).
-        `dtype`: of the weights and the computation; ids are reproducible only within one. Raises
-        `CodecError`.
+        """Load the codec; `checkpoint`: a folder or a hub id. `n_codebooks`, or `bandwidth` in kbps as the
+        config lists it: how much is kept of each frame (default: all). `dtype`: of the weights and the
+        computation; ids are reproducible only within one. Raises `CodecError`.
         """
         from uti.zoo.hf.audio_models import AudioModel
 

@@ -17,7 +17,7 @@ __all__ = ['FAMILIES', 'INSIDE', 'CONTINUOUS', 'MOST_HZ', 'Family', 'Rates']
 # %% ../../../nbs/zoo/hf/05_audio_families.ipynb #07-hf-audio-005
 @dataclass(frozen=True)
 class Family:
-    "How one family of transformers' audio codecs differs from the others."
+    "Hold how one family of transformers' audio codecs differs from the others."
 
     model: str  # class of transformers
     # the keyword of `encode` that chooses the codebooks, by number or by bandwidth; None: there is one
@@ -55,7 +55,7 @@ MOST_HZ = 1_000_000
 
 @dataclass(frozen=True)
 class Rates:
-    "Rates in Hz and the samples of one position, as a config states them."
+    "Hold rates in Hz and the samples of one position, as a config states them."
 
     encode: int
     decode: int

@@ -118,7 +118,7 @@ def choice_for(model: Any, family: Family, n_codebooks: int) -> float | int | No
 
 # %% ../../../nbs/zoo/hf/07_audio_models.ipynb #hf-07-11
 class AudioModel:
-    """A codec of transformers of the family `kind`, and how it wants to be called.
+    """Hold a codec of transformers of the family `kind`, and call it as it wants to be called.
 
     Raises `CodecError` where it cannot be loaded.
     """
@@ -207,7 +207,7 @@ class AudioModel:
         self.check_positions(codes.shape[-1], n, folder)
 
     def _placed(self, values: Tensor) -> Tensor:
-        "On the model's device, and floats in its dtype."
+        "Move tensors to the model's device, and floats to its dtype."
         return values.to(self.module.device, self.module.dtype if values.is_floating_point() else None)
 
     def _extracted(self, waves: Tensor) -> dict[str, Tensor]:

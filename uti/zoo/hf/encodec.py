@@ -40,8 +40,8 @@ def check_chunks(config: Any, where: Path) -> None:
 
 # %% ../../../nbs/zoo/hf/06_encodec.ipynb #hf-06-05
 def padded_length(config: Any, n_samples: int) -> int:
-    """`n_samples` and the zeros that the feature extractor appends: up to whole chunks, or up to a whole
-    position where the config does not cut.
+    """Return `n_samples` and the zeros that the feature extractor appends: up to whole chunks, or up to a
+    whole position where the config does not cut.
     """
     length, stride = config.chunk_length, config.chunk_stride
     if not length:
@@ -59,8 +59,8 @@ def chunk_positions(config: Any, n_samples: int) -> list[int]:
 
 # %% ../../../nbs/zoo/hf/06_encodec.ipynb #hf-06-08
 def chunk_loudness(config: Any, waves: Tensor) -> list[list[float]]:
-    """Of each of the waves [batch, channels, samples], the loudness of each of its chunks: the root of the
-    mean square of the channels' mean, and 1e-8.
+    """Measure, in each of the waves [batch, channels, samples], the loudness of each of its chunks: the root
+    of the mean square of the channels' mean, and 1e-8.
     """
     length, stride = config.chunk_length or waves.shape[-1], config.chunk_stride or waves.shape[-1]
     chunks = [waves[..., i : i + length].double().mean(1) for i in range(0, waves.shape[-1], stride)]

@@ -70,8 +70,8 @@ def picture_size(
 
 # %% ../../../nbs/zoo/hf/04_image.ipynb #08-hf-image-017-b
 class HFImage(CheckpointCodec):
-    """A discrete image tokenizer of transformers or diffusers, from a checkpoint of its own or of the model
-    that it is part of.
+    """Read a discrete image tokenizer of transformers or diffusers, from a checkpoint of its own or of the
+    model that it is part of.
     """
 
     spec: ImageSpec
@@ -117,9 +117,10 @@ class HFImage(CheckpointCodec):
         image_mean: Sequence[float] | None = None,
         image_std: Sequence[float] | None = None,
     ):
-        """`checkpoint`: a folder or a hub id; `subfolder`: the folder inside it that holds the tokenizer.
-        `image_size`: pixels a side, or [rows, columns]; multiples of what one id covers (default: stated).
-        `image_mean`, `image_std`: of pixels in [0, 1], three numbers (default: the checkpoint's).
+        """Load the codec; `checkpoint`: a folder or a hub id; `subfolder`: the folder inside it that holds
+        the tokenizer. `image_size`: pixels a side, or [rows, columns]; multiples of what one id covers
+        (default: stated). `image_mean`, `image_std`: of pixels in [0, 1], three numbers (default: the
+        checkpoint's).
         """
         from uti.zoo.hf.image_models import load_tokenizer, pixels_an_id, tokenizer_files
 
@@ -181,7 +182,7 @@ class HFImage(CheckpointCodec):
         return LoadedWeights(state, self.files)
 
     def default_meta(self, n_samples: int | None = None) -> Meta:
-        "With the range of the pixels that decode assumes."
+        "Return it with the range of the pixels that decode assumes."
         return super().default_meta() | {"pixel_mean": [*self.pixels.mean], "pixel_std": [*self.pixels.std]}
 
     def to(self, device: str | torch.device) -> HFImage:

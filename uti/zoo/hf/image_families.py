@@ -31,7 +31,7 @@ def _is_number(value: Any, above: float = -math.inf) -> bool:
 
 
 def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> tuple[float, float, float]:
-    """`values` that `where` states as `name`.
+    """Return the `values` that `where` states as `name`.
 
     Raises `CodecError` unless they are three numbers, finite and greater than `above`.
     """
@@ -47,8 +47,8 @@ def _channels(where: Path, name: str, values: Any, above: float = -math.inf) -> 
 # %% ../../../nbs/zoo/hf/02_image_families.ipynb #08-hf-image-006
 @dataclass(frozen=True)
 class Pixels:
-    """How a model's pixel values come from [0, 1] and go back: `(255 · rescale_factor · x − mean) / std`, per
-    channel.
+    """Hold how a model's pixel values come from [0, 1] and go back: `(255 · rescale_factor · x − mean) /
+    std`, per channel.
     """
 
     mean: tuple[float, float, float]
@@ -143,7 +143,7 @@ FLAVA = RAW.squeezed()
 # %% ../../../nbs/zoo/hf/02_image_families.ipynb #08-hf-image-011
 @dataclass(frozen=True)
 class Family:
-    "How one family of image tokenizers differs from the others."
+    "Hold how one family of image tokenizers differs from the others."
 
     pixels: Pixels  # of the published models
     tokenizer: str | None = None  # class of transformers

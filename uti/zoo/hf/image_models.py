@@ -73,8 +73,8 @@ def encode_ids(family: str, model: Any, pixels: Tensor) -> Tensor:
 
 
 def decode_ids(family: str, model: Any, ids: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the model's own
-    range.
+    """Return the pixel values [batch, 3, H, W] of ids int64 [batch, positions] that fill a `grid`, in the
+    model's own range.
     """
     if family == "emu3":
         return model.decode(ids.view(-1, *grid))
@@ -116,7 +116,7 @@ def submodel_state(folder: Path, name: str) -> dict[str, Tensor]:
 
 # %% ../../../nbs/zoo/hf/03_image_models.ipynb #08-hf-image-009
 class GlmImageTokenizer(nn.Module):
-    "GLM-Image's vision transformer and the VQ-VAE that quantises what it sees."
+    "Join GLM-Image's vision transformer and the VQ-VAE that quantises what it sees."
 
     def __init__(self, config: Any):
         import transformers
@@ -169,7 +169,7 @@ def _tokenizer_of(folder: Path, kind: str) -> nn.Module:
 
 # %% ../../../nbs/zoo/hf/03_image_models.ipynb #hf-03-09-b
 def _load_part(folder: Path, kind: str, dtype: torch.dtype) -> tuple[Any, tuple[str, ...]]:
-    "As `load_tokenizer`, out of the whole model: its own shards are read, and no others."
+    "Load as `load_tokenizer` does, out of the whole model: its own shards are read, and no others."
     model, surplus = _tokenizer_of(folder, kind), []
     parts = FAMILIES[kind].parts
     for name in parts:

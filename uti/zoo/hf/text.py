@@ -150,7 +150,7 @@ def lossy_note(lost: Mapping[str, str]) -> tuple[str, ...]:
 
 # %% ../../../nbs/zoo/hf/01_text.ipynb #09-hf-text-010
 class HFText(CheckpointCodec):
-    "Any tokenizer that transformers or tokenizers can load."
+    "Read any tokenizer that transformers or tokenizers can load."
 
     spec: TextSpec
     modality = "text"
@@ -165,8 +165,8 @@ class HFText(CheckpointCodec):
         return bool(tokenizer_files(folder))
 
     def __init__(self, checkpoint: str | Path):
-        """`checkpoint`: a folder, a `tokenizer.json`, a SentencePiece model, or a hub id, of which only the
-        tokenizer is fetched.
+        """Load the codec; `checkpoint`: a folder, a `tokenizer.json`, a SentencePiece model, or a hub id, of
+        which only the tokenizer is fetched.
 
         Raises `CodecError`.
         """

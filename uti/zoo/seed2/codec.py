@@ -73,7 +73,7 @@ def _check_options(seed: int, resize: str, resample: str) -> None:
 
 
 def _version(folder: Path, resize: str, resample: str) -> str:
-    "Of the files, and of how images are prepared where SEED does otherwise."
+    "Hash the files, and how images are prepared where SEED does otherwise."
     files = [*weight_paths(folder), *folder.glob("config.json")]
     own = {"resize": (resize, "stretch"), "resample": (resample, "bicubic")}
     return content_version(*files, **{name: v for name, (v, usual) in own.items() if v != usual})
@@ -94,7 +94,7 @@ def drawing_seed(meta: Meta, own: Mapping[str, Any]) -> int:
 
 
 def _embedding_answers(embeddings: Tensor, unquantised: Tensor) -> list[tuple[str, bool, Any, Any]]:
-    "Are the embeddings finite and of the shape of the unquantised ones, and how near are they?"
+    "Answer whether the embeddings are finite and of the shape of the unquantised ones, and how near."
     import torch
 
     cosine = torch.cosine_similarity(embeddings, unquantised).min().item()
@@ -108,7 +108,9 @@ def _embedding_answers(embeddings: Tensor, unquantised: Tensor) -> list[tuple[st
 
 # %% ../../../nbs/zoo/seed2/03_codec.ipynb #10-seed2-009
 class Seed2(CheckpointCodec):
-    "SEED-2: 224×224 pixels → 32 ids of 13 bits → a CLIP image embedding → with a diffusion model, pixels."
+    """Encode images by SEED-2: 224×224 pixels → 32 ids of 13 bits → a CLIP image embedding → with a diffusion
+    model, pixels.
+    """
 
     spec: ImageSpec
     modality = "image"
@@ -131,10 +133,11 @@ class Seed2(CheckpointCodec):
         resize: str = "stretch",
         resample: str = "bicubic",
     ):
-        """`checkpoint`: a folder with both files. `diffusion`: a Stable unCLIP pipeline, a folder or a hub
-        id; None: no pixels. `dtype`: of weights and computation; ids are reproducible only within one.
-        `seed`, `steps`, `guidance_scale`: of the diffusion. `resize` of the images that go in: "stretch" as
-        SEED does or "crop" to the middle; `resample`: "bicubic" or "bilinear". Raises `CodecError`.
+        """Load the codec; `checkpoint`: a folder with both files. `diffusion`: a Stable unCLIP pipeline, a
+        folder or a hub id; None: no pixels. `dtype`: of weights and computation; ids are reproducible only
+        within one. `seed`, `steps`, `guidance_scale`: of the diffusion. `resize` of the images that go in:
+        "stretch" as SEED does or "crop" to the middle; `resample`: "bicubic" or "bilinear". Raises
+        `CodecError`.
         """
         from uti.zoo.seed2.network import load_network
 
@@ -181,12 +184,12 @@ class Seed2(CheckpointCodec):
         return Encoded(ids[:, None].cpu(), [self.default_meta() for _ in signals])
 
     def default_meta(self, n_samples: int | None = None) -> Meta:
-        "With all that decides which image is drawn, where one is."
+        "Return it with all that decides which image is drawn, where one is."
         drawn = {"diffusion": {**self.unclip.facts(), "seed": self.seed}} if self.unclip else {}
         return super().default_meta() | drawn
 
     def image_embeddings(self, codes: Tensor) -> Tensor:
-        """CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU.
+        """Return the CLIP image embeddings float32 [batch, 1024] of codes int64 [batch, 1, 32], on the CPU.
 
         Raises `CodecError` for codes that are not of this codec.
         """
@@ -222,7 +225,9 @@ class Seed2(CheckpointCodec):
         return unclip.images(torch.cat([self.image_embeddings(item[None]) for item in codes]), seeds)
 
     def own_checks(self, signals: Tensor, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
-        "Is the CLIP image embedding finite, of its shape, and how near to the unquantised (lowest cosine)?"
+        """Answer whether the CLIP image embedding is finite, of its shape, and how near to the unquantised
+        (lowest cosine).
+        """
         import torch
 
         embeddings = self.image_embeddings(encoded.codes)

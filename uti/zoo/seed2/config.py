@@ -32,7 +32,7 @@ def weight_paths(folder: Path) -> list[Path]:
 # %% ../../../nbs/zoo/seed2/01_config.ipynb #09-seed2-network-005
 @dataclass(frozen=True)
 class Seed2Config:
-    """Sizes of a SEED-2 network; the defaults are the published ones.
+    """Hold sizes of a SEED-2 network; the defaults are the published ones.
 
     Raises `CodecError` where they contradict each other.
     """

@@ -29,7 +29,7 @@ __all__ = ['MEAN', 'STD', 'Block', 'blip2', 'query_mask', 'Seed2Network', 'publi
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-009
 class Block(nn.Module):
-    """Transformer block, normalised before: float [batch, positions, width] → the same shape.
+    """Compute a transformer block, normalised before: float [batch, positions, width] → the same shape.
 
     Every position sees every other.
     """
@@ -54,8 +54,8 @@ class Block(nn.Module):
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-010
 def blip2(config: Seed2Config) -> tuple[nn.Module, nn.Module]:
-    """BLIP-2's vision encoder, without the norm after it, and its Q-Former, with weights that mean nothing
-    yet.
+    """Make BLIP-2's vision encoder, without the norm after it, and its Q-Former, with weights that mean
+    nothing yet.
     """
     from transformers import Blip2QFormerConfig, Blip2QFormerModel, Blip2VisionConfig, Blip2VisionModel
 
@@ -96,7 +96,7 @@ def query_mask(config: Seed2Config) -> Tensor:
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-011-b
 class Seed2Network(nn.Module):
-    """Image → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E:
+    """Compute image → features → ids → CLIP image embedding. n: `num_query_token`, D: `codebook_dim`, E:
     `image_features_dim`.
     """
 
@@ -154,7 +154,7 @@ class Seed2Network(nn.Module):
         return (entries.square().sum(-1) - 2 * x @ entries.T).argmin(-1)
 
     def embeddings(self, quantised: Tensor) -> Tensor:
-        "Codebook entries [B, n, D] → CLIP image embeddings [B, E]."
+        "Return CLIP image embeddings [B, E] of codebook entries [B, n, D]."
         x = self.blocks_image(self.decode_task_layer(quantised) + self.pos_embed_image)
         return self.distill_image_proj(self.image_down(x).flatten(1))
 
@@ -215,7 +215,7 @@ def published(network: Seed2Network) -> tuple[dict[str, Tensor], dict[str, Tenso
 
 # %% ../../../nbs/zoo/seed2/02_network.ipynb #09-seed2-network-017
 class _Views(nn.Module):
-    "Tensors that are loaded in place, under the names that they have in `tensors`."
+    "Hold tensors that are loaded in place, under the names that they have in `tensors`."
 
     def __init__(self, tensors: dict[str, Tensor]):
         super().__init__()
