@@ -236,7 +236,7 @@ def test_sounds_in_chunks_have_only_the_lengths_that_they_can_have(tmp_path):
     liven(transformers.EncodecModel(config).eval()).save_pretrained(tmp_path)
     codec = HFAudio(tmp_path)
     tokenizer = UnifiedTokenizer({"audio": codec})
-    lengths = codec.sound_lengths(60)
+    lengths = codec.audio_lengths(60)
     assert grammar_of(tokenizer, text_tokens=1, audio_positions=60).lengths["audio"] == tuple(lengths)
     missing = sorted(set(range(1, 60)) - set(lengths))
     assert missing, "the chunks of this config overlap, so some lengths must be impossible"

@@ -21,11 +21,11 @@ from PIL import Image
 from uti.audit.samples import load_samples
 from uti.compat import torchaudio
 from uti.modalities.audio import load_audio, normalise_audio, read_audio, write_wav
+from uti.modalities.audio_files import decode_whole, missing_bytes
 from uti.modalities.base import Audio, MediaError, MediaWarning
 from uti.modalities.base import Image as ImageValue
 from uti.modalities.image import load_image, normalise_image, read_image, write_png
 from uti.modalities.registry import MODALITIES, find_media
-from uti.modalities.sound_files import decode_whole, missing_bytes
 
 RNG = np.random.default_rng(0)
 PICTURE = Image.fromarray(

@@ -336,7 +336,7 @@ def test_a_codec_without_short_sounds_says_so():
         pytest.MonkeyPatch.context() as patch,
         pytest.raises(DatasetError, match="no audio of as few positions"),
     ):
-        patch.setattr(type(tokenizer.codec("audio")), "sound_lengths", lambda *_: {})
+        patch.setattr(type(tokenizer.codec("audio")), "audio_lengths", lambda *_: {})
         make_dataset(tokenizer, load_samples(None, ["audio"]), 2, text_tokens=8, audio_positions=2)
 
 

@@ -266,9 +266,9 @@ def test_the_meta_of_what_no_signal_gave():
     assert sound.meta_for(3) == {"n_positions": 3, "n_samples": 600} and sound.meta_for(0) is None
     assert picture.meta_for(8) == {"n_positions": 8} and picture.meta_for(7) is None
     assert words.meta_for(7) == {"n_positions": 7}
-    assert sound.sound_lengths(3) == {1: 200, 2: 400, 3: 600} and sound.sound_lengths(0) == {}
-    assert Skips(audio()).sound_lengths(4) == {1: 200, 2: 400, 4: 600}
-    assert Skips(audio()).meta_for(3) is None and picture.sound_lengths(9) == {}
+    assert sound.audio_lengths(3) == {1: 200, 2: 400, 3: 600} and sound.audio_lengths(0) == {}
+    assert Skips(audio()).audio_lengths(4) == {1: 200, 2: 400, 4: 600}
+    assert Skips(audio()).meta_for(3) is None and picture.audio_lengths(9) == {}
     assert sound.own_checks(None, None) == [] and sound.to("cpu") is sound
     assert sound.loaded_weights() is None and sound.first_codebooks(1) is None
 

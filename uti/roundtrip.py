@@ -23,7 +23,7 @@ from .metrics.registry import METRICS
 from .modalities.base import Audio, Image, MediaError, Sample
 from .modalities.registry import MODALITIES
 from .pages.media import drawn
-from .pages.plots import image_row, sound_rows, spectrogram
+from .pages.plots import audio_rows, image_row, spectrogram
 from .tokens.tokenizer import TokenizerError, Tokens, UnifiedTokenizer
 
 # %% auto #0
@@ -87,7 +87,7 @@ class RoundTrip:
             return str(joined([sides, counts]))
         before, after, rate = self.original.wave, self.decoded.wave, self.original.rate
         mels = [spectrogram(wave, rate) for wave in (before, after)]
-        figure = sound_rows(before, after, mels, rate)
+        figure = audio_rows(before, after, mels, rate)
         return str(
             joined([sides, drawn(figure, f"{self.codec}: waves and spectrograms", 70, "jpeg"), counts])
         )

@@ -38,7 +38,7 @@ class AuditPlan:
     `assets`: a folder with images and audio (None: the shipped ones). `baseline`: the report.json of an
     earlier run. `smoke`: the smoke.json of a language model's smoke tests on the same token
     space, whose gates become this run's. `command`: what repeats the run. `thorough`: also ask what takes
-    long, sounds of up to 90 s and the speed by batch size.
+    long, audio of up to 90 s and the speed by batch size.
     """
 
     codecs: Config | UnifiedTokenizer | Codec | str | Path | None

@@ -47,7 +47,7 @@ class Speed(BaseModel):
     """Hold how fast a codec was here, on a batch of one and the same item, after a first pass.
 
     It depends on the machine and gates nothing. A real-time factor is seconds of computing for a second of
-    sound: below 1 is faster than it plays.
+    audio: below 1 is faster than it plays.
     """
 
     modality: str

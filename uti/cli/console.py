@@ -216,7 +216,7 @@ ThoroughOption = Annotated[
     bool,
     typer.Option(
         "--thorough",
-        help="Also ask what takes long: sounds of 30, 60 and 90 s, and the speed by batch size.",
+        help="Also ask what takes long: audio of 30, 60 and 90 s, and the speed by batch size.",
     ),
 ]
 

@@ -169,7 +169,7 @@ class Codec(ABC):
 
         `signals`: float32 [batch, 3, H, W] in [0, 1], float32 [batch, channels, samples] in [-1, 1], or a
         list of str. `lengths`: int64 [batch], the valid samples of each
-        sound (default: all). Returns codes int64 [batch, n_codebooks, n_positions] and a meta per item.
+        audio (default: all). Returns codes int64 [batch, n_codebooks, n_positions] and a meta per item.
         Raises `CodecError` for any other input.
         """
         self.spec.check_signals(signals, lengths)
@@ -178,7 +178,7 @@ class Codec(ABC):
 
     def decode(self, codes: Tensor, meta: Sequence[Meta], mode: str | None = None) -> Signals:
         """Return signals of codes int64 [batch, n_codebooks, n_positions], any in range: images float32
-        [batch, 3, H, W], sounds float32 [batch, channels, most n_samples] (zero beyond an item's own), or a
+        [batch, 3, H, W], audio float32 [batch, channels, most n_samples] (zero beyond an item's own), or a
         list of str. `mode`: one of `spec.decode_modes`, default the first. Raises `CodecError` for codes out
         of range, a meta that does not fit, a mode that the codec lacks, or a codec that cannot decode.
         """
@@ -253,11 +253,11 @@ class Codec(ABC):
     def meta_for(self, n_positions: int) -> Meta | None:
         "Return the meta of so many positions that no signal gave; None where no signal makes as many."
         if "n_samples" in self.spec.needs:
-            n_samples = self.sound_lengths(n_positions).get(n_positions)
+            n_samples = self.audio_lengths(n_positions).get(n_positions)
             return None if n_samples is None else self.default_meta(n_samples)
         return {"n_positions": n_positions} if self.expected_positions() in (None, n_positions) else None
 
-    def sound_lengths(self, most_positions: int) -> dict[int, int]:
+    def audio_lengths(self, most_positions: int) -> dict[int, int]:
         """Return, for audio, each number of positions up to `most_positions` that whole hops of audio can
         make → its samples. A codec that cuts audio into chunks may skip some.
         """

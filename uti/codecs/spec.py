@@ -71,7 +71,7 @@ class CodecSpec(ABC):
 
     @abstractmethod
     def samples_of(self, hops: int) -> int | None:
-        "Return samples of so many hops; None for what is no sound."
+        "Return samples of so many hops; None for what is no audio."
 
     @abstractmethod
     def check_signals(self, signals: Any, lengths: Tensor | None = None) -> None:

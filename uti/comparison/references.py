@@ -200,7 +200,7 @@ def through_opus(wave: Tensor, sample_rate: int, kbps: int) -> Tensor:
     """Return the audio after ffmpeg's libopus at a hard constant `kbps`, aligned.
 
     Float [1, samples] in [-1, 1]. Raises `subprocess.SubprocessError` where ffmpeg fails or hangs, and
-    `MediaError` where what it wrote is no sound.
+    `MediaError` where what it wrote is no audio.
     """
     with scratch() as folder:
         source, coded, decoded = (str(folder / name) for name in ("in.wav", "coded.opus", "out.wav"))

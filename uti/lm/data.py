@@ -48,7 +48,7 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
         lengths["image"] = [tokenizer.codec("image").expected_positions() or 0]
     if "audio" in tokenizer.codecs:
         codec = tokenizer.codec("audio")
-        lengths["audio"] = tuple(codec.sound_lengths(audio_positions))
+        lengths["audio"] = tuple(codec.audio_lengths(audio_positions))
         if not lengths["audio"]:
             raise DatasetError(
                 f"smoke.audio_positions: {codec.spec.name!r} makes no audio of as few positions as "
@@ -167,7 +167,7 @@ def _cuts(
     if "audio" in tokenizer.codecs:
         codec = tokenizer.codec("audio")
         spec: Any = codec.spec
-        cuts["audio"] = partial(clip, max(codec.sound_lengths(audio_positions).values()) / spec.output_rate)
+        cuts["audio"] = partial(clip, max(codec.audio_lengths(audio_positions).values()) / spec.output_rate)
     return cuts
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-d

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ..files import atomic_path
+from .audio_files import read_audio_file
 from .base import Audio, MediaError, MediaWarning, Modality
 from .probes import noise, scrambled
-from .sound_files import read_sound_file
 
 # %% auto #0
 __all__ = ['RATES', 'WIDTH', 'ROLLOFF', 'MUCH_CLIPPED', 'HOPS', 'AUDIO', 'read_audio', 'load_audio', 'normalise_audio',
@@ -32,7 +32,7 @@ def read_audio(path: str | Path) -> Audio:
 
     Raises `MediaError`, and warns of a file that is longer or shorter than it says.
     """
-    wave, rate = read_sound_file(path)
+    wave, rate = read_audio_file(path)
     if not wave.size:
         raise MediaError(f"{path}: holds no samples")
     if not np.isfinite(wave).all():
@@ -58,7 +58,7 @@ RATES = range(100, 1_000_001)  # in Hz; a second at 1 Hz would become thousands 
 
 
 def _checked(wave: Tensor | np.ndarray, sample_rate: int, clip_seconds: float | None) -> tuple[Tensor, float]:
-    "Return (`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no sound."
+    "Return (`wave` as floats [channels, samples], its peak). Raises `MediaError` for what is no audio."
     if isinstance(wave, np.ndarray):
         wave = np.ascontiguousarray(wave, dtype=wave.dtype.newbyteorder("="))
     wave = torch.as_tensor(wave, device="cpu").detach()

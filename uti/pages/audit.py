@@ -48,17 +48,17 @@ from uti.pages.media import (
     not_shown,
 )
 from uti.pages.plots import (
+    audio_rows,
     codebook_bars,
     image_row,
     mel_panel,
-    sound_rows,
     space_bar,
     spectrogram,
 )
 
 # %% auto #0
 __all__ = ['MOST_SHOWN', 'FILES', 'KINDS', 'verdict_of', 'caption', 'decoded_items', 'preview', 'summary', 'environment',
-           'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'images', 'sounds', 'codebooks',
+           'commands', 'speed', 'artifacts', 'correctness', 'unexpected', 'metrics', 'images', 'audio', 'codebooks',
            'token_lm', 'idempotence', 'token_space', 'warnings', 'limitations', 'conclusion']
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-002-x
@@ -118,10 +118,10 @@ def preview(report: AuditRecord, folder: Path) -> Markup:
         ]
     for item in decoded_items(report, "audio")[:1]:
         files = _files(item, folder)
-        sounds, mels = zip(*map(_heard, files), strict=True)
-        lengths = [sound.wave.shape[-1] / sound.rate for sound in sounds]
+        heard, mels = zip(*map(_heard, files), strict=True)
+        lengths = [one.wave.shape[-1] / one.rate for one in heard]
         panels = [mel_panel(mel, seconds, mels[0]) for mel, seconds in zip(mels, lengths, strict=True)]
-        played = [path if is_played(sound) else None for path, sound in zip(files, sounds, strict=True)]
+        played = [path if is_played(one) else None for path, one in zip(files, heard, strict=True)]
         shown += [
             card(item.name, ["as the codec got it"], panels[0], played[0]),
             card("decoded", [caption(report, item)], panels[1], played[1]),
@@ -340,14 +340,14 @@ def images(report: AuditRecord, folder: Path) -> Markup:
     return joined(shown) + _rest(items, "image")
 
 
-def sounds(report: AuditRecord, folder: Path) -> Markup:
-    "Show sounds before and after: waves, spectrograms, players."
+def audio(report: AuditRecord, folder: Path) -> Markup:
+    "Show audio before and after: waves, spectrograms, players."
     shown, items = [], decoded_items(report, "audio")
     for item in items[:MOST_SHOWN]:
         files = _files(item, folder)
         (original, recon), mels = zip(*map(_heard, files), strict=True)
         title = f"{item.name}: {caption(report, item)}"
-        figure = sound_rows(original.wave, recon.wave, mels, original.rate, title)
+        figure = audio_rows(original.wave, recon.wave, mels, original.rate, title)
         shown.append(drawn(figure, item.name))
         if is_played(original):
             named = zip(("normalised input", "reconstruction"), files, strict=True)

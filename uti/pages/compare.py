@@ -45,7 +45,7 @@ MOST_SENTENCES = 8  # of failed gates, at the top
 # %% auto #0
 __all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORMS', 'Row', 'FILES', 'Page', 'label', 'fixed',
            'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens', 'images',
-           'sounds', 'audits', 'every_number', 'artifacts', 'limitations']
+           'audio', 'audits', 'every_number', 'artifacts', 'limitations']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def explained(page: Page) -> Markup:
         forms.append(f"images at {page.size}, the smallest of the codecs' sizes")
     if form.sample_rate:
         long = f", {form.clip_seconds:g} s long" if form.clip_seconds else ""
-        forms.append(f"sounds in mono at {form.sample_rate / 1000:g} kHz, the lowest of their rates{long}")
+        forms.append(f"audio in mono at {form.sample_rate / 1000:g} kHz, the lowest of their rates{long}")
     common = (
         " Distortion here is measured in one common form, the same for every codec and every reference: "
         f"{'; '.join(forms)}."
@@ -254,7 +254,7 @@ def _plane(page: Page, modality: str, axis: str) -> Markup:
 
 
 def rate_against_distortion(page: Page) -> Markup:
-    "Return a plane and a table for images, and for sounds."
+    "Return a plane and a table for images, and for audio."
     axes, parts = (
         {
             "image": f"bits per pixel of {page.size}" if page.resized("image") else "bits per pixel",
@@ -328,7 +328,7 @@ Row = list[tuple[str, CodecResult, ItemResult]]
 
 
 def _by_form(page: Page, asset: Asset) -> dict[str, Row]:
-    "Own form → [(configuration, its result, the item)]: codecs of one form got the same image or sound."
+    "Own form → [(configuration, its result, the item)]: codecs of one form got the same image or audio."
     groups: dict[str, Row] = {}
     for name, result in page.results[asset.modality].items():
         item = next(i for i in result.items if i.name == asset.name)
@@ -369,25 +369,25 @@ def images(page: Page) -> Markup:
     return joined(parts) + _rest(assets, "image")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016
-def _common_mel(page: Page, sound: Audio) -> np.ndarray:
+def _common_mel(page: Page, audio: Audio) -> np.ndarray:
     "Return the spectrogram of audio in the common form."
     form = page.comparison.common_form
-    return spectrogram(values_of(in_common_form(form, sound)), form.sample_rate or sound.rate)
+    return spectrogram(values_of(in_common_form(form, audio)), form.sample_rate or audio.rate)
 
 
-def _sound_card(
-    page: Page, title: str, lines: list[str], path: Path, sound: Audio, mel: np.ndarray, limits: np.ndarray
+def _audio_card(
+    page: Page, title: str, lines: list[str], path: Path, audio: Audio, mel: np.ndarray, limits: np.ndarray
 ) -> Markup:
-    "Draw a card of the spectrogram of a `sound`, with a player of the file `path`."
-    said, played = lines, is_played(sound)
+    "Draw a card of the spectrogram of `audio`, with a player of the file `path`."
+    said, played = lines, is_played(audio)
     if not played:
         file = path.relative_to(page.folder).as_posix()
         said = [*lines, f"longer than {LONGEST_PLAYED} s: listen to {file}"]
-    seconds = sound.wave.shape[-1] / sound.rate
+    seconds = audio.wave.shape[-1] / audio.rate
     return card(title, said, mel_panel(mel, seconds, limits), path if played else None)
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-016-b
-def sounds(page: Page) -> Markup:
+def audio(page: Page) -> Markup:
     "Return each audio item through each codec; the spectrograms of audio share a scale of colours."
     assets, parts = page.assets("audio"), []
     for asset in assets[:MOST_SHOWN]:
@@ -397,7 +397,7 @@ def sounds(page: Page) -> Markup:
         for own, those in _by_form(page, asset).items():
             path, (what, how) = _original_of(page, asset, own, those)
             row = [
-                _sound_card(
+                _audio_card(
                     page,
                     "original",
                     [what, f"{how}, {original.wave.shape[1] / original.rate:.3g} s"],
@@ -411,9 +411,9 @@ def sounds(page: Page) -> Markup:
                 spent, said = _spent(item, result, "audio"), _caption(page, item, "audio")
                 if item.recon:
                     recon = page.folder / item.recon
-                    sound = read_audio(recon)
-                    one = _common_mel(page, sound)
-                    row.append(_sound_card(page, name, [spent, said], recon, sound, one, mel))
+                    decoded = read_audio(recon)
+                    one = _common_mel(page, decoded)
+                    row.append(_audio_card(page, name, [spent, said], recon, decoded, one, mel))
                 else:
                     row.append(card(name, [spent, "not decoded"]))
             parts.append(cards(row))

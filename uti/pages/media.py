@@ -59,7 +59,7 @@ def drawn(figure: Figure, what: str, dpi: int = 90, kind: str = "png") -> Markup
 
 # %% ../../nbs/pages/02_media.ipynb #pages-02-007
 def card(
-    title: str, lines: Sequence[str], picture: Path | Figure | None = None, sound: Path | None = None
+    title: str, lines: Sequence[str], image: Path | Figure | None = None, audio: Path | None = None
 ) -> Markup:
     """Return an image (a PNG file, or a figure, which is closed), a title, lines of text and a player.
 
@@ -67,15 +67,15 @@ def card(
     """
     png = (
         b""
-        if picture is None
-        else picture.read_bytes()
-        if isinstance(picture, Path)
-        else _drawn_as("png", picture, 180)
+        if image is None
+        else image.read_bytes()
+        if isinstance(image, Path)
+        else _drawn_as("png", image, 180)
     )
-    image = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
+    shown = Markup('<img alt="{}" src="{}">').format(title, _inside("image/png", png)) if png else ""
     text = joined(Markup("<br>{}").format(line) for line in lines)
     return Markup("<figure>{}<figcaption><b>{}</b>{}</figcaption>{}</figure>").format(
-        image, title, text, player(sound, title) if sound else ""
+        shown, title, text, player(audio, title) if audio else ""
     )
 
 

@@ -20,7 +20,7 @@ from ..metrics.audio import log_mel
 from ..metrics.image import error_map
 
 # %% auto #0
-__all__ = ['Measured', 'COLOURS', 'image_row', 'spectrogram', 'sound_rows', 'codebook_bars', 'space_bar', 'mel_panel',
+__all__ = ['Measured', 'COLOURS', 'image_row', 'spectrogram', 'audio_rows', 'codebook_bars', 'space_bar', 'mel_panel',
            'rate_distortion', 'loss_curves', 'prompt_bars']
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-004
@@ -46,7 +46,7 @@ def spectrogram(wave: Tensor, sample_rate: int) -> np.ndarray:
     return log_mel(wave[:1], sample_rate)[0].numpy()
 
 
-def sound_rows(
+def audio_rows(
     original: Tensor, recon: Tensor, mels: Sequence[np.ndarray], sample_rate: int, title: str = ""
 ) -> Figure:
     """Draw waveforms (first channel) over each other, and the two log-mel spectrograms.

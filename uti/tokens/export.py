@@ -39,7 +39,7 @@ UNNUMBERED = ("image",)  # where there is one codebook, as with the ranges of th
 
 
 def _books(space: TokenSpace) -> list[tuple[str, int]]:
-    "Return (what the names of its tokens begin with, entries) of each codebook of images and sounds."
+    "Return (what the names of its tokens begin with, entries) of each codebook of images and audio."
     books = []
     for modality, sizes in (("image", space.image), ("audio", space.audio)):
         numbers = [f"_{k:0{len(str(len(sizes) - 1))}}" for k in range(len(sizes))]
@@ -233,7 +233,7 @@ model.resize_token_embeddings({total}, mean_resizing=False)  # in a trainer; wit
 ```
 
 A sequence is `<|text_start|>` … `<|text_end|><|gen_img|><|img_start|>` … `<|img_end|>`, and with `aud` in the
-place of `img` a sound. Size models and count rows by `len(tokenizer)`; add no tokens to it.
+place of `img` audio. Size models and count rows by `len(tokenizer)`; add no tokens to it.
 
 **Typed names.** A text in which somebody wrote `{name}` gets that id, not the ids of these
 characters. Encode what comes from outside with UTI's `UnifiedTokenizer.encode_text`, which cannot do that, or

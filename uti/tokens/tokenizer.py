@@ -238,7 +238,7 @@ class UnifiedTokenizer:
 
     `text`, `image`, `audio`: of each modality a codec, or what `load_codec` takes: a name, a folder or a hub
     id. Or `codecs`, modality → codec, and `config`: serialisation and clip length; default:
-    interleaved, whole sounds. `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
+    interleaved, whole audio. `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
 
     Who handles all modalities alike names them in the call (`decode("image", tokens)`); who has one in hand
     calls its own (`decode_image(ids, meta)`).
@@ -388,12 +388,12 @@ class UnifiedTokenizer:
         return self._encode_each("image", images)
 
     def encode_audios(
-        self, sounds: Sequence[str | Path | Audio | tuple[Tensor | np.ndarray, int]]
+        self, audios: Sequence[str | Path | Audio | tuple[Tensor | np.ndarray, int]]
     ) -> list[Tokens]:
         """Return token ids of each path, `Audio` or (wave [channels, samples] or [samples], sample rate in
         Hz), in one batch whatever their lengths, and its meta. Raises `MediaError`.
         """
-        return self._encode_each("audio", sounds)
+        return self._encode_each("audio", audios)
 
     def _encode_each(self, modality: str, signals: Sequence[Any]) -> list[Tokens]:
         normal = [self.normalise(modality, signal) for signal in signals]

@@ -187,9 +187,9 @@ class Unclip:
                 f"Stable unCLIP draws from finite embeddings [batch, {self.width}], got "
                 f"{list(embeddings.shape)}{'' if embeddings.isfinite().all() else ' with NaN or infinity'}"
             )
-        return torch.cat([self._picture(e, seed) for e, seed in zip(embeddings, seeds, strict=True)])
+        return torch.cat([self._image(e, seed) for e, seed in zip(embeddings, seeds, strict=True)])
 
-    def _picture(self, embedding: Tensor, seed: int) -> Tensor:
+    def _image(self, embedding: Tensor, seed: int) -> Tensor:
         """Draw an image [1, 3, *size] of an embedding [width].
 
         The generator lives on the CPU: the same noise on every device.

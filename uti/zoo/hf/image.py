@@ -31,14 +31,14 @@ if TYPE_CHECKING:  # which checkpoints it reads must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MOST_PIXELS', 'picture_size', 'HFImage']
+__all__ = ['MOST_PIXELS', 'stated_size', 'HFImage']
 
 # %% ../../../nbs/zoo/hf/04_image.ipynb #08-hf-image-017-b-0
 MOST_PIXELS = 4096  # a side; an image of 4096×4096 is 200 MB, and several times as much inside a model
 _UNSTATED_SAMPLE_SIZE = 32  # which diffusers writes into the config of every VQModel whose author set none
 
 
-def picture_size(
+def stated_size(
     family: str, model: Any, factor: int, wanted: int | Sequence[int] | None, folder: Path
 ) -> tuple[int, int]:
     """Return (rows, columns) in pixels: as wanted, or as the config in `folder` says.
@@ -132,7 +132,7 @@ class HFImage(CheckpointCodec):
         factor = pixels_an_id(self.family, self.model)
         default = default_pixels(self.family, read_config(folder))
         self.pixels = Pixels.of(folder, default, image_mean, image_std, family.settings)
-        size = picture_size(self.family, self.model, factor, image_size, folder)
+        size = stated_size(self.family, self.model, factor, image_size, folder)
         self._probe(folder, size, factor)
         whole = [folder, *folder.parents][len(Path(subfolder).parts)]
         files = [folder / "config.json", *self.files, *preprocessor_settings(folder, "image_processor")]
