@@ -26,7 +26,6 @@ from uti.codecs.base import Encoded
 from uti.comparison.record import Comparison
 from uti.comparison.references import opus_missing, references_for, through_opus
 from uti.comparison.run import (
-    CompareError,
     check_name,
     compare,
     load_configs,
@@ -423,14 +422,14 @@ def test_pictures_of_another_shape_and_names_that_are_no_folders_are_refused(wor
         parse_config({"image": {"codec": "held", "options": {"modality": "image"}}}),
     )
     with pytest.raises(
-        CompareError,
+        AuditError,
         match="square: its images of 256×256 show another part of an image than those of 16×32",
     ):
         prepare_compare({"square": square, "flat": flat}, tmp_path / "out", assets=work / "small")
     for name in ("", "..", "a/b"):
-        with pytest.raises(CompareError, match="the name of a config becomes that of a folder"):
+        with pytest.raises(AuditError, match="the name of a config becomes that of a folder"):
             prepare_compare({name: square}, tmp_path / "out", assets=work / "small")
-    with pytest.raises(CompareError, match="at least one"):
+    with pytest.raises(AuditError, match="at least one"):
         load_configs([])
     assert not (tmp_path / "out").exists()
     shutil.copytree(work / "small", tmp_path / "mine" / "original")
@@ -451,7 +450,7 @@ def test_names_tell_versions_apart():
 
 @pytest.mark.parametrize("name", ["../../x", "..", ".", "", "a/b", "/x", "a\\b", "Index.html"])
 def test_a_report_has_a_name_that_is_a_folder_in_another(name):
-    with pytest.raises(CompareError, match="the name of the report becomes that of a folder"):
+    with pytest.raises(AuditError, match="the name of the report becomes that of a folder"):
         check_name(name, "the report")
     check_name("a..b", "the report")
 

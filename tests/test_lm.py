@@ -20,10 +20,9 @@ from filelock import FileLock
 from language import GRAMMAR, SPACE, language
 from safetensors.torch import load_file
 
-from uti.lm.data import save_dataset
+from uti.lm.data import LMError, save_dataset
 from uti.lm.generate import GrammarProcessor, generate, longest_target, outcome, prompt_of
 from uti.lm.model import (
-    LMError,
     joined,
     keeps_apart,
     load_model,

@@ -21,9 +21,9 @@ from uti.checks.registry import ask
 from uti.config import SMOKE_CONFIG, SUCCESSORS, ConfigError, Smoke, load_config, parse_config
 from uti.lm import model, smoke
 from uti.lm import train as training
-from uti.lm.data import DatasetError, load_dataset, make_dataset
+from uti.lm.data import LMError, load_dataset, make_dataset
 from uti.lm.generate import prompt_of
-from uti.lm.model import LMError, new_model
+from uti.lm.model import new_model
 from uti.lm.smoke import (
     SmokeRun,
     conditioning,
@@ -334,7 +334,7 @@ def test_a_codec_without_short_sounds_says_so():
     tokenizer = UnifiedTokenizer.from_config(parse_config({"audio": "embedded-audio"}))
     with (
         pytest.MonkeyPatch.context() as patch,
-        pytest.raises(DatasetError, match="no audio of as few positions"),
+        pytest.raises(LMError, match="no audio of as few positions"),
     ):
         patch.setattr(type(tokenizer.codec("audio")), "audio_lengths", lambda *_: {})
         make_dataset(tokenizer, load_samples(None, ["audio"]), 2, text_tokens=8, audio_positions=2)

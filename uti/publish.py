@@ -270,7 +270,7 @@ def publish(record: Result, folder: str | Path) -> Path:
 
 # %% ../nbs/07_publish.ipynb #publish-20
 def report_folder(reports: Path, name: str) -> Path:
-    """Return the folder of the report `name` among `reports`. Raises `CompareError` for a name that no folder
+    """Return the folder of the report `name` among `reports`. Raises `AuditError` for a name that no folder
     can have.
     """
     check_name(name, "the report")
@@ -278,7 +278,7 @@ def report_folder(reports: Path, name: str) -> Path:
 
 
 def _check_report(folder: Path, kind: Kind) -> None:
-    "Raise `CompareError` or `OutdirError` where no report of this kind can be made in `folder`."
+    "Raise `AuditError` or `OutdirError` where no report of this kind can be made in `folder`."
     check_name(folder.name, "the report")
     _check_tools()
     with output_folder(folder):  # what a run will do is tried, and nothing of it stays

@@ -49,17 +49,13 @@ from ..outdir import OutdirError, output_folder
 from ..space import canonical_json, space_hash, token_hash
 
 # %% auto #0
-__all__ = ['RATES', 'Key', 'CompareError', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form',
-           'prepare_compare', 'bits_of', 'rate_of', 'compare']
+__all__ = ['RATES', 'Key', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'prepare_compare',
+           'bits_of', 'rate_of', 'compare']
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-004
-class CompareError(AuditError):
-    "Signal that what was to be compared is at fault; the message names it and says why."
-
-
 def read_comparison(path: str | Path) -> Comparison:
-    "Return the comparison in `path`. Raises `CompareError` for a file that is missing or is no comparison."
-    with reading(path, "comparison.json", CompareError):
+    "Return the comparison in `path`. Raises `AuditError` for a file that is missing or is no comparison."
+    with reading(path, "comparison.json", AuditError):
         comparison = Comparison.model_validate_json(Path(path).read_bytes())
     return comparison
 
@@ -85,9 +81,9 @@ def names_of(sources: Sequence[str | Path]) -> list[str]:
 
 
 def check_name(name: str, what: str) -> None:
-    "Raise `CompareError` unless `name`, that of `what` (a noun), can be the name of a folder within another."
+    "Raise `AuditError` unless `name`, that of `what` (a noun), can be the name of a folder within another."
     if name.casefold() in ("", ".", "..", "index.html") or re.search(r"[/\\\0]", name):
-        raise CompareError(
+        raise AuditError(
             f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, ., .. or "
             "index.html, which is the list of reports, nor hold / or \\"
         )
@@ -97,10 +93,10 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
     """Name → config of each of `sources`: a `uti.yaml`, or one codec, by its registered name, its
     checkpoint's folder or its hub id.
 
-    Raises `ConfigError` or `CodecError` for the first that is at fault, `CompareError` where there is none.
+    Raises `ConfigError` or `CodecError` for the first that is at fault, `AuditError` where there is none.
     """
     if not sources:
-        raise CompareError("nothing to compare: give at least one uti.yaml, codec or checkpoint")
+        raise AuditError("nothing to compare: give at least one uti.yaml, codec or checkpoint")
     configs = [
         load_config(source)
         if source.endswith((".yaml", ".yml"))
@@ -113,7 +109,7 @@ def load_configs(sources: Sequence[str | Path]) -> dict[str, Config]:
 def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     """Return the form that every codec's output can be brought into.
 
-    Raises `CompareError` where images of different aspect ratios, or cropped and stretched ones, show
+    Raises `AuditError` where images of different aspect ratios, or cropped and stretched ones, show
     different parts of the same image.
     """
     tokenizers = {name: one.tokenizer for name, one in inputs.items()}
@@ -125,7 +121,7 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
     smallest = min(sizes.values(), key=math.prod, default=None)
     for name, (rows, columns) in sizes.items():
         if smallest and abs(rows / columns - smallest[0] / smallest[1]) > 0.01:
-            raise CompareError(
+            raise AuditError(
                 f"{name}: its images of {rows}×{columns} show another part of an image than those of "
                 f"{smallest[0]}×{smallest[1]}; compare codecs of one aspect ratio"
             )
@@ -135,7 +131,7 @@ def common_form(inputs: dict[str, Prepared]) -> CommonForm:
             f"{'stretched' if resize == 'stretch' else 'cropped'} by {name}"
             for name, resize in resizes.items()
         )
-        raise CompareError(
+        raise AuditError(
             f"images are {treated}, and do not show the same; compare codecs that bring images to size alike"
         )
     return CommonForm(
@@ -157,7 +153,7 @@ def prepare_compare(
     """Prepare an audit for each config, before anything is written: name → inputs of an audit into
     `outdir/audits/NAME`.
 
-    Raises `CompareError` naming the config that is at fault, or `MediaError` naming the file.
+    Raises `AuditError` naming the config that is at fault, or `MediaError` naming the file.
     """
     inputs = {}
     check_apart(Path(outdir), Path(assets) if assets else None)
@@ -169,7 +165,7 @@ def prepare_compare(
             )
         except (AuditError, CodecError, OutdirError) as error:
             told = str(error)
-            raise CompareError(
+            raise AuditError(
                 told if told.startswith((f"{name}:", f"./{name}:")) else f"{name}: {told}"
             ) from error
     common_form(inputs)

@@ -29,19 +29,17 @@ from ..tokens.sequences import IGNORED, TASKS, Example, build
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['TARGETS', 'DatasetError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
+__all__ = ['TARGETS', 'LMError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
            'make_dataset', 'task_of', 'labels_of', 'save_dataset', 'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
-class DatasetError(UTIError):
-    """Signal that sequences are not what a language model can train on; the message names the folder or the
-    sequence and says why.
-    """
+class LMError(UTIError):
+    "Signal that a language model, its data or a checkpoint do not fit the token space; the message says how."
 
 
 def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions: int) -> Grammar:
     """Return the grammar of a tokenizer's documents, with texts of up to `text_tokens` ids and audio of up to
-    `audio_positions` positions. Raises `DatasetError` where no audio is that short.
+    `audio_positions` positions. Raises `LMError` where no audio is that short.
     """
     lengths: dict[str, Sequence[int]] = {"text": range(text_tokens + 1)}
     if "image" in tokenizer.codecs:
@@ -50,7 +48,7 @@ def grammar_of(tokenizer: UnifiedTokenizer, *, text_tokens: int, audio_positions
         codec = tokenizer.codec("audio")
         lengths["audio"] = tuple(codec.audio_lengths(audio_positions))
         if not lengths["audio"]:
-            raise DatasetError(
+            raise LMError(
                 f"smoke.audio_positions: {codec.spec.name!r} makes no audio of as few positions as "
                 f"{audio_positions}"
             )
@@ -214,13 +212,13 @@ def make_dataset(
 ) -> Dataset:
     """Make `n` sequences of all tasks in turn, of pieces of the `samples`.
 
-    The same call gives the same sequences. Raises `DatasetError` where there are no samples for any task.
+    The same call gives the same sequences. Raises `LMError` where there are no samples for any task.
     """
     rng = random.Random(seed)
     there = {m: [s for s in samples if s.modality == m and not _is_blank(s)] for m in tokenizer.codecs}
     tasks = tasks_of([m for m in there if there[m]])
     if not tasks or n < 1:
-        raise DatasetError(
+        raise LMError(
             f"{n} sequences cannot be made of {len(samples)} samples: a sequence needs one of "
             f"{', '.join(tokenizer.codecs)}"
         )
@@ -239,7 +237,7 @@ def make_dataset(
 def task_of(grammar: Grammar, example: Example) -> str:
     """Return the task of a well-formed sequence.
 
-    Raises `SequenceError` where it is ill-formed, and `DatasetError` where it is of no task.
+    Raises `SequenceError` where it is ill-formed, and `LMError` where it is of no task.
     """
     segments = parse(grammar, example.ids)
     pair = (
@@ -247,7 +245,7 @@ def task_of(grammar: Grammar, example: Example) -> str:
         next((s.modality for s in segments if s.marked), None),
     )
     if pair not in TASKS.values():
-        raise DatasetError(
+        raise LMError(
             f"a sequence of {' and '.join(s.modality for s in segments) or 'nothing'} belongs to no task"
         )
     return next(task for task, wanted in TASKS.items() if wanted == pair)
@@ -286,20 +284,20 @@ def save_dataset(dataset: Dataset, folder: str | Path) -> None:
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
 def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
-    "Return the sequence with its labels. Raises `DatasetError` naming its number where it is ill-formed."
+    "Return the sequence with its labels. Raises `LMError` naming its number where it is ill-formed."
     try:
         labels = labels_of(ids, parse(grammar, ids))
     except SequenceError as error:
-        raise DatasetError(f"{folder}: sequence {i}, {error}") from error
+        raise LMError(f"{folder}: sequence {i}, {error}") from error
     if (labels == IGNORED).all():
-        raise DatasetError(f"{folder}: sequence {i} has no target: no marker stands in it")
+        raise LMError(f"{folder}: sequence {i} has no target: no marker stands in it")
     return Example(ids, labels, grammar.space)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-b
 def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:
     """Read what `save_dataset` wrote, and parse every sequence.
 
-    Raises `DatasetError` for a folder that is none, whose sequences or grammar were changed since they were
+    Raises `LMError` for a folder that is none, whose sequences or grammar were changed since they were
     written, that belongs to another token space than `space` (where given), or has a sequence that breaks the
     grammar or has no target; and `SpaceError` for a token space that does not have the hash beside it.
     """
@@ -308,17 +306,15 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
     known = known_files(folder)
     for name in ("sequences.safetensors", "grammar.json"):
         if is_foreign(folder, name, known):
-            raise DatasetError(
-                f"{folder / name}: is not as it was written, its sha256 is not that of {MANIFEST}"
-            )
+            raise LMError(f"{folder / name}: is not as it was written, its sha256 is not that of {MANIFEST}")
     if space and (differences := diff_spaces(space, own)):
-        raise DatasetError(f"{folder}: its sequences belong to another token space: {'; '.join(differences)}")
+        raise LMError(f"{folder}: its sequences belong to another token space: {'; '.join(differences)}")
     try:
         grammar = grammar_from_dict(own, json.loads((folder / "grammar.json").read_text(encoding="utf-8")))
         arrays = load_file(folder / "sequences.safetensors")
         ids, starts = arrays["ids"].astype(np.int64), arrays["starts"]
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DatasetError(f"{folder}: cannot be read as a dataset ({error})") from error
+        raise LMError(f"{folder}: cannot be read as a dataset ({error})") from error
     return Dataset(
         [_checked(folder, grammar, i, ids[a:b]) for i, (a, b) in enumerate(itertools.pairwise(starts))],
         grammar,

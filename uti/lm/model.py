@@ -29,22 +29,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from ..codecs.checkpoint_files import find_checkpoint, model_type
 from ..codecs.weights import load_pretrained
 from ..config import Smoke
-from ..errors import UTIError
+from .data import LMError
 from ..space import TokenSpace, diff_spaces, load_space
 from ..tokens.sequences import IGNORED, Batch, Example, pack, pad
 
 # %% auto #0
-__all__ = ['LOGITS', 'LMError', 'text_model', 'resize_embeddings', 'new_model', 'check_space', 'longest_sequence', 'check_length',
+__all__ = ['LOGITS', 'text_model', 'resize_embeddings', 'new_model', 'check_space', 'longest_sequence', 'check_length',
            'load_model', 'base_model', 'make_model', 'row_inputs', 'keeps_apart', 'rows_for', 'has_linear_head',
            'losses_only', 'Targets', 'joined', 'target_losses']
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-003
-class LMError(UTIError):
-    """Signal that a language model, its checkpoint or its data do not fit the token space; the message says
-    how.
-    """
-
-
 def text_model(n_text: int, *, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> PreTrainedModel:
     """Return a Qwen3 (arXiv:2505.09388) of random weights for `n_text` ids of text, with heads of 32, whose
     head is its embeddings. The same seed gives the same weights; torch's own random state stays.

@@ -43,7 +43,7 @@ from uti.checks.language_model import (
 from ..checks.registry import ask
 from ..config import Config, dump_config
 from ..files import scratch, write_json, write_text
-from .data import Dataset, DatasetError, load_dataset, make_dataset, save_dataset, task_of
+from .data import Dataset, LMError, load_dataset, make_dataset, save_dataset, task_of
 from uti.lm.generate import (
     decode_segment,
     generate,
@@ -129,7 +129,7 @@ def prepare_smoke(
     limits = {"text_tokens": wanted.text_tokens, "audio_positions": wanted.audio_positions}
     dataset = make_dataset(tokenizer, samples, wanted.sequences, seed=config.seed, **limits)
     if (longest := max(len(e.ids) for e in dataset.examples)) > dataset.row_length:
-        raise DatasetError(
+        raise LMError(
             f"smoke.row_length: a row of {dataset.row_length} tokens does not hold the longest sequence, "
             f"which has {longest}"
         )

@@ -35,9 +35,8 @@ from transformers.trainer_callback import PrinterCallback
 from ..codecs.checkpoint_files import quiet_libraries
 from ..config import Config, dump_config
 from ..files import write_json, write_text
-from .data import Dataset
+from .data import Dataset, LMError
 from uti.lm.model import (
-    LMError,
     check_length,
     check_space,
     losses_only,
