@@ -118,7 +118,7 @@ class Config(_Strict):
     @field_validator("tolerances")
     @classmethod
     def _all_tolerances(cls, given: dict[str, float]) -> dict[str, float]:
-        "Return those of the metrics stand here too, so that a saved config says what a run was held to."
+        "Return those of the metrics as well, so that a saved config says what a run was held to."
         return tolerances_with(given)
 
     def codecs(self) -> dict[str, CodecConfig]:

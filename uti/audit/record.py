@@ -85,6 +85,9 @@ class AuditRecord(BaseModel):
     config: dict[str, Any] | None = Field(description="null where the codecs were given as objects")
     codecs: dict[str, dict[str, Any]]
     token_space: dict[str, Any]
+    weights_sha256: dict[str, str | None] = Field(
+        {}, description="modality → over all tensors of its codec; null for one that has none"
+    )
     token_space_sha256: str
     token_hashes: dict[str, str] = Field(
         description="modality → sha256 over the ids of all its items, one after another"

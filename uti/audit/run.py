@@ -116,6 +116,7 @@ def _record(
         environment=environment_of(prepared.config),
         config=tokenizer.config.model_dump(mode="json") if tokenizer.config else None,
         codecs={m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
+        weights_sha256={m: c.weights_sha256() for m, c in tokenizer.codecs.items()},
         token_space=to_dict(tokenizer.space),
         token_space_sha256=space_hash(tokenizer.space),
         token_hashes=token_hashes(cases),

@@ -92,7 +92,7 @@ def threads(n: int) -> Iterator[None]:
 
 @check("Same ids with 1 and 2 threads", of="encoded item", gates=promised("invariant"))
 def invariance_threads(case: EncodedCase) -> Outcome:
-    "Return the case's own tokens were made with one of the two on most machines, so only the other is tried."
+    "Try the other of one and two threads: on most machines the case's own tokens were made with one of them."
     found = Outcome(True, 0, 0)
     for n in {1, 2} - {torch.get_num_threads()}:
         with threads(n):

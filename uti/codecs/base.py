@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -282,6 +283,20 @@ class Codec(ABC):
     def loaded_weights(self) -> LoadedWeights | None:
         "Return the weights and where they came from; None for a codec that has none, or does not know."
         return None
+
+    def weights_sha256(self) -> str | None:
+        """Return the sha256 over names, dtypes, shapes and bytes of all `loaded_weights`, sorted by
+        name; None where there are none.
+        """
+        import torch
+
+        if (loaded := self.loaded_weights()) is None:
+            return None
+        digest = hashlib.sha256()
+        for name, tensor in sorted(loaded.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
 
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
         """Return questions that only this codec can ask of what it encoded: (name, passed, found, expected)
