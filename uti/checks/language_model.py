@@ -261,7 +261,7 @@ def prompt(found: Findings) -> Outcome:
     for one in found.conditioning:
         least = TEXT_PROMPT if one.task.endswith("2t") else MEDIA_PROMPT
         wrong += (bad := one.ratio < least or one.wins < WINS)
-        said = f"{one.task}: {one.ratio:.3g} times the loss, {one.wins:.0%} of the sequences"
+        said = f"{one.task}: {one.ratio:,.1f} times the loss, {one.wins:.0%} of the sequences"
         told.append(f"{said}, where {least:g} times and {WINS:.0%} are the least" if bad else said)
     n = len(found.conditioning)
     return Outcome(not wrong, n - wrong, n, "; ".join(told))

@@ -166,7 +166,8 @@ def _reference_curves(
 
 def _codec_points(axes: Sequence[Axes], codecs: dict[str, Measured], metrics: Sequence[str]) -> None:
     "Draw each codec as a point in every panel."
-    for i, (name, (rate, values)) in enumerate(codecs.items()):
+    drawn = {name: one for name, one in codecs.items() if any(one[1].get(m) is not None for m in metrics)}
+    for i, (name, (rate, values)) in enumerate(drawn.items()):
         style: dict[str, Any] = {
             "marker": "DosP^vX*"[i % 8],
             "color": COLOURS[i % 8],
