@@ -92,7 +92,7 @@ def test_the_page_says_who_passed_at_what_rate(published):
     assert "comparison of eight-uti, two-uti" in (published.parent / "index.html").read_text()
 
 
-FORMS = {"image": "images at 256×256", "audio": "sounds in mono at 24 kHz", "text": "bits/byte"}
+FORMS = {"image": "images at 256×256", "audio": "audio in mono at 24 kHz", "text": "bits/byte"}
 
 
 @pytest.mark.run
@@ -148,10 +148,10 @@ def test_checkpoints_stand_beside_the_embedded_codecs(mixed):
     assert (
         comparison.common_form.sample_rate == 24_000
         and "48 kHz stereo" in page
-        and "sounds in mono at 24 kHz" in page
+        and "audio in mono at 24 kHz" in page
     )
     assert all(f"✓ {name}: " in printed for name in ("embedded", "encodec_48khz", "VQModel"))
-    assert "✓ embedded: 0.25 bits/pixel" in printed
+    assert "0.25 bits/pixel, 6 kbps" in printed
     assert all(
         item.common["audio_snr_db"].value is not None
         for r in comparison.results("audio").values()

@@ -500,10 +500,10 @@ def test_it_loads_where_uti_cannot_be_imported(tmp_path):
 
 
 def large_tokenizer(n_entries):
-    "A byte-level BPE of letters, all pairs of them, and as many pairs of pairs: each is reached by merges."
+    "A byte-level BPE of pairs of a small and a capital letter, and of pairs of these, each reached by merges."
     letters = [chr(97 + i) for i in range(26)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [a + b for a in letters for b in letters]
+    pairs = [a + b.upper() for a in letters for b in letters]
     more = [a + b for a in pairs for b in pairs][: n_entries - len(alphabet) - len(pairs)]
     merges = [(p[0], p[1]) for p in pairs] + [(w[:2], w[2:]) for w in more]
     vocabulary = {word: i for i, word in enumerate([*alphabet, *pairs, *more])}
