@@ -500,7 +500,7 @@ def test_it_loads_where_uti_cannot_be_imported(tmp_path):
 
 
 def large_tokenizer(n_entries):
-    "A byte-level BPE of pairs of a small and a capital letter, and of pairs of these, each reached by merges."
+    "A byte-level BPE of pairs of a small and a capital letter, and of pairs of these: merges reach each."
     letters = [chr(97 + i) for i in range(26)]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [a + b.upper() for a in letters for b in letters]
