@@ -295,7 +295,7 @@ class Codec(ABC):
         digest = hashlib.sha256()
         for name, tensor in sorted(loaded.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:

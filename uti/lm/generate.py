@@ -27,7 +27,7 @@ from ..tokens.sequences import IGNORED, Example
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
 # %% auto #0
-__all__ = ['QUIET', 'prompt_of', 'longest_target', 'GrammarProcessor', 'generate', 'Outcome', 'outcome', 'decode_segment',
+__all__ = ['QUIET', 'prompt_of', 'longest_target', 'GrammarProcessor', 'generate', 'Continuation', 'outcome', 'decode_segment',
            'repeated', 'is_blank', 'generation_stats']
 
 # %% ../../nbs/lm/04_generate.ipynb #08-generation-004
@@ -146,7 +146,7 @@ def generate(
     return [ids for _, ids in sorted(zip(order, out, strict=True), key=lambda pair: pair[0])]
 
 # %% ../../nbs/lm/04_generate.ipynb #08-generation-007
-class Outcome(NamedTuple):
+class Continuation(NamedTuple):
     """Hold `ids`, a generated sequence with its prompt.
 
     `target`: the segment that was asked for, or None, in which case `error` says where the sequence is
@@ -158,12 +158,12 @@ class Outcome(NamedTuple):
     error: str
 
 
-def outcome(grammar: Grammar, ids: np.ndarray) -> Outcome:
+def outcome(grammar: Grammar, ids: np.ndarray) -> Continuation:
     "Return whether a generated sequence is well-formed."
     try:
-        return Outcome(ids, parse(grammar, ids)[-1], "")
+        return Continuation(ids, parse(grammar, ids)[-1], "")
     except SequenceError as error:
-        return Outcome(ids, None, str(error))
+        return Continuation(ids, None, str(error))
 
 
 def decode_segment(tokenizer: UnifiedTokenizer, segment: Segment) -> Any:

@@ -242,7 +242,7 @@ def has_linear_head(model: PreTrainedModel) -> bool:
     "Return whether the logits are the trunk's last states times the rows of the head, and nothing else."
     head = model.get_output_embeddings()
     states: list[Tensor] = []
-    if type(head) is not nn.Linear or head.bias is not None:
+    if type(head) is not nn.Linear or head.bias is not None or model.base_model is model:
         return False
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:

@@ -240,9 +240,9 @@ def losses_of(checkpoint: Path) -> list[float]:
 
 def _numbers(checkpoint: Path) -> dict[str, dict[str, Tensor]]:
     "Return all numbers of a checkpoint: `loss`, `weight` and `optimiser` → name → tensor."
-    states = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    states = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)["state"]
     return {
-        "loss": {"all": torch.tensor(losses_of(checkpoint))},
+        "loss": {"all": torch.tensor(losses_of(checkpoint), dtype=torch.float64)},
         "weight": {
             f"{path.name} {name}": tensor
             for path in checkpoint.glob("model*.safetensors")
@@ -256,17 +256,19 @@ def _largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float | N
     "Return that of any number; None where one has what the other has not."
     if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
         return None
-    return max(((a[name].double() - b[name].double()).abs().max().item() for name in a), default=0.0)
+    gaps = [(a[name].double() - b[name].double()).abs().max() for name in a if a[name].numel()]
+    return torch.stack(gaps).max().item() if gaps else 0.0  # a NaN is the largest
 
 
 def differences(a: Path | None, b: Path | None) -> Differences:
     "Return those between the last checkpoints of two runs; None is a run that left none."
+    missing = Differences(loss=None, weight=None, optimiser=None)
+    if a is None or b is None:
+        return missing
     try:
-        if a is None or b is None:
-            raise FileNotFoundError
         one, other = _numbers(a), _numbers(b)
-    except (OSError, SafetensorError, RuntimeError):
-        return Differences(loss=None, weight=None, optimiser=None)
+    except (OSError, SafetensorError, RuntimeError):  # cut short, or changed
+        return missing
     return Differences(**{what: _largest_difference(one[what], other[what]) for what in one})
 
 # %% ../../nbs/lm/05_smoke.ipynb #10-endurance-004-b
@@ -363,7 +365,7 @@ def kill(
     train(short, folder / "whole", save_every=SHORT_STEPS)
     killed, error = [], ""
     for i, plan in enumerate([*plans, {}]):
-        progress(i, len(plans) + 1, f"training is killed {i + 1} times" if plan else "training goes on")
+        progress(i, len(plans) + 1, f"kill {i + 1} of {len(plans)}" if plan else "training goes on")
         places = folder / "data", folder / "run", folder / f"{i}.log"
         try:
             killed.append(train_until_killed(*places, save_every=save_every, **plan))
