@@ -122,11 +122,11 @@ def be_brief(replace: Callable[[Any, str, Any], None] = setattr) -> None:
     """Ask less often what is asked as often as the time allows, and ask once for all processes what is asked
     of an embedded codec by itself, whatever the files. `replace`: as `setattr`.
     """
-    from uti.audit import steps
+    from uti.audit import run
     from uti.checks import places, repeatability
     from uti.checks.base import CHECKS
 
-    ask, folder = steps.ask, Path(os.environ[ANSWERS])
+    ask, folder = run.ask, Path(os.environ[ANSWERS])
     folder.mkdir(exist_ok=True)
 
     def ask_once(of, case, *form):
@@ -144,7 +144,7 @@ def be_brief(replace: Callable[[Any, str, Any], None] = setattr) -> None:
 
     replace(repeatability, "SECONDS", 0.05)
     replace(places, "SECONDS", 0.1)
-    replace(steps, "ask", ask_once)
+    replace(run, "ask", ask_once)
 
 
 def run_fresh(folder: str) -> None:

@@ -10,30 +10,30 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 
 from .artifacts import token_hashes, write_artifacts
-from .baseline import metrics_with
+from .baseline import item_with, metrics_with
 from .environment import environment_of
+from .measure import Measured, measure_case, measure_speed, use_by_modality
 from .plan import AuditPlan, Prepared, prepare
 from .record import AuditRecord, Earlier, Item, Speed
 from .report_json import to_report
 from .samples import source_hash
-from uti.audit.steps import (
-    Measured,
-    check_decoding,
-    check_encoding,
-    check_structure,
-    codec_cases,
-    each_made,
-    encode_with,
-    measure_case,
-    measure_speed,
-    use_by_modality,
+from ..checks.base import CHECKS, Check, Of, Outcome, attempt
+from ..checks.baseline import BaselineRun
+from uti.checks.case import (
+    Case,
+    CodecCase,
+    DecodedCase,
+    EncodedCase,
+    FreshProcesses,
+    SpaceCase,
+    codes_of,
 )
-from ..checks.base import Check
-from ..checks.case import EncodedCase, FreshProcesses
 from ..checks.registry import ask
 from ..files import write_json
 from ..metrics.base import mean_of
@@ -42,7 +42,82 @@ from ..outdir import output_folder
 from ..space import space_hash, to_dict, token_hash
 
 # %% auto #0
-__all__ = ['Progress', 'STEPS', 'Clock', 'run_audit']
+__all__ = ['Made', 'Progress', 'STEPS', 'each_made', 'encode_with', 'check_encoding', 'codec_cases', 'check_structure',
+           'check_decoding', 'Clock', 'run_audit']
+
+# %% ../../nbs/audit/08_run.ipynb #audit-08-ask-003-g
+Made = TypeVar("Made", bound=Case)
+
+
+def each_made(cases: Sequence[Case], make: Callable[[Any], Made], of: Of) -> tuple[list[Made], list[Check]]:
+    """Return what `make` gives for each case, and an answer for each that it raises on.
+
+    `of`: what is made, of which the first question is answered so.
+    """
+    made, answers = [], []
+    for case in cases:
+        found = attempt(partial(make, case))
+        if isinstance(found, Outcome):
+            question = next(q for q in CHECKS.values() if q.is_for(of, case))
+            answers.append(question.answer(case, found))
+        else:
+            made.append(found)
+    return made, answers
+
+
+def encode_with(fresh: FreshProcesses) -> Callable[[Case], EncodedCase]:
+    "Return a function that encodes a case, and makes sure that its codes are ids of the token space."
+
+    def encode(case: Case) -> EncodedCase:
+        encoded = case.encode(fresh)
+        codes_of(case.tokenizer, encoded.tokens)
+        return encoded
+
+    return encode
+
+# %% ../../nbs/audit/08_run.ipynb #audit-08-ask-003
+def check_encoding(prepared: Prepared, cases: Sequence[EncodedCase]) -> list[Check]:
+    "Return what is asked of each encoded item, and whether its ids are those of the baseline."
+    answers: list[Check] = []
+    for case in cases:
+        answers += ask("encoded item", case)
+        if prepared.baseline:
+            answers += ask("item with a baseline", item_with(prepared.baseline, case))
+    return answers
+
+
+def codec_cases(prepared: Prepared) -> list[CodecCase]:
+    "Return a case for each codec, which keeps what its questions share."
+    return [
+        CodecCase(prepared.tokenizer, modality, prepared.config.seed, prepared.thorough, prepared.decode_mode)
+        for modality in prepared.tokenizer.codecs
+    ]
+
+
+def check_structure(prepared: Prepared, codecs: Sequence[CodecCase]) -> list[Check]:
+    "Return the token space, the codebooks, the smoke tests and the baseline that were given."
+    answers = ask("token space", SpaceCase(prepared.tokenizer.space)) + (
+        prepared.smoke.checks if prepared.smoke else []
+    )
+    if prepared.baseline:
+        then = prepared.baseline.record
+        answers += ask("baseline", BaselineRun(then.created, then.passed, then.failed))
+    return answers + [answer for case in codecs for answer in ask("codec", case)]
+
+# %% ../../nbs/audit/08_run.ipynb #audit-08-ask-004
+def check_decoding(cases: Sequence[DecodedCase], codecs: Sequence[CodecCase]) -> list[Check]:
+    """Return what was promised of decoded signals, of wrong ids, of any codes, and of codecs that only
+    encode.
+
+    `cases`: those that are decoded.
+    """
+    answers = [answer for case in cases for answer in ask("decoded item", case)]
+    for case in codecs:
+        if not case.spec.decode_modes:
+            answers += ask("codec without a decoder", case)
+        elif case.mode:
+            answers += ask("decoder", case)
+    return answers
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-002-x
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
