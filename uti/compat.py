@@ -27,6 +27,7 @@ def import_torchaudio() -> types.ModuleType:
     try:
         import torchaudio
     except OSError:
+        # the failed import leaves modules half made, which the next one would take as they are
         for name in [n for n in sys.modules if n == "torchaudio" or n.startswith("torchaudio.")]:
             del sys.modules[name]
         sys.modules["torchaudio._extension"] = _absent_extension()

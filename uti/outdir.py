@@ -132,6 +132,7 @@ def _finish(folder: Path) -> None:
             (folder / name).unlink(missing_ok=True)
     for name in stale:
         (folder / name).unlink(missing_ok=True)
+    # artifacts, then the manifest, then what readers open first
     for name in sorted(
         waiting,
         key=lambda name: (ENTRY_FILES.index(name) + 2 if name in ENTRY_FILES else name == MANIFEST, name),

@@ -116,10 +116,12 @@ def work(folder: str) -> None:
         tokenizer = UnifiedTokenizer.from_config(above / "uti.yaml")
     os.chdir(here)
     saved = torch.load(above / "samples.pt", weights_only=True)
+    # the process that asks renames the file to this when all is encoded: importing has overlapped with that
     while not (above / "tokens.pt").exists():
         time.sleep(0.01)
     given = torch.load(above / "tokens.pt", weights_only=True)
     torch.save([_decoded_there(tokenizer, *one) for one in given], here / "decoded.pt")
+    # in the other order, so that what one item leaves behind for the next shows
     found = [_encoded_there(tokenizer, _sample_of(*one)) for one in reversed(saved)]
     print(json.dumps(found[::-1]))
 

@@ -61,6 +61,7 @@ def shift_clocks(seconds: int) -> None:
         def utcnow(cls) -> Any:
             return real_datetime.fromtimestamp(time.time(), datetime.UTC).replace(tzinfo=None)
 
+    # both are C types, whose methods cannot be replaced: whoever imports them from now on gets these
     datetime.date, datetime.datetime = Date, Datetime  # type: ignore[misc]
 
 # %% ../../nbs/checks/02_circumstances.ipynb #checks-circumstances-09

@@ -31,6 +31,7 @@ GAIN_DB, CLEAR = 2.0, 0.7  # a transform must gain as much, and correlate as wel
 
 def gain_db(identity: float, transformed: float) -> float:
     "Return what a transform of correlation `transformed` gains over `identity`; below 0 counts as 0."
+    # 1e-4: a gain is at most 40 dB, and no logarithm of 0 is taken
     left = [1 - max(rho, 0.0) ** 2 + 1e-4 for rho in (identity, transformed)]
     return 10 * math.log10(left[0] / left[1])
 

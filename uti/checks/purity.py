@@ -78,6 +78,7 @@ def purity_values(case: CodecCase) -> Outcome:
 # %% ../../nbs/checks/11_purity.ipynb #checks-purity-08
 def layouts(batch: Tensor) -> Iterator[tuple[str, Tensor]]:
     "Yield the same values, each time another way in memory; the repeated one has two equal items."
+    # 0.5 lies between the values: who reads memory without its strides finds it
     n = batch.shape[-1]
     strided = torch.full((*batch.shape[:-1], 2 * n), 0.5)
     strided[..., ::2] = batch

@@ -67,6 +67,7 @@ def _changes(before: object, after: object) -> bool:
 def ids_to_change(trial: Trial, item: Item) -> Iterator[tuple[int, int]]:
     "Yield (codebook, position): six of the first and last codebook, one of each other."
     n = item.codes.shape[-1]
+    # the last positions of audio may hold nothing but what fills its last hop
     heard = max(1, n - n // 10 - 1) if isinstance(trial.spec, AudioSpec) else n
     for k in range(trial.spec.n_codebooks):
         few = 1 if 0 < k < trial.spec.n_codebooks - 1 else (6 if trial.cheap or trial.thorough else 3)
@@ -83,6 +84,7 @@ def signal_decoder(case: CodecCase) -> Outcome:
     for k, position in ids_to_change(trial, item):
         size = trial.spec.codebook_sizes[k]
         asked += 1
+        # one other entry may decode to the same, where a codebook has entries twice
         for step in (size // 2, 1, size // 3 + 1, size // 5 + 1):
             codes = item.codes.clone()
             codes[k, position] = (codes[k, position] + step) % size

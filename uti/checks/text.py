@@ -48,6 +48,7 @@ def scalars(thorough: bool) -> Iterator[str]:
     """
     dense = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE0200)]
     rest = [*range(0x40000, 0xE0000), *range(0xE0200, 0x110000)]
+    # 61 is prime, so that the sampled ones end in all patterns of bits
     every = dense + (rest if thorough else rest[::61])
     for start in range(0, len(every), 4096):
         yield "".join(map(chr, every[start : start + 4096]))

@@ -295,7 +295,7 @@ def losses_only(model: PreTrainedModel) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.forward
+        del model.forward  # the instance's; its class's is found again
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-014-b
 class Targets(NamedTuple):

@@ -202,6 +202,7 @@ def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> 
     arguments = TrainingArguments(
         output_dir=str(outdir), max_steps=steps, per_device_train_batch_size=1,
         gradient_accumulation_steps=wanted.rows_per_step // processes,
+        # 0.99: the usual 0.999 averages over more steps than a short run has
         learning_rate=wanted.learning_rate, lr_scheduler_type="linear", adam_beta2=0.99,
         warmup_steps=max(1, steps // 20), weight_decay=0.0, optim="adamw_torch_fused",
         seed=seed, data_seed=seed, use_cpu=cpu, ddp_backend="gloo" if cpu and processes > 1 else None,

@@ -237,6 +237,7 @@ class AudioModality(Modality):
         return f"{signal.rate} {list(signal.wave.shape)}".encode() + signal.wave.numpy().tobytes()
 
     def neighbours(self, signal: Audio) -> dict[str, Audio]:
+        # 0.61: neither a half, nor likely to be whole hops
         wave, n = signal.wave, max(1, int(signal.wave.shape[1] * 0.61))
         return {
             "its beginning": Audio(wave[:, :n], signal.rate), "backwards": Audio(wave.flip(-1), signal.rate)

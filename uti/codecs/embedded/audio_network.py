@@ -100,6 +100,7 @@ class AudioAutoencoder(nn.Module):
 
     def latent(self, coefficients: Tensor) -> Tensor:
         "Return the unquantised latent [B, T, codebooks, D] of MDCT coefficients [B, T, HOP]."
+        # a root keeps signs and loud from quiet, a logarithm tells the quiet ones apart
         c = coefficients
         features = torch.cat([c.sign() * c.abs().sqrt(), (c.abs() + 1e-5).log() / 4 + 1], -1)
         return self.encoder(features).unflatten(-1, (MAX_CODEBOOKS, len(AUDIO_LEVELS)))
@@ -113,6 +114,7 @@ class AudioAutoencoder(nn.Module):
         value, gain = (
             self.decoder(nn.functional.pad(quantised, (0, 0, 0, missing)).flatten(-2)).float().chunk(2, -1)
         )
+        # a gain of its own for each coefficient, because loudness spans decades; e^4 bounds what codes can do
         return value * (2 * gain - 2).clamp(max=4).exp()
 
 # %% ../../../nbs/codecs/embedded/07_audio_network.ipynb #embedded-07-07
