@@ -420,7 +420,8 @@ def test_a_thorough_run_counts_the_ids_that_differ_in_another_dtype(checkpoint):
         for thorough in (False, True)
     ]
     assert answers[0].passed is None and not any(answer.gates for answer in answers)
-    assert len(answers[1].found) == 53 and all(0 < share < 1 for share in answers[1].found)
+    assert len(answers[1].found) == 53 and all(0 < share <= 1 for share in answers[1].found)
+    assert min(answers[1].found) < 1  # with random weights a processor may change all ids of a short probe
     assert "in bfloat16, probe 0: " in answers[1].detail and " in codebook " in answers[1].detail
 
 
