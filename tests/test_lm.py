@@ -392,8 +392,8 @@ WRONG = {
     "a checkpoint of another token space": (
         ruin_space,
         (
-            r"a checkpoint of another token space: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), 60 ids "
-            r"there; .*--allow-other-token-space"
+            r"a checkpoint of another token space or codec: IMAGE: \[164, 214\), 50 ids here, \[164, 224\), "
+            r"60 ids there; .*--allow-other-token-space"
         ),
     ),
     "a truncated checkpoint": (

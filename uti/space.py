@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, TypeVar
 
 import numpy as np
 
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     Ids = TypeVar("Ids", np.ndarray, Tensor)
 
 # %% auto #0
-__all__ = ['SPECIAL_TOKENS', 'N_SPECIAL', 'SCHEMA_VERSION', 'SpaceError', 'canonical_json', 'token_hash', 'TokenSpace', 'to_ids',
-           'to_codes', 'to_dict', 'from_dict', 'space_hash', 'save_space', 'load_space', 'diff_spaces']
+__all__ = ['SPECIAL_TOKENS', 'N_SPECIAL', 'SCHEMA_VERSION', 'SpaceError', 'canonical_json', 'token_hash', 'Identity',
+           'identity_hash', 'TokenSpace', 'to_ids', 'to_codes', 'to_dict', 'from_dict', 'space_hash', 'save_space',
+           'load_space', 'diff_spaces']
 
 # %% ../nbs/00_space.ipynb #00-space-003
 SPECIAL_TOKENS = (
@@ -51,6 +53,28 @@ def token_hash(ids: Ids) -> str:
     """
     return hashlib.sha256(np.ascontiguousarray(np.asarray(ids), dtype="<i8").tobytes()).hexdigest()
 
+# %% ../nbs/00_space.ipynb #00-space-006-i
+class Identity(TypedDict):
+    "Say which codec makes ids, as JSON-serialisable data."
+
+    family: str
+    version: str
+    weights: str  # sha256 of the weights, or of the vocabulary; empty where nothing is known of them
+    code: str  # sha256 of the code instead; empty where there are weights
+    options: dict[str, Any]  # that change ids
+    preprocessing: dict[str, Any]  # what a signal is made into before it is encoded
+    dtype: str
+    sha256: str  # of all above
+    fingerprint: NotRequired[str]  # sha256 of the ids that it gives to fixed signals, here and now
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Return sha256, as 64 hex digits, over the canonical JSON of what says which codec it is: all but the
+    hash itself and the fingerprint, which says how the codec behaves on a machine.
+    """
+    parts = {name: part for name, part in identity.items() if name not in ("sha256", "fingerprint")}
+    return hashlib.sha256(canonical_json(parts).encode()).hexdigest()
+
 # %% ../nbs/00_space.ipynb #00-space-008
 @dataclass(frozen=True)
 class TokenSpace:
@@ -58,13 +82,15 @@ class TokenSpace:
     codec.
 
     `text`: entries of the text vocabulary; `image`, `audio`: entries of each codebook. A modality that is not
-    there has size 0 or no codebooks.
+    there has size 0 or no codebooks. `codecs`: modality → which codec makes its ids, where that is known; two
+    spaces with the same ranges are equal whatever it says.
     Raises `SpaceError` for a size that is not a positive integer, or for a space without any modality.
     """
 
     text: int = 0
     image: tuple[int, ...] = ()
     audio: tuple[int, ...] = ()
+    codecs: Mapping[str, Identity] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image", tuple(self.image))
@@ -120,16 +146,14 @@ class TokenSpace:
         return found
 
     def _repr_html_(self) -> str:
-        "Show in Jupyter: the ranges, and how many ids they are."
+        "Show in Jupyter: the ranges, how many ids they are, and whose."
         rows = [[name, r.start, r.stop - 1, len(r)] for name, r in self.ranges.items()]
-        return str(
-            joined(
-                [
-                    table(["range", "first id", "last id", "ids"], rows),
-                    paragraph(f"{self.vocab_size_total:,} ids"),
-                ]
-            )
-        )
+        parts = [
+            table(["range", "first id", "last id", "ids"], rows),
+            paragraph(f"{self.vocab_size_total:,} ids"),
+        ]
+        made = [[m, f"{c['family']} {c['version']}", c["sha256"][:16]] for m, c in self.codecs.items()]
+        return str(joined([*parts, table(["ids of", "made by", "identity"], made)] if made else parts))
 
     def range_of(self, token_id: int) -> str:
         "Return the name of the range that holds `token_id`. Raises `SpaceError` for an id outside the space."
@@ -210,13 +234,14 @@ def _int64(values: Ids) -> Ids:
 
 # %% ../nbs/00_space.ipynb #00-space-023
 def to_dict(space: TokenSpace) -> dict[str, Any]:
-    "Return the space as JSON-serialisable data."
-    return {
+    "Return the space as JSON-serialisable data; `codecs` is there where any is known."
+    data = {
         "schema_version": SCHEMA_VERSION,
         "vocab_size_total": space.vocab_size_total,
         "ranges": [{"name": name, "start": r.start, "size": len(r)} for name, r in space.ranges.items()],
         "special_tokens": space.special,
     }
+    return {**data, "codecs": dict(space.codecs)} if space.codecs else data
 
 
 def from_dict(data: dict[str, Any]) -> TokenSpace:
@@ -226,7 +251,9 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
         books = {
             m: tuple(n for name, n in sizes.items() if name.split("_CB")[0] == m) for m in ("IMAGE", "AUDIO")
         }
-        space = TokenSpace(sizes.get("TEXT", 0), books["IMAGE"], books["AUDIO"])
+        codecs = data.get("codecs", {})
+        space = TokenSpace(sizes.get("TEXT", 0), books["IMAGE"], books["AUDIO"], codecs)
+        changed = [m for m, identity in codecs.items() if identity["sha256"] != identity_hash(identity)]
         found, expected = canonical_json(data), canonical_json(to_dict(space))
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise SpaceError(f"not a token space: {type(error).__name__}: {str(error)[:300]}") from error
@@ -237,12 +264,15 @@ def from_dict(data: dict[str, Any]) -> TokenSpace:
             "not a token space: its ranges are not contiguous, in order and complete (near "
             f"{found[max(0, at - 30) : at + 30]!r})"
         )
+    if changed:
+        raise SpaceError(f"not a token space: what it says of the codec of {changed[0]} was changed")
     return space
 
 
 def space_hash(space: TokenSpace) -> str:
-    "Return sha256, as 64 hex digits, over the canonical JSON of the space."
-    return hashlib.sha256(canonical_json(to_dict(space)).encode()).hexdigest()
+    "Return sha256, as 64 hex digits, over the canonical JSON of the space, without its codecs."
+    data = {name: part for name, part in to_dict(space).items() if name != "codecs"}
+    return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 # %% ../nbs/00_space.ipynb #00-space-025
 def save_space(space: TokenSpace, path: str | Path) -> None:
@@ -275,15 +305,49 @@ def load_space(path: str | Path) -> TokenSpace:
     return space
 
 # %% ../nbs/00_space.ipynb #00-space-027
-def diff_spaces(here: TokenSpace, there: TokenSpace) -> list[str]:
-    "Return one line for each range that differs between two spaces; none where they are the same."
+def diff_spaces(here: TokenSpace, there: TokenSpace, ignoring: Sequence[str] = ()) -> list[str]:
+    """Return one line for each range that differs between two spaces, and for each codec; none where they are
+    the same. What only one of them knows of its codecs is not compared, nor are the parts of an identity that
+    are named in `ignoring`.
+    """
     lines = []
     for name in dict.fromkeys([*here.ranges, *there.ranges]):
         a, b = here.ranges.get(name), there.ranges.get(name)
         if a != b:
             lines.append(f"{name}: {_describe(a)} here, {_describe(b)} there")
+    for modality, codec in here.codecs.items():
+        if modality in there.codecs:
+            lines += _diff_identities(modality, codec, there.codecs[modality], ignoring)
     return lines
 
 
 def _describe(ids: range | None) -> str:
     return f"[{ids.start}, {ids.stop}), {len(ids)} ids" if ids else "absent"
+
+
+def _parts(identity: Mapping[str, Any], ignoring: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    "Yield (name, value) of each part of an identity, each option by itself."
+    for name, part in identity.items():
+        if name not in ("sha256", "fingerprint", *ignoring):
+            yield from part.items() if isinstance(part, Mapping) else [(name, part)]
+
+
+def _diff_identities(
+    modality: str, here: Mapping[str, Any], there: Mapping[str, Any], ignoring: Sequence[str]
+) -> Iterator[str]:
+    "Yield a line for each part in which two codecs of one modality differ."
+    a, b = (dict(_parts(identity, ignoring)) for identity in (here, there))
+    differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
+    for name in differing:
+        yield f"{modality}: {name} {_short(a.get(name))} here, {_short(b.get(name))} there"
+    prints = [identity.get("fingerprint") for identity in (here, there)]
+    if not differing and "fingerprint" not in ignoring and None not in prints and prints[0] != prints[1]:
+        yield (
+            f"{modality}: the same codec and weights behave otherwise here: fixed signals have other ids, "
+            f"{_short(prints[0])} here, {_short(prints[1])} there (another library, device or processor)"
+        )
+
+
+def _short(value: Any) -> str:
+    "Return a value as a message has it: of a sha256 its first digits."
+    return f"{value[:16]}…" if isinstance(value, str) and len(value) == 64 else str(value)

@@ -22,7 +22,7 @@ from ..files import write_json, write_text
 from ..modalities.base import MediaError
 from ..modalities.registry import MODALITIES
 from ..outdir import is_foreign, known_files
-from ..space import save_space, token_hash
+from ..space import TokenSpace, save_space, token_hash
 
 CONFIG_FILE = "uti.yaml"  # repeats the run; a user's own of that name stays, and none is written then
 
@@ -60,6 +60,7 @@ def token_hashes(cases: Sequence[EncodedCase]) -> dict[str, str]:
 
 def write_artifacts(
     prepared: Prepared,
+    space: TokenSpace,
     encoded: Sequence[EncodedCase],
     decoded: Sequence[DecodedCase],
     items: Sequence[Item],
@@ -72,7 +73,7 @@ def write_artifacts(
     config = prepared.tokenizer.config
     if config and not is_foreign(prepared.outdir, CONFIG_FILE, known_files(prepared.outdir)):
         write_text(folder / CONFIG_FILE, dump_config(config))
-    save_space(prepared.tokenizer.space, folder / "token_space.json")
+    save_space(space, folder / "token_space.json")
     if prepared.baseline:
         write_json(folder / "baseline_report.json", to_report(prepared.baseline.record))
     if prepared.smoke:

@@ -39,7 +39,7 @@ from ..files import write_json
 from ..metrics.base import mean_of
 from ..metrics.registry import METRICS
 from ..outdir import output_folder
-from ..space import space_hash, to_dict, token_hash
+from ..space import TokenSpace, space_hash, to_dict, token_hash
 
 # %% auto #0
 __all__ = ['Made', 'Progress', 'STEPS', 'each_made', 'encode_with', 'check_encoding', 'codec_cases', 'check_structure',
@@ -164,6 +164,7 @@ def _item(case: EncodedCase, numbers: Measured | None) -> Item:
 # %% ../../nbs/audit/08_run.ipynb #audit-08-004-b
 def _record(
     prepared: Prepared,
+    space: TokenSpace,
     cases: Sequence[EncodedCase],
     items: list[Item],
     checks: list[Check],
@@ -171,7 +172,7 @@ def _record(
     seconds: dict[str, float],
     caught: Sequence[warnings.WarningMessage],
 ) -> AuditRecord:
-    "Return the record of a run whose every step is done."
+    "Return the record of a run whose every step is done. `space`: with what is known of its codecs."
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
     metrics = {
@@ -192,8 +193,8 @@ def _record(
         config=tokenizer.config.model_dump(mode="json") if tokenizer.config else None,
         codecs={m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
         weights_sha256={m: c.weights_sha256() for m, c in tokenizer.codecs.items()},
-        token_space=to_dict(tokenizer.space),
-        token_space_sha256=space_hash(tokenizer.space),
+        token_space=to_dict(space),
+        token_space_sha256=space_hash(space),
         token_hashes=token_hashes(cases),
         metrics=metrics,
         metric_facts={name: METRICS[name].facts for name in metrics},
@@ -244,11 +245,15 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
             speed = measure_speed(prepared, encoded)
         progress(len(STEPS) - 1, len(STEPS), STEPS[-1])
         items = [_item(case, measured.get(case.item)) for case in encoded]
-        write_artifacts(prepared, encoded, decoded, items, out.staged)
+        found = attempt(prepared.tokenizer.space_with_fingerprints)  # a check has said who cannot encode
+        space = prepared.tokenizer.space if isinstance(found, Outcome) else found
+        write_artifacts(prepared, space, encoded, decoded, items, out.staged)
         if prepared.baseline:
             held = metrics_with(prepared.baseline, items, prepared.config.tolerances)
             checks += [answer for metric in held for answer in ask("metric with a baseline", metric)]
-        record = _record(prepared, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught])
+        record = _record(
+            prepared, space, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught]
+        )
         write_json(out.staged / "report.json", to_report(record))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")

@@ -81,7 +81,8 @@ RunOption = Annotated[
 OtherSpaceOption = Annotated[
     bool,
     typer.Option(
-        "--allow-other-token-space", help="Load checkpoints that were trained on another token space."
+        "--allow-other-token-space",
+        help="Load checkpoints that were trained on another token space, or on the ids of other codecs.",
     ),
 ]
 

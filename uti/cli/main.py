@@ -277,14 +277,17 @@ def _list_codecs() -> None:
 def _describe(name: str) -> None:
     "Print what the codec or the checkpoint `name` promises, loaded, so that what is wrong with it is said."
     from uti.codecs.checkpoints import load_codec
+    from uti.codecs.identity import with_fingerprint
 
-    spec = load_codec(name).spec
+    codec = load_codec(name)
+    spec, identity = codec.spec, with_fingerprint(codec)
     table = Table("", Column(overflow="fold"), show_header=False, box=None)
     facts = {"reads": spec.form, **spec.to_dict(), "codebook_sizes": _sizes(spec.codebook_sizes)}
     for field, value in facts.items():
         told = "; ".join(value) if field in ("notes", "decode_modes") else value
         table.add_row(field, "none" if told in ("", None) else str(told))
     out.print(table, highlight=False)
+    out.print(f"\nidentity     {identity['sha256']}\nfingerprint  {identity['fingerprint']}", highlight=False)
     out.print(f"\nuti audit --{spec.modality} {name}", highlight=False, markup=False)
 
 
@@ -330,13 +333,17 @@ def decode(
     image: ImageOption = None,
     audio: AudioOption = None,
     decode_mode: ModeOption = DecodeMode.deterministic,
+    allow_other_codec: Annotated[
+        bool, typer.Option(help="Decode ids that another codec of the same shape made.")
+    ] = False,
 ) -> None:
     "Decode token ids into a file."
     with sentences():
         from uti.roundtrip import decode_file
         from uti.tokens.tokenizer import Tokens, UnifiedTokenizer
 
-        tokenizer = UnifiedTokenizer.from_config(wanted_config(config, text, image, audio))
+        wanted = wanted_config(config, text, image, audio)
+        tokenizer = UnifiedTokenizer.from_config(wanted, allow_other_codec=allow_other_codec)
         decode_file(tokenizer, Tokens.load(tokens), output, decode_mode.value)
     out.print(f"{tokens} → {output}", highlight=False, markup=False)
 
@@ -352,12 +359,12 @@ def space(
         Path | None, typer.Option(help="A token_space.json to compare with; exits 1 where the two differ.")
     ] = None,
 ) -> None:
-    "Show the token space of a config: its ranges and its hash."
+    "Show the token space of a config: its ranges, its hash, and which codecs make its ids."
     with sentences():
         from uti.space import diff_spaces, load_space, save_space, space_hash
         from uti.tokens.tokenizer import UnifiedTokenizer
 
-        here = UnifiedTokenizer.from_config(config).space
+        here = UnifiedTokenizer.from_config(config).space_with_fingerprints()
         there = load_space(compare) if compare else here
         if output:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -367,9 +374,13 @@ def space(
         table.add_row(name, str(ids.start), str(ids.stop - 1), str(len(ids)))
     out.print(table)
     out.print(f"vocab_size_total {here.vocab_size_total}\nsha256 {space_hash(here)}", highlight=False)
-    for line in diff_spaces(here, there):
+    for modality, codec in here.codecs.items():
+        known = f"{codec['family']} {codec['version']}, identity {codec['sha256'][:16]}"
+        out.print(f"{modality} ids are of {known}", highlight=False)
+    differences = diff_spaces(here, there)
+    for line in differences:
         out.print(line, markup=False)
-    raise typer.Exit(1 if here != there else 0)
+    raise typer.Exit(1 if differences else 0)
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-015-b
 for command in (lm.dataset, lm.train, lm.smoke, lm.export):

@@ -51,6 +51,17 @@ class LoadedWeights(NamedTuple):
     tensors: Mapping[str, Tensor]
     files: Sequence[Path]
 
+    @property
+    def sha256(self) -> str:
+        "Return the sha256 over names, dtypes, shapes and bytes of all tensors, sorted by name."
+        import torch
+
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
 # %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:
     """Return rows of ids of any lengths as codes int64 [batch, 1, longest], zero beyond a row's own, with
@@ -285,18 +296,9 @@ class Codec(ABC):
         return None
 
     def weights_sha256(self) -> str | None:
-        """Return the sha256 over names, dtypes, shapes and bytes of all `loaded_weights`, sorted by
-        name; None where there are none.
-        """
-        import torch
-
-        if (loaded := self.loaded_weights()) is None:
-            return None
-        digest = hashlib.sha256()
-        for name, tensor in sorted(loaded.tensors.items()):
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        "Return the sha256 of all `loaded_weights`; None where there are none."
+        loaded = self.loaded_weights()
+        return loaded.sha256 if loaded else None
 
     def own_checks(self, signals: Any, encoded: Encoded) -> list[tuple[str, bool, Any, Any]]:
         """Return questions that only this codec can ask of what it encoded: (name, passed, found, expected)

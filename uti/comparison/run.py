@@ -46,7 +46,7 @@ from ..modalities.base import Audio, Image, Sample, values_of
 from ..modalities.image import load_image, normalise_image
 from ..modalities.registry import MODALITIES
 from ..outdir import OutdirError, output_folder
-from ..space import canonical_json, space_hash
+from ..space import canonical_json, diff_spaces, from_dict, space_hash
 
 # %% auto #0
 __all__ = ['RATES', 'Key', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'prepare_compare',
@@ -223,6 +223,7 @@ def _kept(inputs: Prepared) -> AuditRecord | None:
         "token_space_sha256": space_hash(tokenizer.space),
     }
     same = canonical_json(here) == canonical_json(report.model_dump(mode="json", include=set(here)))
+    same = same and not diff_spaces(tokenizer.space, from_dict(report.token_space))
     same = same and environment_of(inputs.config).packages == report.environment.packages
     same = same and [(s.modality, s.name, source_hash(s)) for s in inputs.samples] == [
         (i.modality, i.name, i.source_sha256) for i in report.items

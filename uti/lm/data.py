@@ -9,7 +9,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,6 +223,7 @@ def make_dataset(
             f"{', '.join(tokenizer.codecs)}"
         )
     grammar = grammar_of(tokenizer, text_tokens=text_tokens, audio_positions=audio_positions)
+    grammar = replace(grammar, space=tokenizer.space_with_fingerprints())
     wanted = [tasks[i % len(tasks)] for i in range(n)]
     cuts = _cuts(tokenizer, text_tokens, audio_positions)
     pieces = [cuts[_shown(task)](rng.choice(there[_shown(task)]), rng) for task in wanted]
@@ -298,8 +299,9 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
     """Read what `save_dataset` wrote, and parse every sequence.
 
     Raises `LMError` for a folder that is none, whose sequences or grammar were changed since they were
-    written, that belongs to another token space than `space` (where given), or has a sequence that breaks the
-    grammar or has no target; and `SpaceError` for a token space that does not have the hash beside it.
+    written, that belongs to another token space or codec than `space` (where given), or has a sequence that
+    breaks the grammar or has no target; and `SpaceError` for a token space that does not have the hash beside
+    it.
     """
     folder = Path(folder)
     own, config = load_space(folder / "token_space.json"), load_config(folder / "uti.yaml")
@@ -308,7 +310,9 @@ def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset
         if is_foreign(folder, name, known):
             raise LMError(f"{folder / name}: is not as it was written, its sha256 is not that of {MANIFEST}")
     if space and (differences := diff_spaces(space, own)):
-        raise LMError(f"{folder}: its sequences belong to another token space: {'; '.join(differences)}")
+        raise LMError(
+            f"{folder}: its sequences belong to another token space or codec: {'; '.join(differences)}"
+        )
     try:
         grammar = grammar_from_dict(own, json.loads((folder / "grammar.json").read_text(encoding="utf-8")))
         arrays = load_file(folder / "sequences.safetensors")

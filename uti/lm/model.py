@@ -72,15 +72,15 @@ def new_model(space: TokenSpace, **options: Any) -> PreTrainedModel:
 
 # %% ../../nbs/lm/02_model.ipynb #08-lm-006
 def check_space(folder: Path, space: TokenSpace) -> None:
-    """Raise `LMError` where `folder` says that it belongs to another token space, with one line for each
-    difference.
+    """Raise `LMError` where `folder` says that it belongs to another token space, or to the ids of another
+    codec, with one line for each difference.
     """
     if (folder / "token_space.json").exists() and (
         differences := diff_spaces(space, load_space(folder / "token_space.json"))
     ):
         raise LMError(
-            f"{folder}: a checkpoint of another token space: {'; '.join(differences)}; load it all the same "
-            "with --allow-other-token-space"
+            f"{folder}: a checkpoint of another token space or codec: {'; '.join(differences)}; "
+            "load it all the same with --allow-other-token-space"
         )
 
 

@@ -315,7 +315,7 @@ def export_tokenizer(tokenizer: UnifiedTokenizer, folder: str | Path) -> Path:
             if tokenizer.config:
                 tokenizer.save_pretrained(out.staged)
             else:
-                save_space(tokenizer.space, out.staged / "token_space.json")
+                save_space(tokenizer.space_with_fingerprints(), out.staged / "token_space.json")
             out.publish()
     except OSError as error:
         raise ExportError(f"{folder}: cannot be read or written ({error.strerror or error})") from error

@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,12 +23,14 @@ from torch import Tensor
 
 from ..codecs.base import Codec, CodecError, Encoded, codec_targets
 from ..codecs.checkpoints import load_codec
+from ..codecs.identity import identity_of, short_identity, with_fingerprint
 from ..config import Config, dump_config, load_config, with_codecs
 from ..errors import UTIError
 from ..files import atomic_path, write_text
 from ..html import table
 from ..modalities.base import Audio, Image
 from uti.space import (
+    Identity,
     SpaceError,
     TokenSpace,
     diff_spaces,
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['meta_digest', 'TokenizerError', 'Tokens', 'space_of', 'check_device', 'load_codecs', 'opened', 'check_ids',
-           'check_meta', 'UnifiedTokenizer']
+           'check_codec', 'check_meta', 'UnifiedTokenizer']
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-d
 def meta_digest(ids: Tensor, meta: dict[str, Any]) -> str:
@@ -104,11 +107,12 @@ class Tokens(NamedTuple):
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-005
 def space_of(codecs: dict[str, Codec]) -> TokenSpace:
-    "Return the token space of one codec a modality, from what the codecs promise."
+    "Return the token space of one codec a modality, from what the codecs promise, and whose ids it holds."
     sizes = {modality: codec.spec.codebook_sizes for modality, codec in codecs.items()}
     return TokenSpace(
-        text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ())
-    )
+        text=sum(sizes.get("text", ())), image=sizes.get("image", ()), audio=sizes.get("audio", ()),
+        codecs={modality: identity_of(codec) for modality, codec in codecs.items()},
+    )  # fmt: skip
 
 
 def check_device(name: str) -> None:
@@ -169,16 +173,26 @@ def check_ids(ids: Any) -> None:
         raise TokenizerError(f"ids must be a dense tensor that holds its values, got a {kind} tensor")
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-z
+def check_codec(identity: Identity, meta: dict[str, Any]) -> None:
+    "Raise `TokenizerError` where `meta` was written by another codec, saying in what the two differ."
+    allow = "with allow_other_codec (--allow-other-codec) they are decoded all the same"
+    if not isinstance(found := meta.get("identity"), dict):
+        raise TokenizerError(f"meta does not say which codec made these ids; {allow}")
+    there = {"codec": meta.get("codec"), "version": meta.get("codec_version"), **found}
+    here = {"codec": identity["family"], "version": identity["version"], **short_identity(identity)}
+    if differing := [part for part in here if there.get(part) != here[part]]:
+        told = "; ".join(f"{part} {there.get(part)!r}, here {here[part]!r}" for part in differing)
+        raise TokenizerError(f"another codec made these ids: {told}; {allow}")
+
+
 def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:
-    "Raise `TokenizerError` unless `meta` is one that this codec wrote for as many ids as there are."
+    "Raise `TokenizerError` unless `meta` is one that this codec writes for as many ids as there are."
     spec = codec.spec
     check_ids(ids)
     if not isinstance(meta, dict):
         raise TokenizerError(f"meta must be the dict that encoding gave, got {type(meta).__name__}")
     expected = {
         "modality": spec.modality,
-        "codec": spec.name,
-        "codec_version": spec.version,
         "serialisation": serialisation,
         "n_codebooks": spec.n_codebooks,
     }
@@ -239,6 +253,7 @@ class UnifiedTokenizer:
     `text`, `image`, `audio`: of each modality a codec, or what `load_codec` takes: a name, a folder or a hub
     id. Or `codecs`, modality → codec, and `config`: serialisation and clip length; default:
     interleaved, whole audio. `UnifiedTokenizer.from_config` makes both from a `uti.yaml`.
+    `allow_other_codec`: decode ids that another codec of the same shape made.
 
     Who handles all modalities alike names them in the call (`decode("image", tokens)`); who has one in hand
     calls its own (`decode_image(ids, meta)`).
@@ -247,7 +262,7 @@ class UnifiedTokenizer:
     def __init__(
         self, codecs: dict[str, Codec] | None = None, config: Config | None = None, *,
         text: Codec | str | Path | None = None, image: Codec | str | Path | None = None,
-        audio: Codec | str | Path | None = None,
+        audio: Codec | str | Path | None = None, allow_other_codec: bool = False,
     ):  # fmt: skip
         given = {"text": text, "image": image, "audio": audio}
         named = {modality: codec for modality, codec in given.items() if codec is not None}
@@ -265,18 +280,21 @@ class UnifiedTokenizer:
                 )
         self.codecs = codecs
         self.config = config
+        self.allow_other_codec = allow_other_codec
         self.serialisation = config.serialisation if config else "interleaved"
         self.clip_seconds = config.clip_seconds if config else None
         self.space = space_of(codecs)
 
     @classmethod
-    def from_config(cls, config: Config | str | Path | None = None) -> UnifiedTokenizer:
+    def from_config(
+        cls, config: Config | str | Path | None = None, *, allow_other_codec: bool = False
+    ) -> UnifiedTokenizer:
         """Make it from a `Config`, or the path of a `uti.yaml`; default: the embedded codecs.
 
         Raises `ConfigError` or `CodecError`.
         """
         config = config if isinstance(config, Config) else load_config(config)
-        return cls(load_codecs(config), config)
+        return cls(load_codecs(config), config, allow_other_codec=allow_other_codec)
 
     def codec(self, modality: str) -> Codec:
         "Return the codec of `modality`. Raises `TokenizerError` where there is none."
@@ -285,6 +303,13 @@ class UnifiedTokenizer:
                 f"this tokenizer has no codec for {modality!r}; it has {', '.join(self.codecs)}"
             )
         return self.codecs[modality]
+
+    def space_with_fingerprints(self) -> TokenSpace:
+        """Return the token space with the fingerprints of its codecs, as it is saved. Raises what a codec
+        raises that cannot encode.
+        """
+        codecs = {modality: with_fingerprint(codec) for modality, codec in self.codecs.items()}
+        return replace(self.space, codecs=codecs)
 
     def normalise(self, modality: str, signal: Any) -> tuple[Any, dict[str, Any]]:
         """Return `signal` in the form that the codec of `modality` encodes, and a record of what was done.
@@ -321,6 +346,7 @@ class UnifiedTokenizer:
             "modality": codec.spec.modality,
             "codec": codec.spec.name,
             "codec_version": codec.spec.version,
+            "identity": short_identity(self.space.codecs[codec.spec.modality]),
             "serialisation": self.serialisation,
             "n_codebooks": codec.spec.n_codebooks,
             "n_positions": codec_meta["n_positions"],
@@ -349,6 +375,8 @@ class UnifiedTokenizer:
         codec, codes = self.codec(modality), []
         for line, meta in zip(ids, metas, strict=True):
             check_meta(codec, self.serialisation, line, meta)
+            if not self.allow_other_codec:
+                check_codec(self.space.codecs[modality], meta)
             grid = unflatten(line, self.serialisation, codec.spec.n_codebooks)
             codes.append(to_codes(self.space, modality, grid))
             if meta.get("digest") != meta_digest(line, meta):
@@ -457,20 +485,25 @@ class UnifiedTokenizer:
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        save_space(self.space, folder / "token_space.json")
+        save_space(self.space_with_fingerprints(), folder / "token_space.json")
         write_text(folder / "uti.yaml", dump_config(_carried(self.config, folder)))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> UnifiedTokenizer:
+    def from_pretrained(cls, folder: str | Path, *, allow_other_codec: bool = False) -> UnifiedTokenizer:
         """Return what `save_pretrained` wrote.
 
-        Raises `SpaceError` where the codecs now make another token space than the saved one, saying how they
-        differ.
+        Raises `SpaceError` where the codecs now make another token space than the saved one, or, unless that
+        is allowed, are others or behave otherwise here, saying how they differ.
         """
         folder = Path(folder)
-        tokenizer, saved = cls.from_config(folder / "uti.yaml"), load_space(folder / "token_space.json")
-        if differences := diff_spaces(tokenizer.space, saved):
+        saved = load_space(folder / "token_space.json")
+        tokenizer = cls.from_config(folder / "uti.yaml", allow_other_codec=allow_other_codec)
+        here = (
+            replace(tokenizer.space, codecs={}) if allow_other_codec else tokenizer.space_with_fingerprints()
+        )
+        if differences := diff_spaces(here, saved):
             raise SpaceError(
-                f"{folder}: its codecs make another token space than the saved one: {'; '.join(differences)}"
+                f"{folder}: its codecs make other ids than those that it was saved with: "
+                f"{'; '.join(differences)}"
             )
         return tokenizer
