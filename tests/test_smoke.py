@@ -343,7 +343,7 @@ def test_a_codec_without_short_sounds_says_so():
 WRONG = {
     "smoke tests of another space": (
         ["report", "--smoke-report", "smoke.json"],
-        "smoke tests of other codecs say nothing of this one: AUDIO_CB1",
+        "smoke tests of other codecs say nothing of these: AUDIO_CB1",
     ),
     "no smoke.json": (["audit", "--smoke-report", "absent.json"], "absent.json: cannot be read"),
     "a smoke.json that is none": (
