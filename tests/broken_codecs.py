@@ -339,6 +339,54 @@ class ElsewhereLouder(Elsewhere):
         return super()._decode(codes, meta) * (0.5 + self.there() % 50 / 100)
 
 
+class Drifts(Blocks):
+    "Says that it encodes half a second at a time, and counts positions from the beginning of all."
+
+    def __init__(self):
+        super().__init__(chunk_length=500, chunk_stride=500)
+
+    def _late(self, codes):
+        return (torch.arange(codes.shape[-1]) >= 60).long()
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        codes[:, 1] = (codes[:, 1] + self._late(codes)) % 16
+        for row, item in zip(codes, meta, strict=True):
+            row[:, item["n_positions"] :] = 0
+        return Encoded(codes, meta)
+
+    def _decode(self, codes, meta):
+        codes = codes.clone()
+        codes[:, 1] = (codes[:, 1] - self._late(codes)) % 16
+        return super()._decode(codes, meta)
+
+
+class ClicksAtEnd(Blocks):
+    "Fills a last position that is half full with a click."
+
+    def __init__(self):
+        super().__init__(silent_tail=True)
+
+    def _decode(self, codes, meta):
+        waves = super()._decode(codes, meta)
+        for wave, item in zip(waves, meta, strict=True):
+            if item["n_samples"] % 10 == 5:
+                wave[:, item["n_samples"] - 5 : item["n_samples"]] = 0.9
+        return waves
+
+
+class LastBits(Blocks):
+    "Has its ids from the last bits of its samples."
+
+    def _encode(self, signals, lengths):
+        codes, meta = super()._encode(signals, lengths)
+        bits = (signals[:, 0, : codes.shape[-1] * 10 : 10] * 32768).round().long()
+        codes[:, 1, : bits.shape[-1]] = bits % 16
+        for row, item in zip(codes, meta, strict=True):
+            row[:, item["n_positions"] :] = 0
+        return Encoded(codes, meta)
+
+
 # codec → (the question that finds it, whether it alone does)
 BROKEN = {
     LaterCalls: ("repeatability", False),
@@ -361,6 +409,8 @@ BROKEN = {
     NoMiddle: ("place_sensitivity", True),
     ConstantEnd: ("place_ends", True),
     FadesOut: ("place_distortion", True),
+    Drifts: ("pieces_against_whole", True),
+    ClicksAtEnd: ("silent_tail", True),
     OneEntry: ("place_entries", True),
     ThreeThreads: ("version_encode", True),
     LouderWithThreads: ("version_decode", True),

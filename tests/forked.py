@@ -55,15 +55,18 @@ def _child(
 class Fork:
     """`function(*arguments)`, both of which can be pickled, running in a fork, in the working folder `folder`
     and with `environment` (default: this process's); what it says goes to two files. `context`: what it is
-    a fork of, the server or this process. Used as a `subprocess.Popen` is.
+    a fork of, the server or this process. `daemon`: whether it ends with this one. Used as a
+    `subprocess.Popen` is.
     """
 
-    def __init__(self, function, *arguments, streams, folder=".", environment=None, context=CONTEXT):
+    def __init__(
+        self, function, *arguments, streams, folder=".", environment=None, context=CONTEXT, daemon=False
+    ):
         for path in streams:
             path.touch()
         folder, environment = str(Path(folder).resolve()), dict(environment or os.environ)
         given = (function, arguments, folder, environment, [str(path) for path in streams])
-        self.process = context.Process(target=_child, args=given)
+        self.process = context.Process(target=_child, args=given, daemon=daemon)
         self.process.start()
 
     @property
@@ -107,7 +110,9 @@ def fresh_fork(folder: Path, circumstances: Any, context=CONTEXT) -> Fork:
     "As `uti.checks.case._spawn`: a fresh process of an audit, with this one's hash seed."
     environment = {**os.environ, **circumstances.environment}
     streams = [folder / "out", folder / "err"]
-    return Fork(run_fresh, str(folder), environment=environment, streams=streams, context=context)
+    return Fork(
+        run_fresh, str(folder), environment=environment, streams=streams, context=context, daemon=True
+    )
 
 
 def training_fork(arguments: list[str], log: Path) -> Fork:

@@ -42,6 +42,9 @@ def test_it_says_what_it_promises_and_what_it_computes_with():
         "output_rate": 24_000,
         "channels": 1,
         "hop_length": 320,
+        "chunk_length": 0,
+        "chunk_stride": 0,
+        "silent_tail": True,
     }
     tensors, files = codec.loaded_weights()
     assert {name.split(".")[0] for name in tensors} == {"encoder", "decoder"} and files == [WEIGHTS]

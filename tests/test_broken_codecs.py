@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from broken_codecs import BROKEN, Bytes, Elsewhere, ElsewhereLouder, OtherKernels, Tiles
+from broken_codecs import BROKEN, Bytes, Elsewhere, ElsewhereLouder, LastBits, OtherKernels, Tiles
 from small_codecs import Blocks, Held, Rising
 
 from uti.checks.base import CHECKS
@@ -38,6 +38,26 @@ def test_kernels_are_asked_about_in_a_thorough_run(name):
         answer = CHECKS[name].ask(case)
         assert answer.failed_gate is thorough and answer.detail.startswith("without oneDNN: " * thorough)
     assert torch.backends.mkldnn.enabled and torch.get_deterministic_debug_mode() == 0
+
+
+def test_ids_of_last_bits_are_not_stable_and_those_of_means_are():
+    found = {
+        kind: CHECKS["stability"].ask(CodecCase(UnifiedTokenizer({"audio": kind()}), "audio")).found
+        for kind in (Blocks, LastBits)
+    }
+    what = "±1 in the last of 16 bits"
+    assert found[LastBits][what][1] > 0.6 > 0.1 > max(found[Blocks][what])
+
+
+@pytest.mark.parametrize(
+    ("promises", "told"),
+    [({"chunk_length": 0}, 0), ({"chunk_length": 30, "chunk_stride": 20}, "40 positions .* 30 of")],
+)
+def test_a_codec_that_states_chunks_is_held_to_them(promises, told):
+    answer = CHECKS["pieces_against_whole"].ask(
+        CodecCase(UnifiedTokenizer({"audio": Blocks(**promises)}), "audio")
+    )
+    assert answer.gates is bool(told) and answer.passed is not bool(told), answer
 
 
 def elsewhere(codec):

@@ -56,7 +56,8 @@ def test_a_spec_as_data_is_its_modality_and_its_fields():
     }  # fmt: skip
     assert audio(notes=("a",)).to_dict() == {
         **common, "modality": "audio", "name": "hops", "codebook_sizes": [16, 16], "sample_rate": 16_000,
-        "output_rate": 16_000, "channels": 1, "hop_length": 200,
+        "output_rate": 16_000, "channels": 1, "hop_length": 200, "chunk_length": 0, "chunk_stride": 0,
+        "silent_tail": False,
     }  # fmt: skip
     assert {name: spec.modality for name, spec in SPECS.items()} == {m: m for m in ("text", "image", "audio")}
     assert [spec.n_codebooks for spec in (text(), image(), audio())] == [1, 2, 2]
@@ -91,6 +92,7 @@ def test_positions_samples_and_shapes():
         (lambda: image(output_size=(8, 8.0)), "a codec for image must state output_size"),
         (lambda: image(resize="pad"), "got 'pad' and 'bicubic'"),
         (lambda: image(resample="nearest"), "got 'crop' and 'nearest'"),
+        (lambda: audio(chunk_length=10), "chunks of 10 samples cannot begin every 0 samples"),
         (lambda: audio(hop_length=0), "codec 'hops': a codec for audio must state hop_length"),
         (lambda: audio(channels=True), "a codec for audio must state channels"),
         (lambda: audio(sample_rate=-1), "a codec for audio must state sample_rate and output_rate"),

@@ -338,8 +338,9 @@ def _diff_identities(
     "Yield a line for each part in which two codecs of one modality differ."
     a, b = (dict(_parts(identity, ignoring)) for identity in (here, there))
     differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
-    for name in differing:
-        yield f"{modality}: {name} {_short(a.get(name))} here, {_short(b.get(name))} there"
+    for name in differing:  # an identity leaves out what is as usual
+        values = (_short(part.get(name, "as usual")) for part in (a, b))
+        yield f"{modality}: {name} {' here, '.join(values)} there"
     prints = [identity.get("fingerprint") for identity in (here, there)]
     if not differing and "fingerprint" not in ignoring and None not in prints and prints[0] != prints[1]:
         yield (

@@ -162,7 +162,7 @@ def check(
 
 def promised(promise: str) -> Callable[[Any], bool]:
     "Gate where the codec's spec makes the `promise`, the name of one of its fields."
-    return lambda case: getattr(case.spec, promise)
+    return lambda case: bool(getattr(case.spec, promise))
 
 
 def deterministic(case: Any) -> bool:

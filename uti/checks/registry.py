@@ -11,6 +11,7 @@ from typing import Any
 from uti.checks import (  # noqa: F401, each lists its questions
     baseline,
     batches,
+    cutting,
     decoding,
     encoding,
     language_model,
@@ -21,6 +22,7 @@ from uti.checks import (  # noqa: F401, each lists its questions
     repeatability,
     signal,
     space,
+    stability,
     text,
     versions,
 )

@@ -9,6 +9,7 @@ import hashlib
 import inspect
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
 from typing import Any, cast
 from weakref import WeakKeyDictionary
 
@@ -61,7 +62,7 @@ def _weights_of(codec: Codec) -> str:
     return _once(codec, "weights", lambda codec: codec.weights_sha256() or "")
 
 # %% ../../nbs/codecs/05_identity.ipynb #codecs-05-07
-REMARKS = ("licence", "source", "notes", "decode_modes", "lossless", "invariant", "idempotent")
+REMARKS = ("licence", "source", "notes", "decode_modes", "lossless", "invariant", "idempotent", "silent_tail")
 PREPROCESSING = (  # the form that a signal is brought into, and what follows from it
     "sample_rate", "channels", "input_size", "output_size", "grid", "n_positions", "resize", "resample"
 )  # fmt: skip
@@ -69,15 +70,16 @@ PREPROCESSING = (  # the form that a signal is brought into, and what follows fr
 
 def identity_of(codec: Codec) -> Identity:
     "Return which codec this is; without a fingerprint, for which it would have to encode."
-    said = codec.spec.to_dict()
+    said, usual = codec.spec.to_dict(), {f.name: f.default for f in fields(codec.spec)}
     own = ("modality", "name", "version", "weights_sha256", "dtype")
+    said = {k: v for k, v in said.items() if k not in (*own, *REMARKS) and v != usual.get(k)}
     weights = _weights_of(codec)
     identity: dict[str, Any] = {
         "family": codec.spec.name,
         "version": codec.spec.version,
         "weights": weights,
         "code": "" if weights else _once(codec, "code", _code_sha256),
-        "options": {k: v for k, v in said.items() if k not in (*own, *REMARKS, *PREPROCESSING)},
+        "options": {k: v for k, v in said.items() if k not in PREPROCESSING},
         "preprocessing": {k: v for k, v in said.items() if k in PREPROCESSING},
         "dtype": codec.spec.dtype,
     }

@@ -236,6 +236,11 @@ class AudioSpec(CodecSpec):
     output_rate: int = 0  # of those that decode gives; left out: the same
     channels: int
     hop_length: int  # samples a position
+    # windows of samples in which encode takes long audio, each by itself, and how far apart they begin; 0: as
+    # a whole
+    chunk_length: int = 0
+    chunk_stride: int = 0
+    silent_tail: bool = False  # silence at the end decodes to less than −60 dB, however long the audio is
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -248,6 +253,12 @@ class AudioSpec(CodecSpec):
             channels=self.channels,
             hop_length=self.hop_length,
         )
+        if not 0 <= self.chunk_stride <= self.chunk_length or bool(self.chunk_length) != bool(
+            self.chunk_stride
+        ):
+            raise self.error(
+                f"chunks of {self.chunk_length} samples cannot begin every {self.chunk_stride} samples"
+            )
 
     @property
     def form(self) -> str:

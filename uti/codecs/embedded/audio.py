@@ -74,6 +74,7 @@ class EmbeddedAudio(Codec):
             channels=1,
             hop_length=HOP,
             invariant=True,
+            silent_tail=True,
             dtype="float64",
         )
 

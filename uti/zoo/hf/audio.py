@@ -93,6 +93,8 @@ class HFAudio(CheckpointCodec):
             output_rate=rates.decode,
             channels=self.loaded.channels,
             hop_length=rates.hop,
+            chunk_length=self.loaded.chunks[0],
+            chunk_stride=self.loaded.chunks[1],
             dtype=dtype,
             notes=self.loaded.notes,
         )

@@ -148,6 +148,12 @@ class AudioModel:
         self.choice = choice_for(self.module, self.family, self.n_codebooks)
         return self.n_codebooks
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        "Return samples of the windows in which EnCodec encodes long audio, and of their stride; else zeros."
+        length = self.config.chunk_length if self.is_encodec else None
+        return (length, self.config.chunk_stride) if length else (0, 0)
+
     def positions(self, n_samples: int) -> int:
         "Return positions of `n_samples` at the rate of decode."
         if self.is_encodec:
