@@ -5,13 +5,21 @@
 # %% ../../nbs/audit/00_environment.ipynb #04-environment-002
 from __future__ import annotations
 
+import locale
 import platform
-from importlib.metadata import PackageNotFoundError, version
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ..config import Config
+from ..files import packaged
 
 PACKAGES = (
     "uti",
@@ -42,11 +50,43 @@ class Environment(BaseModel):
     device: str
     threads: int
     seed: int
+    lock: dict[str, str] = Field({}, description="every installed package → its version")
+    cpu: str = Field("", description="its model")
+    instructions: str = Field("", description="the widest that torch uses")
+    blas: str = Field("", description="the library that torch multiplies matrices with")
+    locale: str = Field("", description="of the process, LC_CTYPE")
+    commit: str | None = Field(None, description="of UTI's own checkout; null where it was installed")
+    dirty: bool | None = Field(None, description="whether tracked files of that checkout were changed")
+    argv: list[str] = Field([], description="of the process, without the folder of the program")
+
+
+def _cpu() -> str:
+    "Return the model of the processor, as Linux says it or else Python."
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+@cache
+def _checkout() -> tuple[str, bool] | None:
+    "Return the commit of the checkout that UTI runs from, and whether it was changed; None where it is none."
+    here = packaged("__init__.py").resolve()
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
+
+    with suppress(OSError, subprocess.SubprocessError):
+        git("ls-files", "--error-unmatch", here.name)  # or it lies in somebody else's checkout
+        return git("rev-parse", "HEAD").strip(), bool(git("status", "--porcelain", "--untracked-files=no"))
+    return None
 
 
 def environment_of(config: Config) -> Environment:
     "Return what a run of `config` in this process is measured with."
-    packages = {}
+    packages, checkout = {}, _checkout()
     for name in PACKAGES:
         try:
             packages[name] = version(name)
@@ -59,4 +99,12 @@ def environment_of(config: Config) -> Environment:
         device=config.device,
         threads=torch.get_num_threads(),
         seed=config.seed,
+        lock={d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]},
+        cpu=_cpu(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        blas="".join(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())[:1]),
+        locale=locale.setlocale(locale.LC_CTYPE),
+        commit=checkout[0] if checkout else None,
+        dirty=checkout[1] if checkout else None,
+        argv=[Path(sys.argv[0]).name, *sys.argv[1:]],
     )
