@@ -99,6 +99,7 @@ def test_everything_that_is_promised_is_left_behind(audited):
         "uti.yaml",
         "token_space.json",
         "recon.png",
+        "report.intoto.json",
         "recon.wav",
         "tokens.safetensors",
         "uti_manifest.json",

@@ -26,8 +26,8 @@ from ..tokens.tokenizer import UnifiedTokenizer
 DECODE_MODES = ("deterministic", "diffusion", "none")
 
 # %% auto #0
-__all__ = ['DECODE_MODES', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'load_smoke', 'artifact_names',
-           'generated_files', 'tokenizer_of', 'prepare', 'save_space_apart']
+__all__ = ['DECODE_MODES', 'STATEMENT_FILE', 'FOLDERS', 'AuditPlan', 'check_apart', 'check_decoders', 'Prepared', 'load_smoke',
+           'artifact_names', 'generated_files', 'tokenizer_of', 'prepare', 'save_space_apart']
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-003
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class AuditPlan:
     thorough: bool = False
 
 # %% ../../nbs/audit/05_plan.ipynb #audit-05-008
+STATEMENT_FILE = "report.intoto.json"  # what was tested and found, for who decides by attestations
 FOLDERS = ("original", "recon", "generated")  # the subfolders of an audit's results
 
 
@@ -142,6 +143,7 @@ def artifact_names(prepared: Prepared) -> list[str]:
     "Return the files that an audit writes, whatever it finds."
     names = [
         "report.json",
+        STATEMENT_FILE,
         TOKENS,
         "token_space.json",
         "token_space.sha256",

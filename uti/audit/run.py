@@ -11,18 +11,20 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from .artifacts import token_hashes, write_artifacts
+from .artifacts import CONFIG_FILE, token_hashes, write_artifacts
 from .baseline import item_with, metrics_with
 from .environment import environment_of
 from .measure import Measured, measure_case, measure_speed, use_by_modality
-from .plan import AuditPlan, Prepared, prepare
+from .plan import STATEMENT_FILE, AuditPlan, Prepared, prepare
 from .record import AuditRecord, Earlier, Item, Speed
 from .report_json import to_report
 from .samples import source_hash
+from .statements import test_result
 from ..checks.base import CHECKS, Check, Of, Outcome, attempt
 from ..checks.baseline import BaselineRun
 from uti.checks.case import (
@@ -35,7 +37,7 @@ from uti.checks.case import (
     codes_of,
 )
 from ..checks.registry import ask
-from ..files import write_json
+from ..files import digest, write_json
 from ..metrics.base import mean_of
 from ..metrics.registry import METRICS
 from ..outdir import output_folder
@@ -209,6 +211,14 @@ def _record(
     )
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-005
+def _statement(record: AuditRecord, folder: Path) -> dict[str, Any]:
+    "Return what the audit tested and found, of every file that it leaves, as an in-toto statement."
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    digests = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    configuration = {name: digests[name] for name in (CONFIG_FILE,) if name in digests}
+    return test_result(digests, record.checks, configuration)
+
+
 def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, steps, what: None) -> AuditRecord:
     """Run an audit and write report.json and the artifacts into the plan's folder, all at the end or, where
     the run breaks, not at all (`uti.outdir`).
@@ -255,6 +265,7 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
             prepared, space, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught]
         )
         write_json(out.staged / "report.json", to_report(record))
+        write_json(out.staged / STATEMENT_FILE, _statement(record, out.staged))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")
     return record

@@ -1,0 +1,175 @@
+"""What a stranger finds out about a published record: every change is found, and named."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from uti.audit.plan import AuditPlan
+from uti.audit.record import AuditError
+from uti.audit.run import run_audit
+from uti.audit.verify import compare_records, verify
+from uti.codecs.embedded.audio import WEIGHTS
+from uti.config import parse_config
+from uti.modalities.audio import write_wav
+from uti.modalities.probes import noise
+
+pytestmark = pytest.mark.run
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    "An image of its codec's size and audio at its codec's rate: both are written as they were."
+    folder = tmp_path_factory.mktemp("assets")
+    write_wav(folder / "hiss.wav", noise(12_000, 3, held=7).float()[None] * 0.5, 24_000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return shutil.copyfile(WEIGHTS, tmp_path_factory.mktemp("weights") / "audio.safetensors")
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, assets, weights):
+    "A record of a codec whose weights are a file of ours."
+    folder = tmp_path_factory.mktemp("audited") / "out"
+    audio = {"codec": "embedded-audio", "options": {"n_codebooks": 2, "weights": str(weights)}}
+    run_audit(AuditPlan(parse_config({"audio": audio}), folder, assets))
+    return folder
+
+
+@pytest.fixture
+def copied(audited, tmp_path):
+    return shutil.copytree(audited, tmp_path / "copied")
+
+
+def test_a_record_of_another_folder_is_verified_in_every_part(copied, assets):
+    found = verify(copied, assets)
+    assert found.exit_code == 0, [str(f) for f in found.findings if f.verdict in ("differs", "unknown")]
+    assert found.verified == ["files", "ids", "record", "metrics", "codecs", "re-encoding"]
+    assert {f.verdict for f in found.findings if f.kind != "metrics"} == {"equal"}
+
+
+def flip(path, place=-1):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+def spoil_artifact(folder):
+    flip(folder / "recon" / "hiss.wav.wav", -3000)
+
+
+def spoil_original(folder):
+    flip(folder / "original" / "hiss.wav.wav", -3000)
+
+
+def spoil_token(folder):
+    flip(folder / "tokens.safetensors", -8)
+
+
+def spoil_metric(folder):
+    path = folder / "report.json"
+    data = json.loads(path.read_text())
+    data["items"][-1]["metrics"]["audio_snr_db"]["value"] += 2
+    path.write_text(json.dumps(data))
+
+
+def spoil_verdict(folder):
+    path = folder / "report.json"
+    data = json.loads(path.read_text())
+    next(c for c in data["checks"] if c["gates"])["passed"] = False
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (spoil_artifact, ["files, recon/hiss.wav.wav"]),
+        (spoil_original, ["files, original/hiss.wav.wav"]),
+        (spoil_token, ["files, tokens.safetensors", "ids, audio/hiss.wav", "re-encoding, ids of hiss.wav"]),
+        (
+            spoil_metric,
+            ["files, report.json", "record, mean of audio_snr_db", "re-encoding, audio_snr_db of hiss.wav"],
+        ),
+        (spoil_verdict, ["files, report.json", "record, verdict"]),
+    ],
+)
+def test_each_change_is_found_and_named(copied, assets, spoil, told):
+    spoil(copied)
+    found = verify(copied, assets)
+    said = [str(f) for f in found.with_verdict("differs")]
+    assert found.exit_code == 1 and all(any(s.startswith(t) for s in said) for t in told), said
+
+
+def test_other_weights_are_found_and_named(copied, assets, weights):
+    whole = weights.read_bytes()
+    changed = load_file(weights)
+    changed[min(changed)].view(-1)[0] += 1
+    try:
+        save_file(changed, weights)
+        said = [str(f) for f in verify(copied, assets).with_verdict("differs")]
+    finally:
+        weights.write_bytes(whole)
+    assert any(s.startswith("codecs, audio") and "weights" in s for s in said), said
+    assert any(s.startswith("codecs, weights of audio") for s in said), said
+
+
+def test_what_cannot_be_asked_is_unknown_and_exit_2(copied, assets, weights):
+    moved = weights.rename(weights.with_suffix(".moved"))
+    try:
+        found = verify(copied, assets)
+    finally:
+        moved.rename(weights)
+    assert found.exit_code == 2 and "files" in found.verified and "codecs" not in found.verified
+    (unknown,) = found.with_verdict("unknown")
+    assert "cannot be loaded here" in unknown.detail and "audio.safetensors" in unknown.detail
+
+
+def test_without_the_inputs_the_originals_are_encoded(copied):
+    found = verify(copied)
+    (ids,) = [f for f in found.findings if f.of == "ids of hiss.wav"]
+    assert found.exit_code == 0 and ids.verdict == "equal"
+
+
+def test_two_records_are_compared_id_by_id(copied, audited):
+    same = compare_records(copied, audited)
+    assert same.exit_code == 0 and not same.environment
+    tokens = load_file(copied / "tokens.safetensors")
+    tokens["audio/hiss.wav"][5] += 1  # codebook 1 at position 2
+    save_file(tokens, copied / "tokens.safetensors")
+    data = json.loads((copied / "report.json").read_text())
+    data["items"][-1]["token_sha256"] = "0" * 64
+    (copied / "report.json").write_text(json.dumps(data))
+    (differs,) = compare_records(copied, audited).with_verdict("differs")
+    assert "first in codebook 1 at position 2" in str(differs) and differs.of == "audio/hiss.wav"
+
+
+def test_the_command_says_it_and_writes_a_statement(copied, assets, uti_here, tmp_path):
+    right = uti_here("verify", copied, "--assets", assets, "--statement", "svr.json")
+    assert right.returncode == 0 and "VERIFIED" in right.stdout
+    said = json.loads((tmp_path / "svr.json").read_text())
+    assert said["predicateType"].endswith("svr/v0.1") and "UTI_RE_ENCODING" in said["predicate"]["properties"]
+    assert {s["name"] for s in said["subject"]} >= {"report.json", "tokens.safetensors"}
+    spoil_token(copied)
+    wrong = uti_here("verify", copied, "--assets", assets, "--statement", "svr.json")
+    said = json.loads((tmp_path / "svr.json").read_text())["predicate"]["properties"]
+    assert wrong.returncode == 1 and "✗ ids, audio/hiss.wav" in wrong.stdout and "UTI_IDS" not in said
+    absent = uti_here("verify", tmp_path / "nothing")
+    assert absent.returncode == 2 and absent.stderr.count("\n") == 1 and "cannot be read" in absent.stderr
+
+
+def test_an_audit_leaves_its_result_as_a_statement(audited):
+    said = json.loads((audited / "report.intoto.json").read_text())
+    assert said["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
+    assert said["predicate"]["result"] == "PASSED" and not said["predicate"]["failedTests"]
+    assert "stability/audio" in said["predicate"]["warnedTests"]
+    assert {s["name"] for s in said["subject"]} >= {"report.json", "tokens.safetensors", "uti.yaml"}
+    assert [c["name"] for c in said["predicate"]["configuration"]] == ["uti.yaml"]
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(AuditError, match="cannot be read"):
+        verify(tmp_path)
