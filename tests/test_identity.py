@@ -2,7 +2,7 @@
 
 import copy
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +175,14 @@ def test_a_codec_without_weights_is_told_by_its_code():
     assert here["code"] != there["code"] and not here["weights"]
     assert identity_of(TwoWays())["sha256"] == here["sha256"]
     assert fingerprint_of(TwoWays()) != fingerprint_of(Inverted())
+
+
+def test_a_codec_that_cannot_be_hashed_has_an_identity_too():
+    @dataclass
+    class Plain(TwoWays):
+        level: int = 3
+
+    assert UnifiedTokenizer(image=Plain()).space_with_fingerprints().codecs["image"]["code"]
 
 
 def test_another_process_says_the_same(uti_here, one):

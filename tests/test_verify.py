@@ -157,8 +157,23 @@ def test_the_command_says_it_and_writes_a_statement(copied, assets, uti_here, tm
     wrong = uti_here("verify", copied, "--assets", assets, "--statement", "svr.json")
     said = json.loads((tmp_path / "svr.json").read_text())["predicate"]["properties"]
     assert wrong.returncode == 1 and "✗ ids, audio/hiss.wav" in wrong.stdout and "UTI_IDS" not in said
+    both = uti_here("verify", copied, "--against", copied, "--statement", "s.json")
+    assert (
+        both.returncode == 2 and "leave --against out" in both.stderr and not (tmp_path / "s.json").exists()
+    )
     absent = uti_here("verify", tmp_path / "nothing")
     assert absent.returncode == 2 and absent.stderr.count("\n") == 1 and "cannot be read" in absent.stderr
+
+
+def test_a_record_cannot_point_beyond_its_folder(copied, assets, tmp_path):
+    outside = shutil.copyfile(copied / "original" / "hiss.wav.wav", tmp_path / "outside.wav")
+    path = copied / "report.json"
+    data = json.loads(path.read_text())
+    data["items"][-1]["original"] = str(outside)
+    data["items"][-1]["meta"] = {}
+    path.write_text(json.dumps(data))
+    said = [str(f) for f in verify(copied, assets).with_verdict("differs")]
+    assert any(s.startswith("metrics, hiss.wav") and "is no file of this record" in s for s in said), said
 
 
 def test_an_audit_leaves_its_result_as_a_statement(audited):

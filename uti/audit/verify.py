@@ -237,6 +237,13 @@ def _compared(kind: str, of: str, name: str, recorded: Measurement, here: Measur
     return Finding(kind, of, "within tolerance" if abs(a - b) <= tolerance else "differs", a, b)
 
 
+def _read(folder: Path, modality: str, name: str) -> Any:
+    "Return the signal in a file of the record. Raises `UTIError`, also for a path that the manifest lacks."
+    if name not in read_manifest(folder)["files"]:
+        raise AuditError(f"{name}: is no file of this record")
+    return MODALITIES[modality].read(folder / name)
+
+
 def _as_decoded(signal: Any) -> Any:
     "Return a signal as it was read, as float32 in the range in which codecs give it."
     return Image(signal.pixels.float() / 255) if isinstance(signal, Image) else signal
@@ -247,9 +254,9 @@ def _verify_metrics(folder: Path, record: AuditRecord) -> Iterator[Finding]:
     for item in record.items:
         if not (item.original and item.recon):
             continue
-        read = MODALITIES[item.modality].read
         try:
-            original, recon = (_as_decoded(read(folder / name)) for name in (item.original, item.recon))
+            files = [_read(folder, item.modality, name) for name in (item.original, item.recon)]
+            original, recon = map(_as_decoded, files)
         except UTIError as error:
             yield Finding("metrics", item.name, "differs", detail=str(error))
             continue
@@ -259,6 +266,8 @@ def _verify_metrics(folder: Path, record: AuditRecord) -> Iterator[Finding]:
                 yield _compared("metrics", f"{name} of {item.name}", name, value, here[name])
             else:
                 yield Finding("metrics", f"{name} of {item.name}", "unknown", detail="no such metric here")
+        for name in here.keys() - item.metrics.keys():
+            yield Finding("metrics", f"{name} of {item.name}", "unknown", detail="is not in the record")
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-11
 SAME_IDS = 0.9  # of the ids, where neither the codec promises the same ones nor the input is the very same
@@ -279,7 +288,7 @@ def _input_of(folder: Path, item: Item, sources: Mapping[tuple[str, str], Sample
         return sample, True
     if not item.original:
         raise AuditError("its input is not here; give the folder with --assets")
-    return Sample(item.name, item.modality, MODALITIES[item.modality].read(folder / item.original)), False
+    return Sample(item.name, item.modality, _read(folder, item.modality, item.original)), False
 
 
 def _verify_item(
@@ -291,7 +300,7 @@ def _verify_item(
         yield Finding("re-encoding", said, "differs", item.n_tokens, len(ids), "another number of ids")
         return
     share = (ids == recorded).double().mean().item() if len(ids) else 1.0
-    where = difference_of(recorded, ids, item.meta["n_codebooks"], item.meta["serialisation"])
+    where = difference_of(recorded, ids, item.meta)
     needed = 1.0 if exact and case.spec.invariant else SAME_IDS
     verdict: Verdict = "equal" if share == 1 else "within tolerance" if share >= needed else "differs"
     yield Finding("re-encoding", said, verdict, detail=where)
@@ -304,9 +313,12 @@ def _verify_item(
             yield _compared("re-encoding", f"{name} of {item.name}", name, value, here)
 
 
-def difference_of(there: Tensor, here: Tensor, n_codebooks: int, serialisation: str) -> str:
+def difference_of(there: Tensor, here: Tensor, meta: Mapping[str, Any]) -> str:
     "Say how many ids of one item differ, and the first by codebook and position; empty where none does."
-    a, b = (unflatten(ids, serialisation, n_codebooks) for ids in (there, here))
+    try:
+        a, b = (unflatten(ids, meta["serialisation"], meta["n_codebooks"]) for ids in (there, here))
+    except (UTIError, KeyError, TypeError, ValueError):
+        return "its meta does not say how its ids are arranged"
     places = torch.nonzero((a != b).T)
     if not len(places):
         return ""
@@ -349,11 +361,11 @@ Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
 
 
 def other_environment(then: Environment, now: Environment) -> dict[str, tuple[Any, Any]]:
-    "Return name → (what it was, what it is) of what differs, packages by their names."
+    """Return name → (what it was, what it is) of what differs, packages by their names; what the record does
+    not say is left out.
+    """
     a, b = (e.model_dump(exclude={"argv", "lock", "packages"}) | e.packages for e in (then, now))
-    return {
-        name: (a.get(name), b.get(name)) for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)
-    }
+    return {name: (was, b.get(name)) for name, was in a.items() if was not in (None, "", b.get(name))}
 
 
 def verify(
@@ -411,8 +423,7 @@ def _compare_items(
     if a is None or b is None or a.shape != b.shape:
         yield _same("ids", name, then.token_sha256, item.token_sha256, f"{then.n_tokens} and {item.n_tokens}")
     else:
-        meta = item.meta
-        where = difference_of(a, b, meta["n_codebooks"], meta["serialisation"])
+        where = difference_of(a, b, item.meta)
         yield _same("ids", name, then.token_sha256, item.token_sha256, where)
     for metric, value in (item.metrics | item.roundtrip).items():
         if before := (then.metrics | then.roundtrip).get(metric):

@@ -400,8 +400,7 @@ def _print_verification(found: Verification) -> None:
             if finding.verdict == verdict:
                 out.print(f"{sign} {finding}", markup=False, highlight=False)
     for name, (then, now) in found.environment.items():
-        if not isinstance(then, dict):
-            out.print(f"environment: {name} was {then}, is {now}", markup=False, highlight=False)
+        out.print(f"environment: {name} was {then}, is {now}", markup=False, highlight=False)
     said = {0: "VERIFIED", 1: "DIFFERS", 2: "NOT ALL COULD BE VERIFIED"}[found.exit_code]
     out.print(
         f"{said}: {len(found.findings)} findings", style="bold red" if found.exit_code else "bold green"
@@ -426,10 +425,13 @@ def verify(
     Exits 1 where something differs, 2 where something could not be verified.
     """
     with sentences():
+        from uti.audit.record import AuditError
         from uti.audit.verify import compare_records
         from uti.audit.verify import verify as recompute
         from uti.files import write_json
 
+        if statement and against:
+            raise AuditError("--statement says what was verified of one record; leave --against out")
         with progress_bar() as progress:
             found = compare_records(folder, against) if against else recompute(folder, assets, progress)
         if statement:

@@ -28,7 +28,10 @@ _known: WeakKeyDictionary[Codec, dict[str, str]] = WeakKeyDictionary()  # what i
 
 
 def _once(codec: Codec, what: str, make: Callable[[Codec], str]) -> str:
-    known = _known.setdefault(codec, {})
+    try:
+        known = _known.setdefault(codec, {})
+    except TypeError:  # a codec that cannot be hashed, such as a dataclass
+        return make(codec)
     if what not in known:
         known[what] = make(codec)
     return known[what]
