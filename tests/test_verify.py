@@ -20,7 +20,7 @@ pytestmark = pytest.mark.run
 
 @pytest.fixture(scope="module")
 def assets(tmp_path_factory):
-    "An image of its codec's size and audio at its codec's rate: both are written as they were."
+    "Audio at its codec's rate, which is written as it was."
     folder = tmp_path_factory.mktemp("assets")
     write_wav(folder / "hiss.wav", noise(12_000, 3, held=7).float()[None] * 0.5, 24_000)
     return folder

@@ -59,7 +59,9 @@ class Identity(TypedDict):
 
     family: str
     version: str
-    weights: str  # sha256 of the weights, or of the vocabulary; empty where nothing is known of them
+    # sha256 of the weights, or of the vocabulary; of a checkpoint the 16 digits of its version; empty where
+    # nothing is known of them
+    weights: str
     code: str  # sha256 of the code instead; empty where there are weights
     options: dict[str, Any]  # that change ids
     preprocessing: dict[str, Any]  # what a signal is made into before it is encoded

@@ -70,6 +70,12 @@ def _cpu() -> str:
 
 
 @cache
+def _lock() -> dict[str, str]:
+    "Return every installed package → its version."
+    return {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+
+
+@cache
 def _checkout() -> tuple[str, bool] | None:
     "Return the commit of the checkout that UTI runs from, and whether it was changed; None where it is none."
     here = packaged("__init__.py").resolve()
@@ -99,7 +105,7 @@ def environment_of(config: Config) -> Environment:
         device=config.device,
         threads=torch.get_num_threads(),
         seed=config.seed,
-        lock={d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]},
+        lock=_lock(),
         cpu=_cpu(),
         instructions=torch.backends.cpu.get_cpu_capability(),
         blas="".join(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())[:1]),

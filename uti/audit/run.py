@@ -215,7 +215,7 @@ def _statement(record: AuditRecord, folder: Path) -> dict[str, Any]:
     "Return what the audit tested and found, of every file that it leaves, as an in-toto statement."
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     digests = {path.relative_to(folder).as_posix(): digest(path) for path in files}
-    configuration = {name: digests[name] for name in (CONFIG_FILE,) if name in digests}
+    configuration = {CONFIG_FILE: digests[CONFIG_FILE]} if CONFIG_FILE in digests else {}
     return test_result(digests, record.checks, configuration)
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,7 @@ from .report_json import read_record, to_report
 from .samples import load_samples, source_hash
 from .statements import verification_summary
 from ..checks.case import Case, EncodedCase, measure_signals
+from ..checks.trial import differing
 from ..config import parse_config
 from ..errors import UTIError
 from ..files import digest
@@ -201,7 +202,8 @@ def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tenso
     yield _same("record", "token_space_sha256", record.token_space_sha256, space_hash(space))
     try:
         differences = diff_spaces(load_space(folder / "token_space.json"), space)
-        yield _same("record", "token_space.json", "", "; ".join(differences))
+        verdict: Verdict = "differs" if differences else "equal"
+        yield Finding("record", "token_space.json", verdict, detail="; ".join(differences))
     except SpaceError as error:
         yield Finding("record", "token_space.json", "differs", detail=str(error))
     for modality in record.codebook_use:
@@ -214,10 +216,8 @@ def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tenso
         yield Finding("record", f"codebook use of {modality}", "equal" if same else "differs")
     for name, mean in record.metrics.items():
         values = [m for i in record.items if (m := (i.metrics | i.roundtrip).get(name))]
-        here = mean_of(values).value
-        rounded = None if here is None or mean.value is None else round(here, 9) == round(mean.value, 9)
-        same = rounded or mean.value == here
-        yield Finding("record", f"mean of {name}", "equal" if same else "differs", mean.value, here)
+        found = _compared("record", f"mean of {name}", name, mean, mean_of(values))
+        yield found if found.verdict == "equal" else replace(found, verdict="differs")
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-09
 RELATIVE = 0.02  # of a value, for a metric without a tolerance
@@ -316,15 +316,10 @@ def _verify_item(
 def difference_of(there: Tensor, here: Tensor, meta: Mapping[str, Any]) -> str:
     "Say how many ids of one item differ, and the first by codebook and position; empty where none does."
     try:
-        a, b = (unflatten(ids, meta["serialisation"], meta["n_codebooks"]) for ids in (there, here))
+        a, b = (unflatten(ids, meta["serialisation"], meta["n_codebooks"]) for ids in (here, there))
     except (UTIError, KeyError, TypeError, ValueError):
         return "its meta does not say how its ids are arranged"
-    places = torch.nonzero((a != b).T)
-    if not len(places):
-        return ""
-    position, codebook = places[0].tolist()
-    share = len(places) / a.numel()
-    return f"{share:.2%} of the ids differ, first in codebook {codebook} at position {position}"
+    return differing(a, b)
 
 
 def _verify_codecs(

@@ -253,9 +253,7 @@ class AudioSpec(CodecSpec):
             channels=self.channels,
             hop_length=self.hop_length,
         )
-        if not 0 <= self.chunk_stride <= self.chunk_length or bool(self.chunk_length) != bool(
-            self.chunk_stride
-        ):
+        if not (0 < self.chunk_stride <= self.chunk_length or self.chunk_stride == self.chunk_length == 0):
             raise self.error(
                 f"chunks of {self.chunk_length} samples cannot begin every {self.chunk_stride} samples"
             )

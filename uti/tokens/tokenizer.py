@@ -24,13 +24,13 @@ from torch import Tensor
 from ..codecs.base import Codec, CodecError, Encoded, codec_targets
 from ..codecs.checkpoints import load_codec
 from ..codecs.identity import identity_of, short_identity, with_fingerprint
+from ..codecs.spec import CodecSpec
 from ..config import Config, dump_config, load_config, with_codecs
 from ..errors import UTIError
 from ..files import atomic_path, write_text
 from ..html import table
 from ..modalities.base import Audio, Image
 from uti.space import (
-    Identity,
     SpaceError,
     TokenSpace,
     diff_spaces,
@@ -173,13 +173,15 @@ def check_ids(ids: Any) -> None:
         raise TokenizerError(f"ids must be a dense tensor that holds its values, got a {kind} tensor")
 
 # %% ../../nbs/tokens/03_tokenizer.ipynb #06-tokenizer-009-z
-def check_codec(identity: Identity, meta: dict[str, Any]) -> None:
-    "Raise `TokenizerError` where `meta` was written by another codec, saying in what the two differ."
+def check_codec(spec: CodecSpec, identity: dict[str, str], meta: dict[str, Any]) -> None:
+    """Raise `TokenizerError` where `meta` was written by another codec than that of `spec` and the short
+    `identity`, saying in what the two differ.
+    """
     allow = "with allow_other_codec (--allow-other-codec) they are decoded all the same"
     if not isinstance(found := meta.get("identity"), dict):
         raise TokenizerError(f"meta does not say which codec made these ids; {allow}")
     there = {"codec": meta.get("codec"), "version": meta.get("codec_version"), **found}
-    here = {"codec": identity["family"], "version": identity["version"], **short_identity(identity)}
+    here = {"codec": spec.name, "version": spec.version, **identity}
     if differing := [part for part in here if there.get(part) != here[part]]:
         told = "; ".join(f"{part} {there.get(part)!r}, here {here[part]!r}" for part in differing)
         raise TokenizerError(f"another codec made these ids: {told}; {allow}")
@@ -284,6 +286,7 @@ class UnifiedTokenizer:
         self.serialisation = config.serialisation if config else "interleaved"
         self.clip_seconds = config.clip_seconds if config else None
         self.space = space_of(codecs)
+        self.identities = {m: short_identity(codec) for m, codec in self.space.codecs.items()}
 
     @classmethod
     def from_config(
@@ -346,7 +349,7 @@ class UnifiedTokenizer:
             "modality": codec.spec.modality,
             "codec": codec.spec.name,
             "codec_version": codec.spec.version,
-            "identity": short_identity(self.space.codecs[codec.spec.modality]),
+            "identity": dict(self.identities[codec.spec.modality]),
             "serialisation": self.serialisation,
             "n_codebooks": codec.spec.n_codebooks,
             "n_positions": codec_meta["n_positions"],
@@ -376,7 +379,7 @@ class UnifiedTokenizer:
         for line, meta in zip(ids, metas, strict=True):
             check_meta(codec, self.serialisation, line, meta)
             if not self.allow_other_codec:
-                check_codec(self.space.codecs[modality], meta)
+                check_codec(codec.spec, self.identities[modality], meta)
             grid = unflatten(line, self.serialisation, codec.spec.n_codebooks)
             codes.append(to_codes(self.space, modality, grid))
             if meta.get("digest") != meta_digest(line, meta):
