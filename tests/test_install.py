@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = ConfigParser(delimiters=["="], interpolation=None)
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 # of those that are required
-WITH_OTHERS = {"huggingface-hub", "ipython", "jinja2", "jupyter-client", "nbclient", "pyzmq", "traitlets"}
+WITH_OTHERS = {"ipython", "jinja2", "jupyter-client", "nbclient", "pyzmq", "traitlets"}
 
 
 def names(key: str) -> set[str]:

@@ -14,7 +14,7 @@ from uti.checks.registry import ask
 from uti.compat import torchaudio
 from uti.config import ConfigError, parse_config
 from uti.metrics.audio import aligned_snr_db, log_mel, log_mel_l1, mae, si_sdr_db, snr_db
-from uti.metrics.base import Measurement, Metric, MetricError, mean_of, measured
+from uti.metrics.base import Mean, Measurement, Metric, MetricError, mean_of, measured
 from uti.metrics.codebooks import codebook_use
 from uti.metrics.image import error_map, psnr, ssim, ssim_gaussian
 from uti.metrics.registry import (
@@ -255,7 +255,7 @@ def of(**values):
 
 def gates(now, before, given=None):
     "The answers whether the metrics of the items `now` are as good as `before`."
-    held = metrics_with_baseline(now, before, tolerances_with(given or {}))
+    held = metrics_with_baseline(now, before, tolerances_with(given or {}), dict.fromkeys(before, 1))
     return [ask("metric with a baseline", one)[0] for one in held]
 
 
@@ -303,16 +303,16 @@ def test_a_metric_that_had_no_value_does_not_gate():
 def test_a_mean_is_of_what_has_a_value_and_says_how_many_have_none():
     none, other = Measurement(value=None, reason="silent"), Measurement(value=None, reason="empty")
     one, two = Measurement(value=1), Measurement(value=2)
-    assert mean_of([one, two]) == Measurement(value=1.5)
-    assert mean_of([none, one, two, other]) == Measurement(
-        value=1.5, reason="of 4 items, 2 without a value left out"
+    assert mean_of([one, two]) == Mean(value=1.5, n=2, deviation=0.5**0.5)
+    assert mean_of([none, one, two, other]) == Mean(
+        value=1.5, reason="of 4 items, 2 without a value left out", n=2, deviation=0.5**0.5
     )
     exact = Measurement(value=None, reason="equal", infinite=1)
-    assert mean_of([exact, one, none]) == Measurement(
-        value=1, reason="of 3 items, 1 infinite and 1 without a value left out"
+    assert mean_of([exact, one, none]) == Mean(
+        value=1, reason="of 3 items, 1 infinite and 1 without a value left out", n=1
     )
-    assert mean_of([none, other]) == none
-    assert mean_of([]) == Measurement(value=None, reason="there was nothing to measure")
+    assert mean_of([none, other]) == Mean(value=None, reason="silent", n=0)
+    assert mean_of([]) == Mean(value=None, reason="there was nothing to measure", n=0)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Check, Outcome, check
 from uti.codecs.embedded.audio import EmbeddedAudio
-from uti.metrics.base import Measurement, Metric
+from uti.metrics.base import Mean, Metric
 from uti.metrics.registry import METRICS, register_metric
 from uti.pages import audit as sections
 from uti.publish import publish
@@ -113,7 +113,7 @@ def test_the_page_begins_with_the_verdict_an_image_and_audio(report, tmp_path):
         {"token_lm": None},
         {"warnings": ["w"]},
         {
-            "metrics": {"image_psnr": Measurement(value=None, reason="nothing")},
+            "metrics": {"image_psnr": Mean(value=None, reason="nothing")},
             "metric_facts": {"image_psnr": METRICS["image_psnr"].facts},
             "items": [],
         },

@@ -4,14 +4,18 @@ import json
 import shutil
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
+from uti.audit.card import model_card
 from uti.audit.plan import AuditPlan
 from uti.audit.record import AuditError
+from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.audit.verify import compare_records, verify
 from uti.codecs.embedded.audio import WEIGHTS
 from uti.config import parse_config
+from uti.files import digest
 from uti.modalities.audio import write_wav
 from uti.modalities.probes import noise
 
@@ -77,6 +81,20 @@ def spoil_metric(folder):
     path.write_text(json.dumps(data))
 
 
+def spoil_spread(folder):
+    path = folder / "report.json"
+    data = json.loads(path.read_text())
+    data["metrics_v2_spread"]["audio_snr_db"]["n"] += 1
+    path.write_text(json.dumps(data))
+
+
+def spoil_file(folder):
+    path = folder / "report.json"
+    data = json.loads(path.read_text())
+    data["files"]["recon.wav"] = data["files"]["tokens.safetensors"]
+    path.write_text(json.dumps(data))
+
+
 def spoil_verdict(folder):
     path = folder / "report.json"
     data = json.loads(path.read_text())
@@ -95,6 +113,8 @@ def spoil_verdict(folder):
             ["files, report.json", "record, mean of audio_snr_db", "re-encoding, audio_snr_db of hiss.wav"],
         ),
         (spoil_verdict, ["files, report.json", "record, verdict"]),
+        (spoil_spread, ["files, report.json", "record, items in the mean of audio_snr_db"]),
+        (spoil_file, ["files, report.json", "files, recon.wav"]),
     ],
 )
 def test_each_change_is_found_and_named(copied, assets, spoil, told):
@@ -115,6 +135,41 @@ def test_other_weights_are_found_and_named(copied, assets, weights):
         weights.write_bytes(whole)
     assert any(s.startswith("codecs, audio") and "weights" in s for s in said), said
     assert any(s.startswith("codecs, weights of audio") for s in said), said
+    assert any(s.startswith("codecs, audio.safetensors of audio") for s in said), said
+
+
+def test_a_record_names_every_file_and_each_mean_its_items(audited):
+    record = read_record(audited / "report.json")
+    written = {p.relative_to(audited).as_posix() for p in audited.rglob("*") if p.is_file()}
+    apart = {"report.json", "report.intoto.json", "uti_manifest.json"}
+    assert record.files.keys() == written - apart
+    assert record.files["recon.wav"] == digest(audited / "recon.wav")
+    assert record.weight_files == {"audio": {"audio.safetensors": digest(WEIGHTS)}}
+    assert record.metrics["audio_snr_db"].n == 1 and record.metrics["audio_snr_db"].deviation is None
+    assert all(facts.version >= 1 for facts in record.metric_facts.values())
+
+
+def test_another_version_of_a_metric_is_not_compared(copied, assets):
+    path = copied / "report.json"
+    data = json.loads(path.read_text())
+    data["metric_facts"]["audio_snr_db"]["version"] = 0
+    path.write_text(json.dumps(data))
+    found = verify(copied, assets)
+    assert "version 0 recorded, version 1 here" in {f.detail for f in found.with_verdict("unknown")}
+
+
+def test_a_model_card_has_the_numbers_of_the_record_and_none_of_one_that_failed(audited, copied, uti):
+    record = read_record(audited / "report.json")
+    said = uti("card", audited, "--url", "https://example.org/")
+    (entry,) = yaml.safe_load(said.stdout)["model-index"]
+    (result,) = entry["results"]
+    means = {name: mean.value for name, mean in record.metrics.items() if mean.value is not None}
+    assert entry["name"] == "embedded-audio" and result["source"]["url"] == "https://example.org/"
+    assert {m["type"]: m["value"] for m in result["metrics"]} == means
+    data = json.loads((copied / "report.json").read_text()) | {"pass": False}
+    (copied / "report.json").write_text(json.dumps(data))
+    with pytest.raises(AuditError, match="failed"):
+        model_card(read_record(copied / "report.json"))
 
 
 def test_what_cannot_be_asked_is_unknown_and_exit_2(copied, assets, weights):

@@ -5,7 +5,10 @@
 # %% ../../nbs/audit/00_environment.ipynb #04-environment-002
 from __future__ import annotations
 
+import hashlib
+import json
 import locale
+import os
 import platform
 import re
 import subprocess
@@ -55,6 +58,9 @@ class Environment(BaseModel):
     instructions: str = Field("", description="the widest that torch uses")
     blas: str = Field("", description="the library that torch multiplies matrices with")
     locale: str = Field("", description="of the process, LC_CTYPE")
+    machine: str = Field(
+        "", description="a key of its kind: system, architecture, model and number of processors"
+    )
     commit: str | None = Field(None, description="of UTI's own checkout; null where it was installed")
     dirty: bool | None = Field(None, description="whether tracked files of that checkout were changed")
     argv: list[str] = Field([], description="of the process, without the folder of the program")
@@ -67,6 +73,14 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor()
+
+
+def _machine() -> str:
+    """Return a key that two machines of one kind share, and that neither a boot nor an update of the system
+    changes. It says nothing of whose machine it is.
+    """
+    kind = [platform.system(), platform.machine(), _cpu(), os.cpu_count()]
+    return hashlib.sha256(json.dumps(kind).encode()).hexdigest()[:12]
 
 
 @cache
@@ -110,6 +124,7 @@ def environment_of(config: Config) -> Environment:
         instructions=torch.backends.cpu.get_cpu_capability(),
         blas="".join(re.findall(r"BLAS_INFO=(\w+)", torch.__config__.show())[:1]),
         locale=locale.setlocale(locale.LC_CTYPE),
+        machine=_machine(),
         commit=checkout[0] if checkout else None,
         dirty=checkout[1] if checkout else None,
         argv=[Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -13,7 +13,7 @@ from .environment import Environment
 from ..checks.base import Check
 from ..errors import UTIError
 from ..html import table, verdict
-from ..metrics.base import Measurement, MetricFacts
+from ..metrics.base import Mean, Measurement, MetricFacts
 
 SCHEMA_VERSION = (
     5  # raised whenever a field changes its name, its type or its meaning; a new one does not raise it
@@ -88,11 +88,15 @@ class AuditRecord(BaseModel):
     weights_sha256: dict[str, str | None] = Field(
         {}, description="modality → over all tensors of its codec; null for one that has none"
     )
+    weight_files: dict[str, dict[str, str]] = Field(
+        {}, description="modality → file that its codec's weights were read from → sha256"
+    )
+    files: dict[str, str] = Field({}, description="every other file that the run wrote here → sha256")
     token_space_sha256: str
     token_hashes: dict[str, str] = Field(
         description="modality → sha256 over the ids of all its items, one after another"
     )
-    metrics: dict[str, Measurement] = Field(
+    metrics: dict[str, Mean] = Field(
         description="means over the items whose value is finite; `reason` says how many are left out"
     )
     metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")

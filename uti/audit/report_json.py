@@ -72,11 +72,14 @@ def legacy_keys(record: AuditRecord) -> dict[str, Any]:
     return flat | {"runtime_size_match": {m: asked("runtime_size", m) for m in record.codecs}}
 
 # %% ../../nbs/audit/02_report_json.ipynb #audit-02-005
+_SPREAD = ("n", "deviation")
+
+
 def to_report(record: AuditRecord) -> dict[str, Any]:
     "Return the content of report.json."
     data = record.model_dump(mode="json", by_alias=True)
     means = data.pop("metrics")
-    passed = {name: check.passed for name, check in record.held.items()}
+    passed = {name: check.passed for name, check in record.held.items() if check.passed is not None}
     held = {
         "metrics_v2_checks": passed,
         "metrics_v2_pass": all(passed.values()) if passed else None,
@@ -86,7 +89,8 @@ def to_report(record: AuditRecord) -> dict[str, Any]:
         "schema_version": data.pop("schema_version"), "pass": data.pop("pass"),
         "metrics_v2": {name: m["value"] for name, m in means.items()}, **held,
         **legacy_keys(record),
-        "metrics_v2_reasons": {name: m["reason"] for name, m in means.items() if m["reason"]}, **data,
+        "metrics_v2_reasons": {name: m["reason"] for name, m in means.items() if m["reason"]},
+        "metrics_v2_spread": {name: {part: m[part] for part in _SPREAD} for name, m in means.items()}, **data,
     }  # fmt: skip
 
 
@@ -97,9 +101,17 @@ def report_schema() -> dict[str, Any]:
     The flat names, which are derived, are not in it.
     """
     schema = AuditRecord.model_json_schema()
+    mean = schema["$defs"]["Mean"]["properties"]
     means = {
         "metrics_v2": {"type": "object", "additionalProperties": {"type": ["number", "null"]}},
         "metrics_v2_reasons": {"type": "object", "additionalProperties": {"type": "string"}},
+        "metrics_v2_spread": {
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "properties": {part: mean[part] for part in _SPREAD},
+            },
+        },
     }
     properties = {name: value for name, value in schema["properties"].items() if name != "metrics"} | means
     return {
@@ -127,7 +139,10 @@ def read_record(path: str | Path) -> AuditRecord:
         )
         if not isinstance(data, dict) or not isinstance(data.get("metrics_v2"), dict):
             raise ValueError("metrics_v2: missing")
-        reasons, values = data.get("metrics_v2_reasons") or {}, data["metrics_v2"]
-        metrics = {name: {"value": value, "reason": reasons.get(name, "")} for name, value in values.items()}
+        reasons, spread = (data.get(f"metrics_v2_{what}") or {} for what in ("reasons", "spread"))
+        metrics = {
+            name: {"value": value, "reason": reasons.get(name, ""), **spread.get(name, {})}
+            for name, value in data["metrics_v2"].items()
+        }
         record = AuditRecord.model_validate({**data, "metrics": metrics})
     return record

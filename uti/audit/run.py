@@ -167,6 +167,7 @@ def _item(case: EncodedCase, numbers: Measured | None) -> Item:
 def _record(
     prepared: Prepared,
     space: TokenSpace,
+    files: dict[str, str],
     cases: Sequence[EncodedCase],
     items: list[Item],
     checks: list[Check],
@@ -174,7 +175,9 @@ def _record(
     seconds: dict[str, float],
     caught: Sequence[warnings.WarningMessage],
 ) -> AuditRecord:
-    "Return the record of a run whose every step is done. `space`: with what is known of its codecs."
+    """Return the record of a run whose every step is done. `space`: with what is known of its codecs;
+    `files`: those that it wrote → their sha256.
+    """
     tokenizer, baseline = prepared.tokenizer, prepared.baseline
     names = dict.fromkeys(name for item in items for name in (*item.metrics, *item.roundtrip))
     metrics = {
@@ -195,6 +198,8 @@ def _record(
         config=tokenizer.config.model_dump(mode="json") if tokenizer.config else None,
         codecs={m: c.spec.to_dict() for m, c in tokenizer.codecs.items()},
         weights_sha256={m: c.weights_sha256() for m, c in tokenizer.codecs.items()},
+        weight_files={m: w.file_hashes for m, c in tokenizer.codecs.items() if (w := c.loaded_weights())},
+        files=files,
         token_space=to_dict(space),
         token_space_sha256=space_hash(space),
         token_hashes=token_hashes(cases),
@@ -211,10 +216,14 @@ def _record(
     )
 
 # %% ../../nbs/audit/08_run.ipynb #audit-08-005
-def _statement(record: AuditRecord, folder: Path) -> dict[str, Any]:
-    "Return what the audit tested and found, of every file that it leaves, as an in-toto statement."
+def _digests(folder: Path) -> dict[str, str]:
+    "Return every file in `folder` → its sha256."
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    digests = {path.relative_to(folder).as_posix(): digest(path) for path in files}
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
+
+
+def _statement(record: AuditRecord, digests: dict[str, str]) -> dict[str, Any]:
+    "Return what the audit tested and found, of every file that it leaves, as an in-toto statement."
     configuration = {CONFIG_FILE: digests[CONFIG_FILE]} if CONFIG_FILE in digests else {}
     return test_result(digests, record.checks, configuration)
 
@@ -261,11 +270,11 @@ def run_audit(plan: AuditPlan | Prepared, progress: Progress = lambda step, step
         if prepared.baseline:
             held = metrics_with(prepared.baseline, items, prepared.config.tolerances)
             checks += [answer for metric in held for answer in ask("metric with a baseline", metric)]
-        record = _record(
-            prepared, space, encoded, items, checks, speed, clock.seconds, [*prepared.warned, *caught]
-        )
+        files, warned = _digests(out.staged), [*prepared.warned, *caught]
+        record = _record(prepared, space, files, encoded, items, checks, speed, clock.seconds, warned)
         write_json(out.staged / "report.json", to_report(record))
-        write_json(out.staged / STATEMENT_FILE, _statement(record, out.staged))
+        files = files | {"report.json": digest(out.staged / "report.json")}
+        write_json(out.staged / STATEMENT_FILE, _statement(record, files))
         out.publish()
     progress(len(STEPS), len(STEPS), "done")
     return record

@@ -124,9 +124,9 @@ def _same(kind: str, of: str, recorded: Any, here: Any, detail: str = "") -> Fin
     return Finding(kind, of, "equal" if recorded == here else "differs", recorded, here, detail)
 
 
-def _verify_files(folder: Path) -> Iterator[Finding]:
-    "Compare every file of the manifest with its hash."
-    listed = read_manifest(folder)["files"]
+def _verify_files(folder: Path, record: AuditRecord) -> Iterator[Finding]:
+    "Compare every file of the manifest and of the record with its hash."
+    listed = read_manifest(folder)["files"] | record.files
     if not listed:
         yield Finding("files", MANIFEST, "unknown", detail="lists no files")
     for name, sha in listed.items():
@@ -189,6 +189,11 @@ def _use(record: AuditRecord, tokens: Mapping[str, Tensor], modality: str) -> An
     return json.loads(json.dumps(codebook_use(torch.cat(codes, -1), sizes)))
 
 
+def _rounded(number: float | None) -> str | None:
+    "Return twelve digits: the order of a sum may change more."
+    return None if number is None else f"{number:.12g}"
+
+
 def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tensor]) -> Iterator[Finding]:
     "Compute again what follows from other parts of a record."
     said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -216,8 +221,13 @@ def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tenso
         yield Finding("record", f"codebook use of {modality}", "equal" if same else "differs")
     for name, mean in record.metrics.items():
         values = [m for i in record.items if (m := (i.metrics | i.roundtrip).get(name))]
-        found = _compared("record", f"mean of {name}", name, mean, mean_of(values))
+        here = mean_of(values)
+        found = _compared("record", f"mean of {name}", name, mean, here)
         yield found if found.verdict == "equal" else replace(found, verdict="differs")
+        if mean.n is not None:
+            yield _same("record", f"items in the mean of {name}", mean.n, here.n)
+            deviations = _rounded(mean.deviation), _rounded(here.deviation)
+            yield _same("record", f"deviation of {name}", *deviations)
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-09
 RELATIVE = 0.02  # of a value, for a metric without a tolerance
@@ -262,7 +272,11 @@ def _verify_metrics(folder: Path, record: AuditRecord) -> Iterator[Finding]:
             continue
         here = measure_signals(original, recon)
         for name, value in item.metrics.items():
-            if name in here:
+            version = record.metric_facts[name].version if name in record.metric_facts else 1
+            if name in here and version != METRICS[name].version:
+                said = f"version {version} recorded, version {METRICS[name].version} here"
+                yield Finding("metrics", f"{name} of {item.name}", "unknown", detail=said)
+            elif name in here:
                 yield _compared("metrics", f"{name} of {item.name}", name, value, here[name])
             else:
                 yield Finding("metrics", f"{name} of {item.name}", "unknown", detail="no such metric here")
@@ -339,8 +353,11 @@ def _verify_codecs(
     for modality in tokenizer.codecs:
         own = [line for line in differences if line.startswith(f"{modality}:")]
         yield Finding("codecs", modality, "differs" if own else "equal", detail="; ".join(own))
-        sha = tokenizer.codec(modality).weights_sha256()
+        loaded = tokenizer.codec(modality).loaded_weights()
+        sha, files = (loaded.sha256, loaded.file_hashes) if loaded else (None, {})
         yield _same("codecs", f"weights of {modality}", record.weights_sha256.get(modality), sha)
+        for name, file_sha in record.weight_files.get(modality, {}).items():
+            yield _same("codecs", f"{name} of {modality}", file_sha, files.get(name, "missing"))
     sources = _sources(record, assets)
     for item in record.items:
         try:
@@ -376,7 +393,7 @@ def verify(
     record = read_record(folder / "report.json")
     tokens = _read_tokens(folder)
     steps: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("files", lambda: _verify_files(folder)),
+        ("files", lambda: _verify_files(folder, record)),
         ("ids", lambda: _verify_ids(record, tokens)),
         ("the record", lambda: _verify_record(folder, record, tokens)),
         ("metrics", lambda: _verify_metrics(folder, record)),

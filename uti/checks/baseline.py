@@ -71,6 +71,7 @@ class MetricWithBaseline:
     tolerance: float
     now: Items
     before: Items
+    version: int = 1  # of the metric in the baseline
 
     @property
     def modality(self) -> str:
@@ -83,14 +84,17 @@ class MetricWithBaseline:
 
 
 def metrics_with_baseline(
-    now: Mapping[str, Items], before: Mapping[str, Items], tolerances: Mapping[str, float]
+    now: Mapping[str, Items],
+    before: Mapping[str, Items],
+    tolerances: Mapping[str, float],
+    versions: Mapping[str, int],
 ) -> list[MetricWithBaseline]:
     """Return those metrics that have a tolerance, and an item with a value in the baseline.
 
-    `now` and `before`: metric → item → its value.
+    `now` and `before`: metric → item → its value; `versions`: metric → its version in the baseline.
     """
     return [
-        MetricWithBaseline(METRICS[name], tolerance, now.get(name, {}), before[name])
+        MetricWithBaseline(METRICS[name], tolerance, now.get(name, {}), before[name], versions.get(name, 1))
         for name, tolerance in tolerances.items()
         if any(then.number is not None for then in before.get(name, {}).values())
     ]
@@ -116,6 +120,9 @@ def _fallen(metric: Metric, now: Items, before: Items) -> list[str]:
 def baseline_metric(held: MetricWithBaseline) -> Outcome:
     "Answer with `found`, the mean, and `expected`: the worst that passes."
     metric, now, before = held.metric, held.now, held.before
+    if held.version != metric.version:
+        said = f"the baseline has version {held.version} of {metric.name}, this run version {metric.version}"
+        return Outcome(None, detail=said)
     finite = [i for i in before if before[i].value is not None and i in now and now[i].value is not None]
     value, then = (mean_of([items[item] for item in finite]).value for items in (now, before))
     limit = None if then is None else metric.limit(then, held.tolerance)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import inspect
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .spec import CodecError, CodecSpec, Meta, shape_of
+from ..files import digest
 
 if TYPE_CHECKING:  # listing the codecs must not cost an import of torch
     import torch
@@ -61,6 +63,13 @@ class LoadedWeights(NamedTuple):
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        "Return the sha256 of each of `files`, by its path below the folder that holds all of them."
+        files = sorted({Path(path).resolve() for path in self.files})
+        above = os.path.commonpath([path.parent for path in files]) if files else ""
+        return {path.relative_to(above).as_posix(): digest(path) for path in files}
 
 # %% ../../nbs/codecs/01_base.ipynb #codecs-01-02
 def pack_rows(rows: Sequence[Sequence[int]]) -> Encoded:

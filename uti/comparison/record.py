@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..audit.environment import Environment
 from .references import Reference
-from ..metrics.base import Measurement, MetricFacts
+from ..metrics.base import Mean, Measurement, MetricFacts
 from ..modalities.audio import normalise_audio
 from ..modalities.base import Audio, Image
 from ..modalities.image import normalise_image
@@ -133,8 +133,8 @@ class CodecResult(BaseModel):
     lossless: bool | None = Field(
         None, description="of a text codec: every text came back as it was; null: not decoded"
     )
-    metrics: dict[str, Measurement] = Field(description="means over the items, in the codec's own form")
-    common: dict[str, Measurement] = Field(description="means over the items, in the common form")
+    metrics: dict[str, Mean] = Field(description="means over the items, in the codec's own form")
+    common: dict[str, Mean] = Field(description="means over the items, in the common form")
     items: list[ItemResult]
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-009-b

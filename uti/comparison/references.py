@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..compat import torchaudio
 from ..files import disk_full, scratch
-from ..metrics.base import Measurement, mean_of
+from ..metrics.base import Mean, Measurement, mean_of
 from ..metrics.registry import measure
 from ..modalities.audio import load_audio, normalise_audio, write_wav
 from ..modalities.base import MediaError
@@ -37,7 +37,7 @@ class Point(BaseModel):
 
     setting: str
     rate: float = Field(description="bits per pixel, or kbps")
-    metrics: dict[str, Measurement]
+    metrics: dict[str, Mean]
 
 
 class Reference(BaseModel):

@@ -39,7 +39,7 @@ from uti.comparison.record import (
 from .references import Reference, references_for
 from ..config import Config, load_config, with_codecs
 from ..files import reading, write_json
-from ..metrics.base import Measurement, mean_of
+from ..metrics.base import Mean, Measurement, mean_of
 from ..metrics.registry import METRICS
 from ..modalities.audio import load_audio, read_audio
 from ..modalities.base import Audio, Image, Sample, values_of
@@ -260,7 +260,7 @@ def _measure_common(form: CommonForm, reference: Image | Audio, recon: Path) -> 
     return measure_signals(reference, Audio(found, reference.rate))
 
 
-def _means(items: list[dict[str, Measurement]]) -> dict[str, Measurement]:
+def _means(items: list[dict[str, Measurement]]) -> dict[str, Mean]:
     return {
         name: mean_of([found[name] for found in items if name in found])
         for name in dict.fromkeys(name for found in items for name in found)

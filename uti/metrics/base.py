@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:  # a config knows the metrics by name, and must not cost an im
     Signal = Tensor | np.ndarray
 
 # %% auto #0
-__all__ = ['MetricError', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'measured', 'mean_of']
+__all__ = ['MetricError', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'Mean', 'measured', 'mean_of']
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-003
 class MetricError(UTIError):
@@ -70,6 +71,7 @@ class MetricFacts(BaseModel):
             "once more"
         ),
     )
+    version: int = Field(1, description="raised when the same signals get another number")
     tolerance: float | None = Field(
         None, description="how far it may fall behind a baseline's; null: it does not gate"
     )
@@ -115,6 +117,13 @@ class Measurement(BaseModel):
         return self.value if self.infinite is None else self.infinite * math.inf
 
 
+class Mean(Measurement):
+    "Hold the mean of one number over items."
+
+    n: int | None = Field(None, description="items whose value is finite; null where a record does not say")
+    deviation: float | None = Field(None, description="standard deviation of the items; null below two")
+
+
 def measured(function: Callable[..., float], *signals: Any) -> Measurement:
     """Return `function` of `signals` as a `Measurement`: an undefined or an infinite value is null, with the
     reason.
@@ -142,16 +151,17 @@ def _equal(reference: Signal, estimate: Signal) -> bool:
     return torch.equal(torch.as_tensor(reference), torch.as_tensor(estimate))
 
 
-def mean_of(measurements: Sequence[Measurement]) -> Measurement:
-    """Return the mean of the finite values, and how many items have none; null where there is none, with the
-    first reason.
+def mean_of(measurements: Sequence[Measurement]) -> Mean:
+    """Return the mean of the finite values and their spread, and how many items have none; null where there
+    is none, with the first reason.
     """
     values = [m.value for m in measurements if m.value is not None]
     if not values:
         first = measurements[0].reason if measurements else "there was nothing to measure"
-        return Measurement(value=None, reason=first)
+        return Mean(value=None, reason=first, n=0)
     infinite = sum(m.infinite is not None for m in measurements)
     missing = len(measurements) - len(values) - infinite
     left_out = [f"{infinite} infinite"] * bool(infinite) + [f"{missing} without a value"] * bool(missing)
     reason = f"of {len(measurements)} items, {' and '.join(left_out)} left out" if left_out else ""
-    return Measurement(value=sum(values) / len(values), reason=reason)
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Mean(value=sum(values) / len(values), reason=reason, n=len(values), deviation=deviation)

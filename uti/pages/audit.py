@@ -321,15 +321,26 @@ def metrics(report: AuditRecord) -> Markup:
             [_value(before.get(name)), report.passes_from(name), mark(gate.passed)] if gate else ["", "", ""]
         )
         rows.append(
-            [code(name), facts.title, _value(mean.value), facts.unit, facts.better, *held, mean.reason]
+            [
+                code(name),
+                facts.title,
+                _value(mean.value),
+                facts.unit,
+                _value(mean.n),
+                _value(mean.deviation),
+                facts.better,
+                *held,
+                mean.reason,
+            ]
         )
     each = [
         [i.name, report.metric_facts[name].title, _value(m.value), m.reason]
         for i in report.items
         for name, m in i.metrics.items()
     ]
+    columns = ["metric", "", "mean", "unit", "items", "deviation", "better"]
     return joined([
-        table(["metric", "", "value", "unit", "better", "baseline", "passes", "", ""], rows),
+        table([*columns, "baseline", "passes", "", ""], rows),
         folded("Every item", table(["item", "metric", "value", ""], each)) if each else "",
     ])  # fmt: skip
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/pages/02_common.ipynb #pages-common-02
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,24 @@ def environment_of(ran_on: Environment, seconds: Mapping[str, float], *said: Any
         f"Python {ran_on.python} on {ran_on.platform}, torch {ran_on.packages.get('torch', 'absent')}, "
         f"device {ran_on.device}, {ran_on.threads} threads, seed {ran_on.seed}. "
     )
+    changed = " with changes" if ran_on.dirty else ""
+    machine = {
+        "processor": ran_on.cpu,
+        "instructions": ran_on.instructions,
+        "BLAS": ran_on.blas,
+        "kind of machine": ran_on.machine,
+        "locale": ran_on.locale,
+        "commit of UTI": f"{ran_on.commit}{changed}" if ran_on.commit else "",
+        "command line": shlex.join(ran_on.argv),
+    }
+    of_machine = table(["", "the machine and the process"], [row for row in machine.items() if row[1]])
     packages = table(["package", "version"], list(ran_on.packages.items()))
+    every = folded(
+        f"All {len(ran_on.lock)} packages", table(["package", "version"], sorted(ran_on.lock.items()))
+    )
     times = table(["step", "seconds"], [[name.replace("_", " "), s] for name, s in seconds.items()])
-    return joined([paragraph(ran, *said), folded("Packages and times", packages, times)])
+    more = [of_machine, packages, every if ran_on.lock else "", times]
+    return joined([paragraph(ran, *said), folded("Machine, packages and times", *more)])
 
 
 def files_in(folder: Path, what: Mapping[str, str]) -> Markup:

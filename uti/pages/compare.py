@@ -5,7 +5,7 @@
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-002
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +108,7 @@ def fixed(number: float | None, decimals: int) -> Any:
     return NOTHING if number is None else (round(number, decimals) + 0.0, decimals)  # no -0.00
 
 
-def value(found: dict[str, Measurement], facts: MetricFacts) -> Any:
+def value(found: Mapping[str, Measurement], facts: MetricFacts) -> Any:
     return fixed(found[facts.name].value if facts.name in found else None, facts.decimals)
 
 
@@ -209,7 +209,7 @@ def explained(page: Page) -> Markup:
     )  # fmt: skip
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012
-def _numbers(found: dict[str, Measurement]) -> dict[str, float | None]:
+def _numbers(found: Mapping[str, Measurement]) -> dict[str, float | None]:
     return {name: metric.value for name, metric in found.items()}
 
 
