@@ -13,6 +13,7 @@ from uti.audit.record import AuditError
 from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.audit.verify import compare_records, verify
+from uti.codecs.base import LoadedWeights
 from uti.codecs.embedded.audio import WEIGHTS
 from uti.config import parse_config
 from uti.files import digest
@@ -147,6 +148,23 @@ def test_a_record_names_every_file_and_each_mean_its_items(audited):
     assert record.weight_files == {"audio": {"audio.safetensors": digest(WEIGHTS)}}
     assert record.metrics["audio_snr_db"].n == 1 and record.metrics["audio_snr_db"].deviation is None
     assert all(facts.version >= 1 for facts in record.metric_facts.values())
+
+
+def test_a_weight_file_keeps_its_name_where_it_is_a_link(tmp_path):
+    (tmp_path / "blob").write_bytes(b"w")
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "blob")
+    hashes = LoadedWeights({}, [tmp_path / "model.safetensors"]).file_hashes
+    assert hashes == {"model.safetensors": digest(tmp_path / "blob")}
+
+
+def test_a_file_that_only_the_record_names_is_not_opened(copied, assets):
+    path = copied / "report.json"
+    data = json.loads(path.read_text())
+    data["files"]["../secret"] = "0" * 64
+    path.write_text(json.dumps(data))
+    (copied.parent / "secret").write_text("s")
+    (found,) = (f for f in verify(copied, assets).findings if f.of == "../secret")
+    assert found.verdict == "unknown" and found.here is None
 
 
 def test_another_version_of_a_metric_is_not_compared(copied, assets):

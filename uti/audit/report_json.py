@@ -141,7 +141,8 @@ def read_record(path: str | Path) -> AuditRecord:
             raise ValueError("metrics_v2: missing")
         reasons, spread = (data.get(f"metrics_v2_{what}") or {} for what in ("reasons", "spread"))
         metrics = {
-            name: {"value": value, "reason": reasons.get(name, ""), **spread.get(name, {})}
+            name: {"value": value, "reason": reasons.get(name, "")}
+            | {part: spread.get(name, {}).get(part) for part in _SPREAD}
             for name, value in data["metrics_v2"].items()
         }
         record = AuditRecord.model_validate({**data, "metrics": metrics})

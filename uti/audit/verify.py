@@ -126,15 +126,17 @@ def _same(kind: str, of: str, recorded: Any, here: Any, detail: str = "") -> Fin
 
 def _verify_files(folder: Path, record: AuditRecord) -> Iterator[Finding]:
     "Compare every file of the manifest and of the record with its hash."
-    listed = read_manifest(folder)["files"] | record.files
+    listed = read_manifest(folder)["files"]
     if not listed:
         yield Finding("files", MANIFEST, "unknown", detail="lists no files")
     for name, sha in listed.items():
         path = folder / name
         if path.is_file():
-            yield _same("files", name, sha, digest(path))
+            yield _same("files", name, record.files.get(name, sha), digest(path))
         else:
             yield Finding("files", name, "unknown", detail="is not there")
+    for name in sorted(record.files.keys() - listed.keys()):  # not opened: it may lead out of the folder
+        yield Finding("files", name, "unknown", detail="is in the record and not in the manifest")
 
 
 def _read_tokens(folder: Path) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ class LoadedWeights(NamedTuple):
     @property
     def file_hashes(self) -> dict[str, str]:
         "Return the sha256 of each of `files`, by its path below the folder that holds all of them."
-        files = sorted({Path(path).resolve() for path in self.files})
+        files = sorted({Path(os.path.abspath(path)) for path in self.files})  # a hub's cache has links
         above = os.path.commonpath([path.parent for path in files]) if files else ""
         return {path.relative_to(above).as_posix(): digest(path) for path in files}
 
