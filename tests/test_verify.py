@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import yaml
@@ -57,6 +58,15 @@ def test_a_record_of_another_folder_is_verified_in_every_part(copied, assets):
     assert {f.verdict for f in found.findings if f.kind != "metrics"} == {"equal"}
 
 
+@contextmanager
+def edited(folder):
+    "Give what report.json says, and write it as it was left."
+    path = folder / "report.json"
+    data = json.loads(path.read_text())
+    yield data
+    path.write_text(json.dumps(data))
+
+
 def flip(path, place=-1):
     data = bytearray(path.read_bytes())
     data[place] ^= 1
@@ -76,31 +86,23 @@ def spoil_token(folder):
 
 
 def spoil_metric(folder):
-    path = folder / "report.json"
-    data = json.loads(path.read_text())
-    data["items"][-1]["metrics"]["audio_snr_db"]["value"] += 2
-    path.write_text(json.dumps(data))
+    with edited(folder) as data:
+        data["items"][-1]["metrics"]["audio_snr_db"]["value"] += 2
 
 
 def spoil_spread(folder):
-    path = folder / "report.json"
-    data = json.loads(path.read_text())
-    data["metrics_v2_spread"]["audio_snr_db"]["n"] += 1
-    path.write_text(json.dumps(data))
+    with edited(folder) as data:
+        data["metrics_v2_spread"]["audio_snr_db"]["n"] += 1
 
 
 def spoil_file(folder):
-    path = folder / "report.json"
-    data = json.loads(path.read_text())
-    data["files"]["recon.wav"] = data["files"]["tokens.safetensors"]
-    path.write_text(json.dumps(data))
+    with edited(folder) as data:
+        data["files"]["recon.wav"] = data["files"]["tokens.safetensors"]
 
 
 def spoil_verdict(folder):
-    path = folder / "report.json"
-    data = json.loads(path.read_text())
-    next(c for c in data["checks"] if c["gates"])["passed"] = False
-    path.write_text(json.dumps(data))
+    with edited(folder) as data:
+        next(c for c in data["checks"] if c["gates"])["passed"] = False
 
 
 @pytest.mark.parametrize(
@@ -158,20 +160,16 @@ def test_a_weight_file_keeps_its_name_where_it_is_a_link(tmp_path):
 
 
 def test_a_file_that_only_the_record_names_is_not_opened(copied, assets):
-    path = copied / "report.json"
-    data = json.loads(path.read_text())
-    data["files"]["../secret"] = "0" * 64
-    path.write_text(json.dumps(data))
+    with edited(copied) as data:
+        data["files"]["../secret"] = "0" * 64
     (copied.parent / "secret").write_text("s")
     (found,) = (f for f in verify(copied, assets).findings if f.of == "../secret")
     assert found.verdict == "unknown" and found.here is None
 
 
 def test_another_version_of_a_metric_is_not_compared(copied, assets):
-    path = copied / "report.json"
-    data = json.loads(path.read_text())
-    data["metric_facts"]["audio_snr_db"]["version"] = 0
-    path.write_text(json.dumps(data))
+    with edited(copied) as data:
+        data["metric_facts"]["audio_snr_db"]["version"] = 0
     found = verify(copied, assets)
     assert "version 0 recorded, version 1 here" in {f.detail for f in found.with_verdict("unknown")}
 
@@ -184,8 +182,8 @@ def test_a_model_card_has_the_numbers_of_the_record_and_none_of_one_that_failed(
     means = {name: mean.value for name, mean in record.metrics.items() if mean.value is not None}
     assert entry["name"] == "embedded-audio" and result["source"]["url"] == "https://example.org/"
     assert {m["type"]: m["value"] for m in result["metrics"]} == means
-    data = json.loads((copied / "report.json").read_text()) | {"pass": False}
-    (copied / "report.json").write_text(json.dumps(data))
+    with edited(copied) as data:
+        data["pass"] = False
     with pytest.raises(AuditError, match="failed"):
         model_card(read_record(copied / "report.json"))
 
@@ -213,9 +211,8 @@ def test_two_records_are_compared_id_by_id(copied, audited):
     tokens = load_file(copied / "tokens.safetensors")
     tokens["audio/hiss.wav"][5] += 1  # codebook 1 at position 2
     save_file(tokens, copied / "tokens.safetensors")
-    data = json.loads((copied / "report.json").read_text())
-    data["items"][-1]["token_sha256"] = "0" * 64
-    (copied / "report.json").write_text(json.dumps(data))
+    with edited(copied) as data:
+        data["items"][-1]["token_sha256"] = "0" * 64
     (differs,) = compare_records(copied, audited).with_verdict("differs")
     assert "first in codebook 1 at position 2" in str(differs) and differs.of == "audio/hiss.wav"
 
@@ -240,11 +237,9 @@ def test_the_command_says_it_and_writes_a_statement(copied, assets, uti_here, tm
 
 def test_a_record_cannot_point_beyond_its_folder(copied, assets, tmp_path):
     outside = shutil.copyfile(copied / "original" / "hiss.wav.wav", tmp_path / "outside.wav")
-    path = copied / "report.json"
-    data = json.loads(path.read_text())
-    data["items"][-1]["original"] = str(outside)
-    data["items"][-1]["meta"] = {}
-    path.write_text(json.dumps(data))
+    with edited(copied) as data:
+        data["items"][-1]["original"] = str(outside)
+        data["items"][-1]["meta"] = {}
     said = [str(f) for f in verify(copied, assets).with_verdict("differs")]
     assert any(s.startswith("metrics, hiss.wav") and "is no file of this record" in s for s in said), said
 

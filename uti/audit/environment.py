@@ -66,6 +66,7 @@ class Environment(BaseModel):
     argv: list[str] = Field([], description="of the process, without the folder of the program")
 
 
+@cache
 def _cpu() -> str:
     "Return the model of the processor, as Linux says it or else Python."
     with suppress(OSError):

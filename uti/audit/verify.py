@@ -24,6 +24,7 @@ from .environment import Environment, environment_of
 from .measure import measure_case
 from .record import AuditError, AuditRecord, Item
 from .report_json import read_record, to_report
+from .run import Progress
 from .samples import load_samples, source_hash
 from .statements import verification_summary
 from ..checks.case import Case, EncodedCase, measure_signals
@@ -43,8 +44,8 @@ from ..tokens.sequences import unflatten
 from ..tokens.tokenizer import UnifiedTokenizer, meta_digest
 
 # %% auto #0
-__all__ = ['Verdict', 'RELATIVE', 'SAME_IDS', 'Progress', 'Finding', 'Verification', 'difference_of', 'other_environment',
-           'verify', 'compare_records']
+__all__ = ['Verdict', 'RELATIVE', 'SAME_IDS', 'Finding', 'Verification', 'difference_of', 'other_environment', 'verify',
+           'compare_records']
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-04
 Verdict = Literal["equal", "within tolerance", "differs", "unknown"]
@@ -191,11 +192,6 @@ def _use(record: AuditRecord, tokens: Mapping[str, Tensor], modality: str) -> An
     return json.loads(json.dumps(codebook_use(torch.cat(codes, -1), sizes)))
 
 
-def _rounded(number: float | None) -> str | None:
-    "Return twelve digits: the order of a sum may change more."
-    return None if number is None else f"{number:.12g}"
-
-
 def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tensor]) -> Iterator[Finding]:
     "Compute again what follows from other parts of a record."
     said = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -228,8 +224,7 @@ def _verify_record(folder: Path, record: AuditRecord, tokens: Mapping[str, Tenso
         yield found if found.verdict == "equal" else replace(found, verdict="differs")
         if mean.n is not None:
             yield _same("record", f"items in the mean of {name}", mean.n, here.n)
-            deviations = _rounded(mean.deviation), _rounded(here.deviation)
-            yield _same("record", f"deviation of {name}", *deviations)
+            yield _same("record", f"deviation of {name}", mean.deviation, here.deviation)
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-09
 RELATIVE = 0.02  # of a value, for a metric without a tolerance
@@ -371,9 +366,6 @@ def _verify_codecs(
             yield Finding("re-encoding", f"ids of {item.name}", "unknown", detail=str(error))
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-12
-Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
-
-
 def other_environment(then: Environment, now: Environment) -> dict[str, tuple[Any, Any]]:
     """Return name → (what it was, what it is) of what differs, packages by their names; what the record does
     not say is left out.

@@ -71,7 +71,7 @@ class MetricWithBaseline:
     tolerance: float
     now: Items
     before: Items
-    version: int = 1  # of the metric in the baseline
+    version: int  # of the metric in the baseline
 
     @property
     def modality(self) -> str:
