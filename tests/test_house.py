@@ -195,6 +195,9 @@ def test_help_names_every_command():
         "dataset",
         "train",
         "export",
+        "verify",
+        "card",
+        "site",
     ):
         assert re.search(rf"\b{command}\b", run.stdout)
 

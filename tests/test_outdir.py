@@ -318,18 +318,20 @@ def test_the_folder_may_be_a_mount(tmp_path):
     assert '"pass": true' in result.stdout
 
 
-def test_a_list_of_somebody_else_is_left_alone(folder, tmp_path):
-    from uti.publish import write_list
+def test_a_page_of_somebody_else_is_left_alone(folder, tmp_path):
+    from uti.publish import is_site, write_site
 
-    write_list(tmp_path)
-    assert "UTI reports" in (tmp_path / "index.html").read_text()
-    (tmp_path / "index.html").write_text("<h1>my pages</h1>")
-    write_list(tmp_path)
-    assert (tmp_path / "index.html").read_text() == "<h1>my pages</h1>"
-    (tmp_path / "index.html").unlink()
-    (tmp_path / "index.html").mkdir()
-    write_list(tmp_path)
-    assert (tmp_path / "index.html").is_dir()
+    page = tmp_path / "index.html"
+    write_site(tmp_path)
+    assert "UTI reports" in page.read_text() and is_site(page)
+    page.write_text("<h1>my pages</h1>")
+    with pytest.raises(OutdirError, match="is no site of UTI"):
+        write_site(tmp_path)
+    assert page.read_text() == "<h1>my pages</h1>"
+    page.unlink()
+    page.mkdir()
+    with pytest.raises(OutdirError, match="is no site of UTI"):
+        write_site(tmp_path)
 
 
 def test_a_manifest_that_leads_elsewhere_removes_nothing(folder, tmp_path):

@@ -20,7 +20,7 @@ from uti.audit.run import run_audit
 from uti.codecs import base
 from uti.config import parse_config
 from uti.modalities.image import normalise_image, write_png
-from uti.publish import publish, write_list
+from uti.publish import publish, write_site
 
 # a handler that runs leaves a mark that can be read: the title PWN
 RUN = "document.title=String.fromCharCode(80,87,78)"
@@ -159,7 +159,7 @@ def reports(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "reports" / "r"
     run_audit(AuditPlan(parse_config({"text": "embedded-text"}), folder))
-    write_list(tmp_path / "reports")
+    write_site(tmp_path / "reports")
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     return tmp_path / "reports"
 

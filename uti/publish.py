@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .audit.history import HISTORY, History, lines_of, open_history, read_history
 from .audit.plan import AuditPlan
-from .audit.record import AuditRecord
+from .audit.record import AuditError, AuditRecord
 from .audit.report_json import read_record
 from .audit.run import Progress, run_audit
 from .audit.smoke_report import SmokeReport, read_smoke
@@ -25,8 +27,9 @@ from .comparison.run import check_name, compare, load_configs, read_comparison
 from .config import Config
 from .errors import UTIError
 from .files import packaged, scratch, write_text
-from .html import link, mark, table
-from .outdir import OutdirError, output_folder, refuse_foreign
+from .html import link, mark
+from .outdir import OutdirError, output_folder, read_manifest, refuse_foreign
+from .pages.history import site as page_of_site
 from .tokens.tokenizer import UnifiedTokenizer
 
 if TYPE_CHECKING:  # imported where they are used: who only audits does without them
@@ -35,7 +38,7 @@ if TYPE_CHECKING:  # imported where they are used: who only audits does without 
     from nbformat import NotebookNode
 
 # %% auto #0
-__all__ = ['REPORTS', 'DRAWING', 'Result', 'KINDS', 'LIST_MARK', 'render_notebook', 'Kind', 'write_list', 'publish',
+__all__ = ['REPORTS', 'DRAWING', 'Result', 'KINDS', 'SITE_MARK', 'render_notebook', 'Kind', 'is_site', 'write_site', 'publish',
            'report_folder', 'report', 'report_comparison', 'report_smoke']
 
 # %% ../nbs/07_publish.ipynb #publish-03
@@ -185,7 +188,7 @@ Result = AuditRecord | Comparison | SmokeReport
 @dataclass(frozen=True)
 class Kind:
     """Hold a kind of report: the file of its record, the notebook that draws it, how the record is read, and
-    what the list of reports says of it.
+    what the site says of one.
     """
 
     file: str
@@ -213,46 +216,82 @@ KINDS: dict[type, Kind] = {
 }
 
 
-def _row(page: Path) -> list[Any]:
-    "Return the row of a report in the list of reports."
-    name = link(f"{page.parent.name}/index.html", page.parent.name)
+def _row(folder: Path) -> list[Any]:
+    "Return the row of a report among those that the site only lists."
+    there = "index.html" if (folder / "index.html").exists() else ""
+    name = link(f"{folder.name}/{there}", folder.name)
     for kind in KINDS.values():
-        if (page.parent / kind.file).exists():
+        if (folder / kind.file).exists():
             try:
-                found = kind.read(page.parent / kind.file)
+                found = kind.read(folder / kind.file)
             except UTIError:
                 return [name, mark(False), "", f"{kind.file} cannot be read"]
             return [name, mark(found.passed), found.created, kind.told(found)]
     return [name, "", "", ""]
 
 # %% ../nbs/07_publish.ipynb #publish-14
-LIST_MARK = '<meta name="generator" content="uti">'
+SITE_MARK = '<meta name="generator" content="uti">'
 
 
-def write_list(reports: Path) -> None:
-    """Write `index.html` in `reports`, a list of the reports that lie in it.
+def is_site(page: Path) -> bool:
+    "Return whether `page` may be written: it is missing, or a site of ours."
+    if not os.path.lexists(page):
+        return True
+    return page.is_file() and SITE_MARK in page.read_text(encoding="utf-8", errors="replace")
 
-    A page of that name that is no such list is somebody else's, and left alone.
-    """
-    there = reports / "index.html"
-    if there.is_dir() or (
-        there.exists() and LIST_MARK not in there.read_text(encoding="utf-8", errors="replace")
-    ):
+
+def _copy_report(folder: Path, target: Path) -> None:
+    "Copy the files that a run left in `folder`, unless `target` has them."
+    manifest = read_manifest(folder)
+    if manifest == read_manifest(target):
         return
-    rows = [_row(page) for page in sorted(reports.glob("*/index.html"))]
+    with output_folder(target) as out:
+        for name in manifest["files"]:
+            if (folder / name).is_file():
+                (out.staged / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, out.staged / name, follow_symlinks=False)
+        out.publish()
+
+
+def write_site(reports: str | Path, site: str | Path | None = None) -> History:
+    """Write the site of the reports that lie in `reports`, each in a folder of its own: `index.html`, and
+    `history.jsonl` with a line for each audit, to which those that it lacks are added. `site`: the folder;
+    default: `reports` itself. Into another one the reports are copied beside those that it has.
+
+    Raises `OutdirError` where a file of somebody else is in the way, and `AuditError` where there is neither
+    a report nor a history, or the history is none.
+    """
+    reports, target = Path(reports), Path(site or reports)
+    folders = sorted({path.parent for kind in KINDS.values() for path in reports.glob(f"*/{kind.file}")})
+    if not folders and not (reports / HISTORY).exists():
+        raise AuditError(f"{reports}: holds neither a folder with a report nor a {HISTORY}")
+    if not is_site(target / "index.html"):
+        raise OutdirError(f"{target / 'index.html'}: is there already, and is no site of UTI; move it away")
+    known = read_history(reports / HISTORY)
+    if target.resolve() != reports.resolve():
+        for folder in folders:
+            _copy_report(folder, target / folder.name)
+    history = open_history(target, known)
+    if history.new:
+        before = (target / HISTORY).read_text(encoding="utf-8") if (target / HISTORY).exists() else ""
+        write_text(target / HISTORY, before + lines_of(history.new))
+    audits = set(history.folders.values()) - history.unread.keys()
+    pages = {path.parent for path in target.glob("*/index.html")} | history.unread.keys()
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
     head = (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-        f'content="width=device-width, initial-scale=1">{LIST_MARK}<title>UTI reports</title>'
+        f'content="width=device-width, initial-scale=1">{SITE_MARK}<title>UTI reports</title>'
         f"<style>{style}</style></head>"
     )
-    listed = table(["report", "passed", "created", "what"], rows)
-    write_text(there, f"{head}<body><main><h1>UTI reports</h1>{listed}</main></body></html>\n")
+    body = page_of_site(history, [_row(folder) for folder in sorted(pages - audits)])
+    write_text(target / "index.html", f"{head}<body>{body}</body></html>\n")
+    return history
 
 # %% ../nbs/07_publish.ipynb #publish-17
 def publish(record: Result, folder: str | Path) -> Path:
     """Draw `record`, whose run left its files in `folder`: add the executed notebook and `index.html`, and
-    bring the list of reports in the folder above up to date. Returns the path of the page.
+    bring the site in the folder above up to date, unless that folder has an `index.html` of somebody else.
+    Returns the path of the page.
 
     Raises `OutdirError` where the folder holds no such record, or a file of somebody else is in the way.
     """
@@ -265,7 +304,8 @@ def publish(record: Result, folder: str | Path) -> Path:
         _execute(REPORTS / kind.notebook, target, {"report": str(folder / kind.file)})
         render_notebook(target)
         out.publish(beside_earlier=True)
-    write_list(folder.parent)
+    if is_site(folder.parent / "index.html"):
+        write_site(folder.parent)
     return folder / "index.html"
 
 # %% ../nbs/07_publish.ipynb #publish-20

@@ -307,19 +307,22 @@ def load_space(path: str | Path) -> TokenSpace:
     return space
 
 # %% ../nbs/00_space.ipynb #00-space-027
-def diff_spaces(here: TokenSpace, there: TokenSpace, ignoring: Sequence[str] = ()) -> list[str]:
+def diff_spaces(
+    here: TokenSpace, there: TokenSpace, ignoring: Sequence[str] = (),
+    called: tuple[str, str] = ("here", "there"),
+) -> list[str]:  # fmt: skip
     """Return one line for each range that differs between two spaces, and for each codec; none where they are
     the same. What only one of them knows of its codecs is not compared, nor are the parts of an identity that
-    are named in `ignoring`.
+    are named in `ignoring`. `called`: what the lines call the two.
     """
     lines = []
     for name in dict.fromkeys([*here.ranges, *there.ranges]):
         a, b = here.ranges.get(name), there.ranges.get(name)
         if a != b:
-            lines.append(f"{name}: {_describe(a)} here, {_describe(b)} there")
+            lines.append(f"{name}: {_describe(a)} {called[0]}, {_describe(b)} {called[1]}")
     for modality, codec in here.codecs.items():
         if modality in there.codecs:
-            lines += _diff_identities(modality, codec, there.codecs[modality], ignoring)
+            lines += _diff_identities(modality, codec, there.codecs[modality], ignoring, called)
     return lines
 
 
@@ -335,19 +338,23 @@ def _parts(identity: Mapping[str, Any], ignoring: Sequence[str]) -> Iterator[tup
 
 
 def _diff_identities(
-    modality: str, here: Mapping[str, Any], there: Mapping[str, Any], ignoring: Sequence[str]
-) -> Iterator[str]:
+    modality: str, here: Mapping[str, Any], there: Mapping[str, Any], ignoring: Sequence[str],
+    called: tuple[str, str],
+) -> Iterator[str]:  # fmt: skip
     "Yield a line for each part in which two codecs of one modality differ."
     a, b = (dict(_parts(identity, ignoring)) for identity in (here, there))
     differing = [name for name in dict.fromkeys([*a, *b]) if a.get(name) != b.get(name)]
     for name in differing:  # an identity leaves out what is as usual
-        values = (_short(part.get(name, "as usual")) for part in (a, b))
-        yield f"{modality}: {name} {' here, '.join(values)} there"
+        values = [
+            f"{_short(part.get(name, 'as usual'))} {who}" for who, part in zip(called, (a, b), strict=True)
+        ]
+        yield f"{modality}: {name} {', '.join(values)}"
     prints = [identity.get("fingerprint") for identity in (here, there)]
     if not differing and "fingerprint" not in ignoring and None not in prints and prints[0] != prints[1]:
         yield (
             f"{modality}: the same codec and weights behave otherwise here: fixed signals have other ids, "
-            f"{_short(prints[0])} here, {_short(prints[1])} there (another library, device or processor)"
+            f"{_short(prints[0])} {called[0]}, {_short(prints[1])} {called[1]} (another library, device or "
+            "processor)"
         )
 
 

@@ -44,8 +44,8 @@ from ..tokens.sequences import unflatten
 from ..tokens.tokenizer import UnifiedTokenizer, meta_digest
 
 # %% auto #0
-__all__ = ['Verdict', 'RELATIVE', 'SAME_IDS', 'Finding', 'Verification', 'difference_of', 'other_environment', 'verify',
-           'compare_records']
+__all__ = ['Verdict', 'RELATIVE', 'SAME_IDS', 'Finding', 'Verification', 'read_tokens', 'codes_of', 'difference_of',
+           'other_environment', 'verify', 'compare_records']
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-04
 Verdict = Literal["equal", "within tolerance", "differs", "unknown"]
@@ -140,7 +140,8 @@ def _verify_files(folder: Path, record: AuditRecord) -> Iterator[Finding]:
         yield Finding("files", name, "unknown", detail="is in the record and not in the manifest")
 
 
-def _read_tokens(folder: Path) -> dict[str, Tensor]:
+def read_tokens(folder: Path) -> dict[str, Tensor]:
+    "Return modality/item → ids of the record in `folder`; empty where they are missing or cannot be read."
     try:
         return load_file(folder / TOKENS)
     except (OSError, SafetensorError):
@@ -180,14 +181,23 @@ def _verify_ids(record: AuditRecord, tokens: Mapping[str, Tensor]) -> Iterator[F
         yield _same("ids", f"all of {modality}", sha, token_hash(torch.cat(own)) if own else "missing")
 
 # %% ../../nbs/audit/10_verify.ipynb #audit-10-07
-def _use(record: AuditRecord, tokens: Mapping[str, Tensor], modality: str) -> Any:
-    "Return how the codebooks of a modality are used, by its ids."
+def codes_of(record: AuditRecord, tokens: Mapping[str, Tensor], modality: str) -> dict[str, Tensor]:
+    """Return item → its codes, int64 [n_codebooks, n_positions], of the items of a modality whose ids are
+    there. Raises `UTIError`, or whatever comes of a meta or of ids that are not as a run wrote them.
+    """
     space = from_dict(record.token_space)
-    codes = [
-        to_codes(space, modality, unflatten(tokens[name], i.meta["serialisation"], i.meta["n_codebooks"]))
+    return {
+        i.name: to_codes(
+            space, modality, unflatten(tokens[name], i.meta["serialisation"], i.meta["n_codebooks"])
+        )
         for i in record.items
         if i.modality == modality and (name := f"{modality}/{i.name}") in tokens
-    ]
+    }
+
+
+def _use(record: AuditRecord, tokens: Mapping[str, Tensor], modality: str) -> Any:
+    "Return how the codebooks of a modality are used, by its ids."
+    codes = list(codes_of(record, tokens, modality).values())
     sizes = tuple(record.codecs[modality]["codebook_sizes"])
     return json.loads(json.dumps(codebook_use(torch.cat(codes, -1), sizes)))
 
@@ -385,7 +395,7 @@ def verify(
     """
     folder = Path(folder)
     record = read_record(folder / "report.json")
-    tokens = _read_tokens(folder)
+    tokens = read_tokens(folder)
     steps: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("files", lambda: _verify_files(folder, record)),
         ("ids", lambda: _verify_ids(record, tokens)),
@@ -408,7 +418,7 @@ def compare_records(folder: str | Path, against: str | Path) -> Verification:
     """
     here, there = Path(folder), Path(against)
     one, other = read_record(here / "report.json"), read_record(there / "report.json")
-    tokens, theirs = _read_tokens(here), _read_tokens(there)
+    tokens, theirs = read_tokens(here), read_tokens(there)
     items = {(i.modality, i.name): i for i in other.items}
     common = [i for i in one.items if (i.modality, i.name) in items]
     if not common:

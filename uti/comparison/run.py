@@ -82,10 +82,10 @@ def names_of(sources: Sequence[str | Path]) -> list[str]:
 
 def check_name(name: str, what: str) -> None:
     "Raise `AuditError` unless `name`, that of `what` (a noun), can be the name of a folder within another."
-    if name.casefold() in ("", ".", "..", "index.html") or re.search(r"[/\\\0]", name):
+    if name.casefold() in ("", ".", "..", "index.html", "history.jsonl") or re.search(r"[/\\\0]", name):
         raise AuditError(
-            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, ., .. or "
-            "index.html, which is the list of reports, nor hold / or \\"
+            f"{name!r}: the name of {what} becomes that of a folder, so it cannot be empty, ., .., "
+            "index.html or history.jsonl, which are the site of the reports, nor hold / or \\"
         )
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-008
