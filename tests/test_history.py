@@ -269,7 +269,7 @@ def test_a_record_whose_ids_are_of_another_is_left_out(night, tmp_path, made):
 
 
 def test_a_line_is_read_as_it_was_written(night, tmp_path):
-    night(1)
+    night(1, edit=lambda report: report.update(created="2026-11-01T03:00:00\u2028"))
     nights = tmp_path / "nights"
     history = write_site(nights)
     assert read_history(nights / HISTORY) == history.runs

@@ -118,9 +118,9 @@ def _read(folder: Path) -> tuple[AuditRecord, dict[str, dict[str, Tensor]]]:
         raise AuditError(f"{folder}: its ids and its record do not fit ({error})") from error
 
 # %% ../../nbs/audit/12_history.ipynb #audit-12-07
-def _difference(codes: Tensor | None, before: Tensor | None) -> str:
+def _difference(codes: Tensor, before: Tensor | None) -> str:
     "Say how the codes of an item differ from those of the run before, of which the hashes differ."
-    if codes is None or before is None:
+    if before is None:
         return "the ids of the run before are gone"
     if codes.shape != before.shape:
         return f"{codes.shape[-1]:,} positions, {before.shape[-1]:,} before"
@@ -137,11 +137,11 @@ def _drift(
     codec = [line for line in lines if line.lower().startswith(modality)]
     same_input = [name for name in here.ids if here.inputs[name] == there.inputs.get(name)]
     items = {
-        name: _difference(codes.get(name), before.get(name))
+        name: _difference(codes[name], before.get(name))
         for name in same_input
         if name in there.ids and here.ids[name] != there.ids[name]
     }
-    pairs = [zip(here.ids[name], there.ids[name], strict=False) for name in items]
+    pairs = [zip(here.ids[name], there.ids[name], strict=True) for name in items]
     books = {book for pair in pairs for book, (a, b) in enumerate(pair) if a != b}
     if not (codec or items):
         return None
@@ -167,7 +167,8 @@ def read_history(path: Path) -> list[Run]:
     if not path.exists():
         return []
     with reading(path, "history.jsonl", AuditError):
-        return [Run.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = path.read_text(encoding="utf-8").split("\n")  # and not where a name has a U+2028
+        return [Run.model_validate_json(line) for line in lines if line]
 
 
 def _before(runs: Iterable[Run], run: Run, modality: str) -> Run | None:
@@ -188,6 +189,7 @@ def open_history(folder: Path, known: Sequence[Run] = ()) -> History:
     runs = {run.report: run for run in read_history(folder / HISTORY)}
     new = {run.report: run for run in known if run.report not in runs}
     runs |= new
+    # of two copies of one record the first by name
     folders = {digest(path): path.parent for path in sorted(folder.glob("*/report.json"), reverse=True)}
     read, unread, found = cache(_read), {}, []
     for report in folders.keys() - runs.keys():

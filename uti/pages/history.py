@@ -163,26 +163,29 @@ def latest(history: History) -> Markup:
         own = [r for r in history.runs if modality in r.codecs and r.codecs[modality].key == codec.key]
         drifted = [r for r in own if (drift := r.codecs[modality].drift) and drift.items]
         since = f"others since {when(drifted[-1])}" if drifted else "the same in all runs"
-        said = "; ".join([*codec.failed[:3], *run.failed[:3]])
-        rows.append([
-            mark(run.passed or not said), codec.name, modality, nowrap(_linked(run, history, when(run))),
-            len(own), since if len(own) > 1 else "", said,
-        ])  # fmt: skip
-    return table(["", "codec", "modality", "last audit", "runs", "its ids", ""], rows)
+        failed = [*codec.failed, *run.failed]
+        name = joined(
+            [codec.name, Markup("<br>"), muted(f"{modality}, {len(own)} run{'s' * (len(own) != 1)}")]
+        )
+        last = _linked(run, history, when(run))
+        ids = since if len(own) > 1 else ""
+        rows.append([mark(not failed), name, last, ids, "; ".join(failed[:3])])
+    return table(["", "codec", "last audit", "its ids", ""], rows)
 
 
 def changed(history: History, changes: Sequence[Change]) -> Markup:
     "Return what changed, the newest run first."
     rows: list[list[Any]] = []
     for run in reversed(history.runs):
-        shown: Any = nowrap(_linked(run, history, when(run)))
+        shown: Any = _linked(run, history, when(run))
         for change in (c for c in changes if c.run is run):
             sign = "" if change.worse is None else mark(not change.worse)
-            rows.append([shown, change.kind, change.of, sign, change.said])
+            said = Markup("<b>{}</b> {}").format(change.of, change.said)
+            rows.append([shown, change.kind, sign, said])
             shown = ""
     if not rows:
         return paragraph("Nothing: every run found what the run before it found.")
-    return table(["run", "what", "of", "", ""], rows)
+    return table(["run", "what", "", ""], rows)
 
 # %% ../../nbs/pages/06_history.ipynb #pages-06-08
 def _caption(series: Series) -> Markup:
@@ -280,9 +283,11 @@ def site(history: History, others: Sequence[Sequence[Any]] = ()) -> Markup:
         sections["Other reports"] = table(["report", "passed", "created", "what"], others)
     listed = f"{n} run{'s' * (n != 1)}"
     listed += f", of which the last {LATEST} are shown" if n > LATEST else ""
-    contents = joined(Markup('<li><a href="#{}">{}</a></li>').format(quote(t), t) for t in sections)
+    anchors = {title: title.replace(" ", "-") for title in sections}
+    contents = joined(Markup('<li><a href="#{}">{}</a></li>').format(anchors[t], t) for t in sections)
     body = joined(
-        Markup('<h2 id="{}">{}</h2>{}').format(quote(title), title, part) for title, part in sections.items()
+        Markup('<h2 id="{}">{}</h2>{}').format(anchors[title], title, part)
+        for title, part in sections.items()
     )
     intro = paragraph(
         "Audits in this folder: ", listed, ". Each left a line in ", link(HISTORY, HISTORY), "."
