@@ -27,6 +27,7 @@ ROOMS = {
     "zoo": 3,
     "checks": 4,
     "audit": 5,
+    "shards": 5,
     "comparison": 6,
     "lm": 6,
     "pages": 7,
@@ -198,6 +199,7 @@ def test_help_names_every_command():
         "verify",
         "card",
         "site",
+        "tokenize",
     ):
         assert re.search(rf"\b{command}\b", run.stdout)
 

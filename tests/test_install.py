@@ -47,6 +47,7 @@ def test_the_core_requires_what_the_package_imports():
         "diffusers",
         "accelerate",
         "snac",
+        "pyarrow",
     }
     assert not core - imported()
     assert SETTINGS["DEFAULT"]["extras"].split() == list(EXTRAS)
@@ -66,11 +67,13 @@ def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_
         ["audit", "--image", "./seed"],
         ["audit", "--text", "./words.json"],
         ["smoke"],
+        ["tokenize", str(small), "--out", "out"],
         ["audit", "--smoke-assets", str(small)],
     ]
     code = f"""
 import sys
-sys.modules.update(dict.fromkeys(["transformers", "diffusers", "accelerate", "tensorboard", "einops"]))
+absent = ["transformers", "diffusers", "accelerate", "tensorboard", "einops", "pyarrow"]
+sys.modules.update(dict.fromkeys(absent))
 from forked import be_brief
 be_brief()
 from typer.testing import CliRunner
@@ -93,6 +96,7 @@ print("✓" in CliRunner().invoke(app, ["codecs"]).stdout)
     assert lines == [
         *["2 error: transformers is not installed; install uti[hf]"] * 3,
         "2 error: transformers and accelerate and tensorboard are not installed; install uti[lm]",
+        "2 error: pyarrow is not installed; install uti[shards]",
         "0 [7/7] done",
         "True",
     ]

@@ -23,6 +23,7 @@ EXTRAS = {  # name in brackets → the modules that it brings
     "diffusion": ("diffusers", "transformers"),
     "lm": ("transformers", "accelerate", "tensorboard"),
     "snac": ("snac",),
+    "shards": ("pyarrow",),
 }
 
 

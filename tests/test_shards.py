@@ -1,0 +1,442 @@
+"""A shard is a function of its lines, its recipe and its weights, whoever makes it and however often."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from test_outdir import forked
+
+from uti.config import parse_config
+from uti.files import digest
+from uti.modalities.audio import write_wav
+from uti.modalities.probes import noise
+from uti.outdir import OutdirError
+from uti.shards import run, shard
+from uti.shards.manifest import ItemError, SourceError, lines_of_folder, parse_item, plan
+from uti.shards.run import WorkerError, tokenize
+from uti.shards.shard import Settings, first_difference
+from uti.space import canonical_json, load_space, space_hash
+from uti.tokens.grammar import grammar_from_dict, parse
+from uti.tokens.sequences import interleave
+from uti.tokens.tokenizer import UnifiedTokenizer
+
+pytestmark = pytest.mark.run
+CONFIG = parse_config(
+    {"text": "embedded-text", "audio": {"codec": "embedded-audio", "options": {"n_codebooks": 2}}}
+)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    "Four files of audio, a cut one, one that holds no audio, and a text."
+    folder = tmp_path_factory.mktemp("media")
+    for i in range(4):
+        write_wav(folder / f"{i}.wav", noise(3_000 + 400 * i, i, held=7).float()[None] * 0.5, 24_000)
+    (folder / "cut.wav").write_bytes((folder / "3.wav").read_bytes()[:2_000])
+    (folder / "no.wav").write_text("no audio")
+    (folder / "words.txt").write_text("words in a file")
+    return folder
+
+
+def line(i, **more):
+    return {
+        "id": f"item-{i}",
+        "task": ("t2a", "a2t")[i % 2],
+        "audio": f"{i % 4}.wav",
+        "text": f"no {i}",
+        **more,
+    }
+
+
+def document(i):
+    parts = [{"text": "before"}, {"audio": "1.wav"}, {"text_file": "words.txt", "target": True}]
+    return {"id": f"item-{i}", "group": "book", "parts": parts}
+
+
+@pytest.fixture
+def manifest(media):
+    "Writes lines (a dict each, or bytes) as a manifest beside the media, under a name."
+
+    def write(lines, name="manifest.jsonl"):
+        raw = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in lines]
+        (media / name).write_bytes(b"".join(one + b"\n" for one in raw))
+        return media / name
+
+    return write
+
+
+LINES = [document(i) if i == 5 else line(i) for i in range(14)]
+
+
+def made(source, out, **options):
+    return tokenize(source, out, CONFIG, **{"per_shard": 4, "settings": Settings(batch=3), **options})
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def whole(media, tmp_path_factory):
+    "The manifest of `LINES`, tokenised by this process."
+    raw = "".join(json.dumps(one) + "\n" for one in LINES)
+    (media / "whole.jsonl").write_text(raw)
+    out = tmp_path_factory.mktemp("whole") / "out"
+    return media / "whole.jsonl", out, made(media / "whole.jsonl", out)
+
+
+def rows_of(folder):
+    return [row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def test_rows_are_what_the_tokenizer_makes_of_the_items(whole, media):
+    _, out, data = whole
+    tokenizer, rows = UnifiedTokenizer.from_config(CONFIG), rows_of(out)
+    assert [row["index"] for row in rows] == list(range(14)) and data["rows"] == 14 and not data["errors"]
+    assert {row["split"] for row in rows} <= {"train", "eval"}
+    for row, said in zip(rows, LINES, strict=True):
+        parts = (
+            said.get("parts")
+            or [
+                {"text": said["text"], "target": said["task"] == "a2t"},
+                {"audio": said["audio"], "target": said["task"] == "t2a"},
+            ][:: 1 if said["task"] == "t2a" else -1]
+        )
+        pairs = []
+        for part, segment in zip(parts, row["segments"], strict=True):
+            text = part.get("text") or (
+                (media / part["text_file"]).read_text() if "text_file" in part else ""
+            )
+            tokens = tokenizer.encode_text(text) if text else tokenizer.encode_audio(media / part["audio"])
+            pairs.append(("text" if text else "audio", tokens.ids))
+            source = part.get("audio") or part.get("text_file")
+            assert segment["source"] == source and segment["target"] == part.get("target", False)
+            wanted = digest(media / source) if source else hashlib.sha256(text.encode()).hexdigest()
+            assert segment["sha256"] == wanted
+            ids = row["input_ids"][segment["start"] : segment["start"] + segment["length"]]
+            assert ids == tokens.ids.tolist()
+            meta = json.loads(segment["meta"])
+            assert meta == {key: tokens.meta[key] for key in ("codec_meta", "preprocessing", "digest")}
+            assert canonical_json(meta) == segment["meta"]
+        targets = [place for place, part in enumerate(parts) if part.get("target")]
+        assert row["input_ids"] == interleave(tokenizer.space, pairs, targets).ids.tolist()
+        assert (row["length"], row["group"]) == (len(row["input_ids"]), said.get("group"))
+
+
+def test_a_folder_says_what_it_is(whole):
+    _, out, data = whole
+    assert json.loads((out / "dataset.json").read_text()) == data
+    assert (data["items"], len(data["shards"]), data["tokens"]) == (
+        14,
+        4,
+        sum(r["length"] for r in rows_of(out)),
+    )
+    space = load_space(out / "token_space.json")
+    assert (
+        data["recipe"]["token_space_sha256"] == space_hash(space) and data["recipe"]["codecs"] == space.codecs
+    )
+    grammar = grammar_from_dict(space, json.loads((out / "grammar.json").read_text()))
+    for row in rows_of(out):
+        assert [s.position for s in parse(grammar, row["input_ids"])] == [s["start"] for s in row["segments"]]
+    for side in data["shards"]:
+        path = out / f"shard-{side['shard']:05d}.parquet"
+        footer = {k.decode(): v.decode() for k, v in pq.ParquetFile(path).metadata.metadata.items()}
+        assert side["sha256"] == digest(path) and json.loads(footer["uti.recipe"]) == data["recipe"]
+        ids = np.concatenate([row["input_ids"] for row in pq.read_table(path).to_pylist()]).astype("<u4")
+        assert footer["uti.ids_sha256"] == side["ids_sha256"] == hashlib.sha256(ids.tobytes()).hexdigest()
+        assert str(path.parent) not in "".join(footer.values())
+    assert "error" not in (out / "errors.jsonl").read_text()
+
+
+def test_a_second_run_and_another_folder_give_the_same_bytes(whole, tmp_path, monkeypatch):
+    manifest, out, _ = whole
+    made(manifest, tmp_path / "again")
+    assert content(tmp_path / "again") == content(out)
+    monkeypatch.setattr(shard, "make_rows", lambda *_: pytest.fail("it is done"))
+    made(manifest, tmp_path / "again")
+    assert content(tmp_path / "again") == content(out)
+
+
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_any_number_of_workers_gives_the_same_bytes(whole, tmp_path, workers):
+    manifest, out, _ = whole
+    made(manifest, tmp_path / "out", workers=workers)
+    assert content(tmp_path / "out") == content(out)
+
+
+def test_what_was_deleted_or_damaged_is_made_again(whole, tmp_path):
+    manifest, out, _ = whole
+    folder = shutil.copytree(out, tmp_path / "out")
+    (folder / "shard-00000.parquet").unlink()
+    (folder / "shard-00001.parquet").write_bytes((out / "shard-00001.parquet").read_bytes()[:-100])
+    (folder / "shard-00002.json").write_text("")
+    (folder / "mine.txt").write_text("mine")
+    made(manifest, folder)
+    assert content(folder) == content(out) | {"mine.txt": b"mine"}
+
+
+def test_a_line_more_changes_the_last_shard_alone(whole, manifest, tmp_path):
+    _, out, _ = whole
+    folder = shutil.copytree(out, tmp_path / "out")
+    data = made(manifest([*LINES, line(14)]), folder)
+    assert data["rows"] == 15
+    own, before = content(folder), content(out)
+    changed = {name for name in own if name.startswith("shard") and own[name] != before.get(name)}
+    assert changed == {"shard-00003.parquet", "shard-00003.json"}
+    data = made(manifest(LINES[:4]), folder)
+    assert [path.name for path in sorted(folder.glob("shard*"))] == [
+        "shard-00000.json",
+        "shard-00000.parquet",
+    ]
+
+
+def test_another_recipe_is_refused_and_names_what_differs(whole, tmp_path):
+    manifest, out, _ = whole
+    before = content(out)
+    with pytest.raises(SourceError, match=r"dataset\.json: .*eval_per_mille is 20 here, 10 there"):
+        made(manifest, out, settings=Settings(batch=3, eval_per_mille=20))
+    other = parse_config(CONFIG.model_dump(exclude_none=True) | {"serialisation": "delay"})
+    with pytest.raises(SourceError, match=r'serialisation is "delay" here, "interleaved" there'):
+        tokenize(manifest, out, other, per_shard=4, settings=Settings(batch=3))
+    assert content(out) == before
+    assert first_difference({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}) == "a.c is null here, 2 there"
+
+
+BAD = {
+    3: (line(3, audio="cut.wav"), "is cut off"),
+    7: (line(7, audio="absent.wav"), "absent.wav: no such file or directory"),
+    11: (line(11, audio="no.wav"), "no.wav: "),
+    17: (b'{"id": "item-17", "task"', "is no JSON"),
+    20: ({"task": "text", "text": "no id"}, "has no 'id'"),
+    24: ({"id": "item-24", "task": "t2a", "audio": "1.wav"}, "has no 'text'"),
+    33: ({"id": "item-33", "task": "t2v", "text": "x"}, "no task is named 't2v'"),
+    41: ({"id": "item-41", "task": "text", "text": "word " * 3_000}, "512 are the most"),
+    52: (line(52, text=""), "not empty"),
+    59: (line(59, audio="."), "is a directory"),
+}
+
+
+def test_ten_bad_lines_in_sixty_are_ten_errors_in_order(manifest, media, tmp_path):
+    lines = [BAD[i][0] if i in BAD else line(i) for i in range(60)]
+    settings = Settings(batch=8, max_tokens=512)
+    data = made(manifest(lines), tmp_path / "out", per_shard=25, settings=settings)
+    assert (data["rows"], data["errors"]) == (50, 10)
+    errors = [json.loads(text) for text in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
+    assert [error["index"] for error in errors] == list(BAD)
+    for error, (said, why) in zip(errors, BAD.values(), strict=True):
+        assert why in error["message"] and str(media) not in error["message"]
+        assert error["id"] == (said.get("id") if isinstance(said, dict) else None)
+    good = [row["index"] for row in rows_of(tmp_path / "out")]
+    assert good == [i for i in range(60) if i not in BAD]
+    moved = shutil.copytree(media, tmp_path / "elsewhere")
+    made(moved / "manifest.jsonl", tmp_path / "two", per_shard=25, settings=settings)
+    assert content(tmp_path / "two") == content(tmp_path / "out")
+
+
+def test_a_codec_that_promises_nothing_of_batches_is_asked_item_by_item(manifest, tmp_path):
+    spec = shard.tokenizer_of(CONFIG).codec("audio").spec
+    lines = [line(0), line(1, audio="absent.wav"), line(2), line(3), line(4)]
+    data = made(manifest(lines), tmp_path / "one", settings=Settings(batch=2))
+    sides = [json.loads(path.read_text()) for path in sorted((tmp_path / "one").glob("shard*.json"))]
+    assert [side["alone"] for side in sides] == [[], []]
+    object.__setattr__(spec, "invariant", False)
+    try:
+        made(manifest(lines), tmp_path / "two", settings=Settings(batch=2))
+    finally:
+        object.__setattr__(spec, "invariant", True)
+    sides = [json.loads(path.read_text()) for path in sorted((tmp_path / "two").glob("shard*.json"))]
+    assert [side["alone"] for side in sides] == [[0], []] and data["rows"] == 4
+
+
+def test_memory_and_a_full_disk_end_the_shard_and_lose_no_item(whole, tmp_path, monkeypatch):
+    manifest, out, _ = whole
+
+    def fails(error):
+        def encode(*_):
+            raise error
+
+        return encode
+
+    for error in (MemoryError(), OSError(28, os.strerror(28))):
+        with monkeypatch.context() as patch:
+            patch.setattr(UnifiedTokenizer, "encode_normal", fails(error))
+            with pytest.raises(type(error)):
+                made(manifest, tmp_path / "out")
+        assert not (tmp_path / "out" / "dataset.json").exists()
+    made(manifest, tmp_path / "out")
+    assert content(tmp_path / "out") == content(out)
+
+
+def killed_at(manifest, folder, module, name, calls, before):
+    "Tokenise, and be killed before or after the so-manieth call of a function."
+    function, left = getattr(module, name), [calls]
+
+    def step(*arguments, **more):
+        left[0] -= 1
+        if before and not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        found = function(*arguments, **more)
+        if not left[0]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return found
+
+    setattr(module, name, step)
+    made(manifest, folder)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "calls", "before"),
+    [
+        (shard, "_sync", 3, True),  # the second file is written, and has no name yet
+        (shard, "write_shard", 2, False),  # it has its name, and no sidecar
+        (shard, "write_text", 2, False),  # the second shard is done
+        (run, "_join", 1, True),  # all are done
+        (run, "write_text", 2, True),  # errors.jsonl
+        (run, "write_json", 2, True),  # dataset.json
+    ],
+    ids=[
+        "in a file",
+        "before a sidecar",
+        "after a sidecar",
+        "before the join",
+        "in the errors",
+        "at the end",
+    ],
+)
+def test_a_run_that_is_killed_goes_on_to_the_same_bytes(whole, tmp_path, module, name, calls, before):
+    manifest, out, _ = whole
+    process = forked(killed_at, manifest, tmp_path / "out", module, name, calls, before)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL and not (tmp_path / "out" / "dataset.json").exists()
+    made(manifest, tmp_path / "out")
+    assert content(tmp_path / "out") == content(out) and not (tmp_path / "out" / ".uti").exists()
+
+
+def test_an_interrupted_run_of_another_recipe_is_not_mixed(whole, tmp_path):
+    manifest, _, _ = whole
+    forked(killed_at, manifest, tmp_path / "out", shard, "write_text", 2, False).join(60)
+    with pytest.raises(
+        SourceError, match=r"recipe\.json: shards of another recipe .*batch is 5 here, 3 there"
+    ):
+        made(manifest, tmp_path / "out", settings=Settings(batch=5))
+
+
+def test_two_runs_do_not_meet_in_one_folder(whole, tmp_path):
+    manifest, _, _ = whole
+
+    def again(n, of, what):
+        with pytest.raises(OutdirError, match="another run writes"):
+            made(manifest, tmp_path / "out")
+
+    made(manifest, tmp_path / "out", progress=again)
+
+
+def test_an_id_that_stands_twice_names_both_lines(manifest, tmp_path):
+    with pytest.raises(SourceError, match=r"lines 2 and 7 have one id, 'item-1'"):
+        made(manifest([*(line(i) for i in range(6)), line(1)]), tmp_path / "out")
+    assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_where_nothing_of_the_first_shard_is_good_the_source_is_wrong(manifest, tmp_path):
+    with pytest.raises(SourceError, match=r"not one of the first 4 items .* line 1, 0\.wav: no such file"):
+        made(manifest([line(i) for i in range(8)]), tmp_path / "out", media=tmp_path)
+
+
+@pytest.mark.slow  # a pool begins three times
+def test_workers_that_die_again_and_again_are_told(whole, tmp_path, monkeypatch):
+    manifest, _, _ = whole
+    monkeypatch.setattr(run, "_begin_worker", _dies)
+    with pytest.raises(WorkerError, match="workers died 3 times"):
+        made(manifest, tmp_path / "out", workers=2)
+
+
+def _dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_plan_tiles_the_manifest(manifest):
+    path = manifest([b"a", b"", b"\xff\r", b"last"])
+    path.write_bytes(path.read_bytes()[:-1])  # without an end of the last line
+    for per_shard in (1, 2, 3, 4, 5):
+        slices = plan(path, per_shard)
+        assert b"".join(line for part in slices for line in part.read(path)) == path.read_bytes()
+        assert [part.items for part in slices[:-1]] == [per_shard] * (len(slices) - 1)
+        assert sum(part.items for part in slices) == 4 == sum(len(part.read(path)) for part in slices)
+    path.write_bytes(b"")
+    with pytest.raises(SourceError, match="holds no line"):
+        plan(path, 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"[1]", "no JSON object"),
+        (b"\xff", "is no JSON"),
+        (b"[" * 10_000, "is no JSON"),
+        (b'{"id": 1}', "'id' must be a text"),
+        (b'{"id": "a", "parts": 1}', "list of objects"),
+        (b'{"id": "a", "parts": [{"text": "x"}]}', "nothing to learn"),
+        (b'{"id": "a", "parts": [{"text": "x", "image": "y", "target": true}]}', "part 0 needs one of"),
+        (b'{"id": "a", "parts": [{"text": "x", "target": 1}]}', "'target' true or false"),
+        (b'{"id": "a", "task": "text", "text": "\\ud800"}', "surrogates"),
+        (b'{"id": "a", "task": "text", "text": ["x"]}', "must be a text"),
+    ],
+)
+def test_a_line_that_is_wrong_is_said_in_a_few_words(said, why):
+    with pytest.raises(ItemError, match=why):
+        parse_item(said, 0)
+
+
+def test_an_empty_text_is_one_where_it_is_allowed():
+    said = b'{"id": "a", "task": "text", "text": ""}'
+    assert parse_item(said, 0, allow_empty_text=True).parts[0].value == ""
+
+
+def test_the_split_of_a_group_is_one():
+    items = [parse_item(json.dumps(line(i, group="g")).encode(), i) for i in range(9)]
+    assert len({item.split(500) for item in items}) == 1
+    alone = [parse_item(json.dumps(line(i)).encode(), i) for i in range(1000)]
+    assert 430 < sum(item.split(500) == "eval" for item in alone) < 570
+    assert all(item.split(0) == "train" and item.split(1000) == "eval" for item in alone)
+
+
+def test_a_folder_of_pairs_is_a_manifest(media, tmp_path):
+    folder = tmp_path / "pairs"
+    (folder / "b").mkdir(parents=True)
+    shutil.copyfile(media / "1.wav", folder / "b" / "x.wav")
+    (folder / "b" / "x.txt").write_text("a caption")
+    (folder / "a.txt").write_text("alone")
+    lines = [json.loads(one) for one in lines_of_folder(folder)]
+    assert [one["id"] for one in lines] == ["a:text", "b/x:t2a", "b/x:a2t"]
+    assert {one["group"] for one in lines} == {"a", "b/x"}
+    data = made(folder, tmp_path / "out")
+    assert data["rows"] == 3
+    assert [
+        json.loads(one) for one in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    ] == lines
+    assert [json.loads(one)["id"] for one in lines_of_folder(folder, ["a2t"])] == ["b/x:a2t"]
+    with pytest.raises(SourceError, match="holds no text, image or audio for t2i"):
+        list(lines_of_folder(folder, ["t2i"]))
+    shutil.copyfile(media / "1.wav", folder / "b" / "x.flac")
+    with pytest.raises(SourceError, match="both the audio of one pair"):
+        list(lines_of_folder(folder))
+
+
+def test_the_command_says_what_it_made_and_what_failed(uti_here, manifest, media, tmp_path):
+    (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
+    texts = [{"id": str(i), "task": "text", "text": f"word {i}"} for i in range(3)]
+    path = manifest([*texts, {"id": "3", "task": "text"}])
+    arguments = ("tokenize", path, "--config", "uti.yaml", "--out", "out")
+    result = uti_here(*arguments)
+    assert result.returncode == 1, result.stderr
+    assert "3 sequences of 4 items" in result.stdout and "1 items failed: out/errors.jsonl" in result.stdout
+    assert uti_here(*arguments, "--max-errors", "1").returncode == 0
+    result = uti_here(*arguments, "--batch", "3")
+    assert result.returncode == 2 and "batch is 3 here, 16 there" in result.stderr
+    result = uti_here("tokenize", media, "--tasks", "t2v", "--out", "out")
+    assert result.returncode == 2 and "no task is named 't2v'" in result.stderr
