@@ -27,15 +27,15 @@ ROOMS = {
     "zoo": 3,
     "checks": 4,
     "audit": 5,
-    "shards": 5,
+    "shards": 6,
     "comparison": 6,
-    "lm": 6,
-    "pages": 7,
-    "publish": 8,
-    "roundtrip": 8,
-    "testing": 8,
-    "cli": 9,
-    "__main__": 10,
+    "lm": 7,
+    "pages": 8,
+    "publish": 9,
+    "roundtrip": 9,
+    "testing": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 

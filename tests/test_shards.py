@@ -3,27 +3,32 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from test_outdir import forked
 
+from uti.checks.registry import ask
 from uti.config import parse_config
 from uti.files import digest
 from uti.modalities.audio import write_wav
 from uti.modalities.probes import noise
 from uti.outdir import OutdirError
 from uti.shards import run, shard
+from uti.shards.audit import audit_shards
 from uti.shards.manifest import ItemError, SourceError, lines_of_folder, parse_item, plan
+from uti.shards.record import read_dataset_report
 from uti.shards.run import WorkerError, tokenize
 from uti.shards.shard import Settings, first_difference
 from uti.space import canonical_json, load_space, space_hash
 from uti.tokens.grammar import grammar_from_dict, parse
 from uti.tokens.sequences import interleave
-from uti.tokens.tokenizer import UnifiedTokenizer
+from uti.tokens.tokenizer import UnifiedTokenizer, meta_digest
 
 pytestmark = pytest.mark.run
 CONFIG = parse_config(
@@ -440,3 +445,203 @@ def test_the_command_says_what_it_made_and_what_failed(uti_here, manifest, media
     assert result.returncode == 2 and "batch is 3 here, 16 there" in result.stderr
     result = uti_here("tokenize", media, "--tasks", "t2v", "--out", "out")
     assert result.returncode == 2 and "no task is named 't2v'" in result.stderr
+
+
+def refit(folder, name, **known):
+    "Make every hash of a shard fit what lies there."
+    data, path = json.loads((folder / "dataset.json").read_text()), folder / f"{name}.parquet"
+    side = next(side for side in data["shards"] if f"shard-{side['shard']:05d}" == name)
+    side |= {**known, "sha256": digest(path), "bytes": path.stat().st_size}
+    for sum_of in ("rows", "tokens"):
+        data[sum_of] = sum(side[sum_of] for side in data["shards"])
+    (folder / "dataset.json").write_text(json.dumps(data))
+
+
+def edit(folder, change, name="shard-00000", footer=None):
+    "Change the rows of a shard, and write it as if it had always been so."
+    path = folder / f"{name}.parquet"
+    said = {k.decode(): v.decode() for k, v in pq.ParquetFile(path).metadata.metadata.items()}
+    rows = pq.read_table(path).to_pylist()
+    change(rows)
+    written = shard.write_shard(path, rows, {**said, **(footer or {})})
+    refit(folder, name, **written)
+
+
+def first_audio(rows):
+    return next((r, s) for r in rows for s in r["segments"] if s["modality"] == "audio")
+
+
+def renewed(row, segment):
+    "Bind the meta of a segment to the ids that stand there now."
+    meta = json.loads(segment["meta"])
+    ids = row["input_ids"][segment["start"] : segment["start"] + segment["length"]]
+    segment["meta"] = canonical_json(meta | {"digest": meta_digest(torch.tensor(ids), meta)})
+
+
+def foreign_space(folder):
+    edit(folder, lambda rows: None, footer={"uti.token_space_sha256": "0" * 64})
+
+
+def beyond(folder):
+    edit(folder, lambda rows: rows[0]["input_ids"].__setitem__(rows[0]["segments"][0]["start"], 10**6))
+
+
+def no_marker(folder):
+    edit(folder, lambda rows: rows[0]["input_ids"].__setitem__(rows[0]["segments"][-1]["start"] - 1, 5))
+
+
+def of_another_modality(folder):
+    def change(rows):
+        row, segment = first_audio(rows)
+        row["input_ids"][segment["start"]] = 7
+        renewed(row, segment)
+
+    edit(folder, change)
+
+
+def exchanged_codebooks(folder):
+    def change(rows):
+        row, segment = first_audio(rows)
+        a, ids = segment["start"], row["input_ids"]
+        ids[a], ids[a + 1] = ids[a + 1], ids[a]
+        renewed(row, segment)
+
+    edit(folder, change)
+
+
+def other_id(rows, bind):
+    row, segment = first_audio(rows)
+    at = segment["start"]
+    row["input_ids"][at] += 1 if row["input_ids"][at] % 2 == 0 else -1
+    if bind:
+        renewed(row, segment)
+
+
+def cut(folder):
+    path = folder / "shard-00000.parquet"
+    path.write_bytes(path.read_bytes()[:-500])
+    refit(folder, path.stem)
+
+
+def flipped(folder):
+    path = folder / "shard-00000.parquet"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3] ^= 1
+    path.write_bytes(raw)
+    refit(folder, path.stem)
+
+
+def twice(folder):
+    row = pq.read_table(folder / "shard-00000.parquet").to_pylist()[0]
+    split = "eval" if row["split"] == "train" else "train"
+    edit(
+        folder,
+        lambda rows: rows.__setitem__(0, {**row, "index": rows[0]["index"], "split": split}),
+        "shard-00001",
+    )
+
+
+FAULTS = {
+    foreign_space: ("dataset_space", "token space 000000000000, not"),
+    beyond: ("dataset_ranges", "id 1000000 is beyond"),
+    no_marker: ("dataset_shapes", "no marker of"),
+    of_another_modality: ("dataset_ranges", "id 7 at .* is not of codebook 0 of audio"),
+    exchanged_codebooks: ("dataset_ranges", "is not of codebook 0 of audio"),
+    cut: ("dataset_complete", "shard-00000: .*cannot be read"),
+    flipped: ("dataset_complete", "row group 0 is damaged"),
+    twice: ("dataset_names", "its id stands in shard-00000, item-0, too"),
+    lambda folder: edit(folder, lambda rows: other_id(rows, bind=False)): (
+        "dataset_digests",
+        "ids of audio at .* are not those of its meta",
+    ),
+    lambda folder: edit(folder, lambda rows: rows.pop()): ("dataset_complete", "3 rows and 0 errors"),
+    lambda folder: (folder / "shard-00001.parquet").unlink(): ("dataset_complete", "shard-00001: "),
+    lambda folder: edit(folder, lambda rows: other_id(rows, bind=True)): (
+        "dataset_reencoded",
+        "audio: 1 of .* ids differ, first in codebook 0 at position 0",
+    ),
+}
+
+
+def wrong(folder, level=1, media=None):
+    "Question → the first fault, of those that fail."
+    findings = audit_shards(folder, level, media).findings
+    return {check.name: check.detail for check in ask("data set", findings) if check.failed_gate}
+
+
+def test_a_folder_as_it_was_made_is_asked_everything_and_passes(whole, media):
+    _, out, _ = whole
+    audited = audit_shards(out, 2, media)
+    checks = {check.name: check.passed for check in ask("data set", audited.findings)}
+    assert len(checks) == 13 and set(checks.values()) <= {True, None}
+    assert [name for name, passed in checks.items() if passed is None] == ["dataset_near_leaks"]
+    found = audited.findings.found
+    assert found["dataset_sources"].asked == 15 and found["dataset_reencoded"].asked == 29
+    assert audited.tally.tokens == sum(row["length"] for row in rows_of(out))
+    assert set(audit_shards(out, 0).findings.found) == {"dataset_space", "dataset_schema", "dataset_complete"}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=[f"{i}-{name}" for i, (name, _) in enumerate(FAULTS.values())])
+def test_each_fault_is_found_by_its_question(whole, media, tmp_path, fault):
+    question, said = FAULTS[fault]
+    folder = shutil.copytree(whole[1], tmp_path / "out")
+    fault(folder)
+    told = wrong(folder, 2 if question == "dataset_reencoded" else 1, media)
+    assert re.search(said, told.pop(question)), told
+    assert not told or fault in (beyond, twice)
+    if fault is twice:
+        assert "the same file or ids in both splits" in told["dataset_leaks"]
+
+
+def test_a_source_that_changed_is_a_finding_of_its_own(whole, media, tmp_path):
+    moved = shutil.copytree(media, tmp_path / "media")
+    shutil.copyfile(media / "1.wav", moved / "0.wav")
+    (moved / "2.wav").unlink()
+    assert set(told := wrong(whole[1], 2, moved)) == {"dataset_sources"}
+    assert "0.wav has changed" in told["dataset_sources"] and "2.wav is not there" in told["dataset_sources"]
+
+
+def test_other_codecs_than_those_that_made_it_are_told(whole, media, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "out")
+    text = (folder / "uti.yaml").read_text().replace("n_codebooks: 2", "n_codebooks: 4")
+    (folder / "uti.yaml").write_text(text)
+    assert "the codecs here: AUDIO_CB2" in wrong(folder, 2, media)["dataset_space"]
+
+
+def test_nearly_the_same_file_in_both_splits_is_told_and_fails_nothing(media, manifest, tmp_path):
+    wave = noise(48_000, 5, held=7).float()[None] * 0.5
+    write_wav(media / "long.wav", wave, 24_000)
+    write_wav(media / "quieter.wav", wave * 0.97, 24_000)
+    write_wav(media / "other.wav", noise(48_000, 6, held=7).float()[None] * 0.5, 24_000)
+    names = {item: {"id": item, "task": "audio"} for item in map(str, range(20))}
+    split = {
+        item: parse_item(json.dumps(line | {"audio": "x"}).encode(), 0).split(500)
+        for item, line in names.items()
+    }
+    train, apart = (next(item for item in names if split[item] == one) for one in ("train", "eval"))
+    more = next(item for item in names if split[item] == "train" and item != train)
+    files = {train: "long.wav", apart: "quieter.wav", more: "other.wav"}
+    lines = [names[item] | {"audio": file} for item, file in files.items()]
+    made(manifest(lines), tmp_path / "out", settings=Settings(eval_per_mille=500))
+    answers = {check.name: check for check in ask("data set", audit_shards(tmp_path / "out").findings)}
+    near = answers["dataset_near_leaks"]
+    assert near.passed is False and not near.gates and near.found == 1
+    assert re.search(
+        rf"{apart}: \d+ of 64 ids in their places are those of shard-00000, {train}$", near.detail
+    )
+    assert all(check.passed for name, check in answers.items() if check is not near)
+
+
+def test_the_command_audits_a_folder(whole, media, tmp_path, uti_here):
+    _, out, _ = whole
+    run = uti_here("audit", "--dataset", out, "--level", "2", "--media", media, "--outdir", "report")
+    assert run.returncode == 0 and "PASSED: 12 gates asked at level 2" in run.stdout, run.stderr
+    record = read_dataset_report(tmp_path / "report" / "dataset_report.json")
+    assert (record.rows, sum(lengths.n for lengths in record.tasks.values())) == (14, 14)
+    assert sum(record.splits.values()) == 14 and record.segments == {"text": 15, "audio": 14}
+    folder = shutil.copytree(out, tmp_path / "broken")
+    beyond(folder)
+    run = uti_here("audit", "--dataset", folder, "--outdir", "report")
+    assert run.returncode == 1 and "✗ Every id lies in the range" in run.stdout
+    run = uti_here("audit", "--dataset", media, "--outdir", "report")
+    assert run.returncode == 2 and "dataset.json: cannot be read" in run.stderr

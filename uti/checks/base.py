@@ -60,7 +60,7 @@ class Check(BaseModel):
 Of = Literal[
     "encoded item", "item with a baseline", "decoded item", "decoder", "codec without a decoder", "codec",
     "item in a fresh process", "decoded item in a fresh process", "token space", "metric with a baseline",
-    "baseline", "language model"
+    "baseline", "language model", "data set"
 ]  # fmt: skip
 
 

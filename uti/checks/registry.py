@@ -12,6 +12,7 @@ from uti.checks import (  # noqa: F401, each lists its questions
     baseline,
     batches,
     cutting,
+    dataset,
     decoding,
     encoding,
     language_model,

@@ -110,11 +110,25 @@ def audit(
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Audit a folder of shards, as uti tokenize makes it, in place of codecs."),
+    ] = None,
+    level: Annotated[
+        int,
+        typer.Option(min=0, max=2, help="Of --dataset: 0 what shards say, 1 every id, 2 with the codecs."),
+    ] = 1,
+    media: Annotated[
+        Path | None,
+        typer.Option(help="Of --dataset at level 2: the folder of the files that were tokenised."),
+    ] = None,
 ) -> None:
-    """Audit the codecs: every check, every metric, the baseline's gates.
+    """Audit the codecs: every check, every metric, the baseline's gates. Or audit a data set of their ids.
 
-    Writes report.json; exits 1 where a gate failed.
+    Writes report.json, or dataset_report.json; exits 1 where a gate failed.
     """
+    if dataset:
+        shards.audit_of_dataset(dataset, outdir, level, media)
     with sentences():
         from uti.audit.plan import AuditPlan, prepare, save_space_apart
         from uti.audit.run import run_audit

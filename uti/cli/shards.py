@@ -8,15 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from rich.table import Table
 
 from uti.cli.console import (
     AudioOption,
     ConfigOption,
     ImageOption,
     TextOption,
+    command_line,
+    end_with,
     err,
     out,
     progress_bar,
@@ -25,7 +28,7 @@ from uti.cli.console import (
 )
 
 # %% auto #0
-__all__ = ['SECONDS', 'tokenize']
+__all__ = ['SECONDS', 'tokenize', 'audit_of_dataset']
 
 # %% ../../nbs/cli/02_shards.ipynb #cli-shards-03
 SECONDS = 5.0  # between two lines where there is no terminal
@@ -114,3 +117,27 @@ def tokenize(
             f"{data['errors']:,} items failed: {output / 'errors.jsonl'}", highlight=False, markup=False
         )
     raise typer.Exit(1 if data["errors"] > max_errors else 0)
+
+# %% ../../nbs/cli/02_shards.ipynb #cli-shards-06
+def audit_of_dataset(dataset: Path, outdir: Path, level: int, media: Path | None) -> NoReturn:
+    "Audit a data set, print what was found, and end with exit code 0 where it passed, 1 where it did not."
+    with sentences():
+        from uti.shards.record import REPORT, audit_dataset
+
+        with progress_bar() as progress:
+            record = audit_dataset(dataset, outdir, level, media, command_line(), _seldom(progress))
+    lengths = Table("task", "sequences", "p50", "p90", "p99", "longest", box=None)
+    for task, own in record.tasks.items():
+        lengths.add_row(task, *(f"{value:,}" for _, value in own))
+    out.print(lengths)
+    for check in record.checks:
+        sign = {True: "✓", False: "✗" if check.gates else "!", None: "–"}[check.passed]
+        about = f": {check.detail}" if check.detail else ""
+        out.print(f"{sign} {check.sentence}{about}", markup=False, highlight=False)
+    gates = sum(check.gates and check.passed is not None for check in record.checks)
+    out.print(
+        f"{'PASSED' if record.passed else 'FAILED'}: {gates} gates asked at level {level}, "
+        f"{record.rows:,} sequences, {record.tokens:,} ids",
+        style="bold green" if record.passed else "bold red",
+    )
+    end_with(record.passed, outdir / REPORT)
