@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import struct
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,14 +17,15 @@ from test_outdir import forked
 from uti.checks.registry import ask
 from uti.config import parse_config
 from uti.files import digest
-from uti.modalities.audio import write_wav
+from uti.modalities.audio import AudioModality, write_wav
 from uti.modalities.probes import noise
 from uti.outdir import OutdirError
 from uti.shards import run, shard
 from uti.shards.audit import audit_shards
+from uti.shards.export import export_shards
 from uti.shards.manifest import ItemError, SourceError, lines_of_folder, parse_item, plan
 from uti.shards.record import read_dataset_report
-from uti.shards.run import WorkerError, tokenize
+from uti.shards.run import WorkerError, tokenize, tokenize_part
 from uti.shards.shard import Settings, first_difference
 from uti.space import canonical_json, load_space, space_hash
 from uti.tokens.grammar import grammar_from_dict, parse
@@ -347,21 +349,92 @@ def test_an_id_that_stands_twice_names_both_lines(manifest, tmp_path):
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
-def test_where_nothing_of_the_first_shard_is_good_the_source_is_wrong(manifest, tmp_path):
+def test_where_nothing_of_the_first_shard_is_good_the_source_is_wrong(manifest, media, tmp_path):
+    path = manifest([line(i) for i in range(8)])
     with pytest.raises(SourceError, match=r"not one of the first 4 items .* line 1, 0\.wav: no such file"):
-        made(manifest([line(i) for i in range(8)]), tmp_path / "out", media=tmp_path)
+        made(path, tmp_path / "out", media=tmp_path)
+    assert made(path, tmp_path / "out", media=media)["rows"] == 8
 
 
-@pytest.mark.slow  # a pool begins three times
-def test_workers_that_die_again_and_again_are_told(whole, tmp_path, monkeypatch):
-    manifest, _, _ = whole
-    monkeypatch.setattr(run, "_begin_worker", _dies)
-    with pytest.raises(WorkerError, match="workers died 3 times"):
-        made(manifest, tmp_path / "out", workers=2)
+def test_a_source_that_is_none_leaves_nothing_behind(manifest, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, why in (
+        (manifest([]), "holds no line"),
+        (tmp_path / "empty", "no text"),
+        ("absent", "no such"),
+    ):
+        with pytest.raises(SourceError, match=why):
+            made(source, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
 
 
 def _dies():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.slow  # a pool begins three times
+def test_workers_that_die_before_they_read_anything_are_told(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "_begin_worker", _dies)
+    with pytest.raises(WorkerError, match=r"makes shard-00000 \(lines 1 to 4\) dies again and again"):
+        made(whole[0], tmp_path / "out", workers=2)
+
+
+def _dies_of_one_file():
+    "Begin a worker whose decoder of audio is ended by one file, and whose codec by one text."
+    read, encode = AudioModality.read, UnifiedTokenizer.encode_normal
+
+    def deadly_read(self, path):
+        if path.name == "deadly.wav":
+            _dies()
+        return read(self, path)
+
+    def deadly_encode(self, modality, signals, records):
+        if modality == "text" and "deadly words" in signals:
+            _dies()
+        return encode(self, modality, signals, records)
+
+    AudioModality.read, UnifiedTokenizer.encode_normal = deadly_read, deadly_encode
+
+
+@pytest.mark.slow  # a process begins five times
+def test_an_item_that_kills_its_worker_is_found_and_left_out(media, manifest, tmp_path, monkeypatch):
+    lines = [line(i) for i in range(12)]
+    lines[5]["audio"], lines[9]["text"] = "deadly.wav", "deadly words"
+    shutil.copyfile(media / "0.wav", media / "deadly.wav")
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_begin_worker", _dies_of_one_file)
+        data = made(manifest(lines), tmp_path / "out", workers=2)
+    assert (data["rows"], data["errors"]) == (10, 2)
+    errors = [json.loads(one) for one in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
+    assert [error["index"] for error in errors] == [5, 9]
+    assert {error["message"] for error in errors} == {"ended the process that read or encoded it"}
+    made(manifest(lines), tmp_path / "out", workers=2, retry_errors=True)
+    assert not wrong(tmp_path / "out", 2, media) and len(rows_of(tmp_path / "out")) == 12
+
+
+def test_a_file_that_was_repaired_is_tried_again_when_asked(media, manifest, tmp_path):
+    path = manifest([line(0), line(1, audio="late.wav"), line(2), line(3), line(4)])
+    assert made(path, tmp_path / "out")["errors"] == 1
+    shutil.copyfile(media / "1.wav", media / "late.wav")
+    assert made(path, tmp_path / "out")["errors"] == 1
+    assert made(path, tmp_path / "out", retry_errors=True)["errors"] == 0
+    made(path, tmp_path / "fresh")
+    assert content(tmp_path / "out") == content(tmp_path / "fresh")
+    (media / "late.wav").unlink()
+
+
+def test_jobs_of_an_array_make_the_same_bytes(whole, tmp_path):
+    manifest, out, _ = whole
+    options = {"per_shard": 4, "settings": Settings(batch=3)}
+    for shards, n in (("2-3", 2), ("0", 1)):
+        assert tokenize_part(manifest, tmp_path / "out", shards, CONFIG, **options) == n
+        assert not (tmp_path / "out" / "dataset.json").exists()
+    left = []
+    made(manifest, tmp_path / "out", progress=lambda n, of, what: left.append(n))
+    assert content(tmp_path / "out") == content(out) and left[-1] == 14
+    for shards in ("4", "0-4", "3-2", "a", "-1", ""):
+        with pytest.raises(SourceError, match="names no shards: there are 4, 0 to 3"):
+            tokenize_part(manifest, tmp_path / "other", shards, CONFIG, **options)
 
 
 def test_a_plan_tiles_the_manifest(manifest):
@@ -645,3 +718,103 @@ def test_the_command_audits_a_folder(whole, media, tmp_path, uti_here):
     assert run.returncode == 1 and "✗ Every id lies in the range" in run.stdout
     run = uti_here("audit", "--dataset", media, "--outdir", "report")
     assert run.returncode == 2 and "dataset.json: cannot be read" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(media, tmp_path_factory):
+    "A data set with both splits, and format → its export."
+    home = tmp_path_factory.mktemp("exported")
+    raw = "".join(json.dumps(line(i)) + "\n" for i in range(20))
+    (media / "split.jsonl").write_text(raw)
+    made(media / "split.jsonl", home / "data", settings=Settings(eval_per_mille=500))
+    counts = [export_shards(home / "data", to, home / to) for to in ("megatron", "ds", "webdataset")]
+    rows = {split: [r for r in rows_of(home / "data") if r["split"] == split] for split in ("train", "eval")}
+    assert counts == [{split: len(own) for split, own in rows.items()}] * 3 and min(counts[0].values()) > 2
+    return home, rows
+
+
+def mask_of(row):
+    found = np.zeros(row["length"], np.uint8)
+    for segment in row["segments"]:
+        if segment["target"]:
+            found[segment["start"] - 1 : segment["start"] + segment["length"] + 1] = 1
+    return found.tolist()
+
+
+@pytest.mark.slow  # Megatron's import takes ten seconds
+@pytest.mark.parametrize("split", ["train", "eval"])
+def test_megatron_reads_its_export(exported, split):
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    home, rows = exported
+    ids = IndexedDataset(str(home / "megatron" / split), multimodal=True, mmap=True)
+    mask = IndexedDataset(str(home / "megatron" / f"{split}_mask"), multimodal=True, mmap=True)
+    assert len(ids) == len(mask) == len(rows[split])
+    for i, row in enumerate(rows[split]):
+        assert ids[i][0].tolist() == row["input_ids"] and mask[i][0].tolist() == mask_of(row)
+        assert ids[i][1] == {"t2a": 2, "a2t": 0}[row["task"]]
+
+
+def test_an_index_is_laid_out_as_megatron_writes_it(exported):
+    home, rows = exported
+    raw, n = (home / "megatron" / "train.idx").read_bytes(), len(rows["train"])
+    assert struct.unpack_from("<9sQBQQ", raw) == (b"MMIDIDX\0\0", 1, 4, n, n + 1)
+    lengths = np.frombuffer(raw, "<i4", n, 34).tolist()
+    starts = np.frombuffer(raw, "<i8", n, 34 + 4 * n).tolist()
+    assert lengths == [row["length"] for row in rows["train"]]
+    assert starts == [4 * sum(lengths[:i]) for i in range(n)]
+    assert np.frombuffer(raw, "<i8", n + 1, 34 + 12 * n).tolist() == list(range(n + 1))
+    assert len(raw) == 34 + 12 * n + 8 * (n + 1) + n
+    ids = np.fromfile(home / "megatron" / "train.bin", "<i4")
+    assert ids.tolist() == [i for row in rows["train"] for i in row["input_ids"]]
+    mask = np.fromfile(home / "megatron" / "train_mask.bin", "u1")
+    assert mask.tolist() == [i for row in rows["train"] for i in mask_of(row)]
+
+
+def test_webdataset_reads_its_export(exported):
+    import webdataset
+
+    home, rows = exported
+    for split, own in rows.items():
+        tars = sorted(map(str, (home / "webdataset").glob(f"{split}-*.tar")))
+        found = list(webdataset.WebDataset(tars, shardshuffle=False, empty_check=False).decode())
+        assert [one["ids.npy"].tolist() for one in found] == [row["input_ids"] for row in own]
+        assert [one["json"]["id"] for one in found] == [row["id"] for row in own]
+        metas = [[json.loads(segment["meta"]) for segment in row["segments"]] for row in own]
+        assert [[segment["meta"] for segment in one["json"]["segments"]] for one in found] == metas
+
+
+def test_datatrove_reads_its_export(exported):
+    from datatrove.utils.dataset import DatatroveFolderDataset
+
+    home, rows = exported
+    for split, own in rows.items():
+        folder, ids = home / "ds", [i for row in own for i in row["input_ids"]]
+        read = DatatroveFolderDataset(
+            str(folder), seq_len=31, filename_pattern=f"{split}.ds", token_size=4, shuffle=False
+        )
+        found = [window["input_ids"].tolist() for window in read]
+        assert (
+            len(found) == len(ids) // 32 and [i for window in found for i in window] == ids[: 32 * len(found)]
+        )
+        assert (folder / f"{split}.ds.loss").read_bytes() == bytes(i for row in own for i in mask_of(row))
+        ends = np.fromfile(folder / f"{split}.ds.index", "<u8").tolist()
+        assert ends == np.cumsum([row["length"] for row in own]).tolist()
+
+
+def test_exports_are_the_same_bytes_twice_and_name_their_space(exported, tmp_path, uti_here):
+    home, _ = exported
+    run = uti_here("export", "--dataset", home / "data", "--to", "webdataset", "--out", "again")
+    assert run.returncode == 0 and "sequences of train, " in run.stdout, run.stderr
+    assert content(tmp_path / "again") == content(home / "webdataset")
+    assert load_space(tmp_path / "again" / "token_space.json").codecs.keys() == {"text", "audio"}
+    run = uti_here("export", "--dataset", home / "data", "--to", "mds", "--out", "other")
+    assert run.returncode == 2 and "no format is named 'mds'" in run.stderr
+    run = uti_here("export", "--dataset", home / "ds", "--out", "other")
+    assert run.returncode == 2 and not (tmp_path / "other").exists()
+
+
+def test_a_split_without_sequences_has_no_files(whole, tmp_path):
+    assert export_shards(whole[1], "megatron", tmp_path / "out") == {"train": 14}
+    names = {path.stem for path in (tmp_path / "out").glob("*.bin")}
+    assert names == {"train", "train_mask"}

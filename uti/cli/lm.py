@@ -198,8 +198,25 @@ def export(
     text: TextOption = None,
     image: ImageOption = None,
     audio: AudioOption = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Write this folder of shards for another trainer instead.")
+    ] = None,
+    to: Annotated[
+        str, typer.Option(help="Of --dataset: megatron, ds (nanotron, datatrove) or webdataset.")
+    ] = "megatron",
 ) -> None:
-    "Write the space as a Hugging Face tokenizer: every id a token, loaded without code of UTI."
+    """Write the space as a Hugging Face tokenizer: every id a token, loaded without code of UTI. Or write a
+    data set of ids as another trainer reads it.
+    """
+    if dataset:
+        with sentences():
+            from uti.shards.export import export_shards
+
+            with progress_bar() as progress:
+                counts = export_shards(dataset, to, output, progress)
+        said = ", ".join(f"{n:,} sequences of {split}" for split, n in counts.items())
+        out.print(f"{said}: {output}", highlight=False, markup=False)
+        return
     with sentences():
         from uti.tokens.export import ExportError, export_tokenizer
         from uti.tokens.tokenizer import UnifiedTokenizer

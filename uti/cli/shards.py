@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.table import Table
@@ -47,6 +48,17 @@ def _seldom(progress: Callable[[int, int, str], object]) -> Callable[[int, int, 
     return tick
 
 
+@contextmanager
+def _told_where_it_goes_on(folder: Path) -> Iterator[None]:
+    "Say how many shards are done, where a run ends before its end."
+    try:
+        yield
+    except BaseException:
+        if done := len(list(folder.glob(".uti/kept-shards-*/shard-*.json"))):
+            err.print(f"{done} shards are done; the same command goes on from there", highlight=False)
+        raise
+
+
 def tokenize(
     source: Annotated[
         Path, typer.Argument(help="A manifest (JSON lines), or a folder of files and texts of one name.")
@@ -73,18 +85,25 @@ def tokenize(
         int, typer.Option(min=0, max=1000, help="Items of a thousand that are set apart for evaluation.")
     ] = 10,
     allow_empty_text: Annotated[bool, typer.Option(help="Keep items whose text is empty.")] = False,
+    shards: Annotated[
+        str | None,
+        typer.Option(help="Make these alone, as 0-9, and join nothing: for a job of an array."),
+    ] = None,
+    retry_errors: Annotated[bool, typer.Option(help="Make shards with errors again.")] = False,
     max_errors: Annotated[
         int, typer.Option(min=0, help="Items that may fail before the exit code is 1.")
     ] = 0,
 ) -> None:
     """Tokenise a data set into shards (Parquet) that trainers read.
 
-    Interrupted or killed, the same command goes on. What is wrong with an item is a line of errors.jsonl;
+    Interrupted or killed, the same command goes on. Jobs with --shards may run anywhere; the same command
+    without makes what is missing, and joins. What is wrong with an item is a line of errors.jsonl;
     exits 1 where there are more of them than --max-errors.
     """
     with sentences():
         from uti.shards.manifest import SourceError
         from uti.shards.run import tokenize as run
+        from uti.shards.run import tokenize_part
         from uti.shards.shard import Settings
         from uti.tokens.sequences import TASKS
 
@@ -93,23 +112,22 @@ def tokenize(
             raise SourceError(
                 f"--tasks {tasks}: no task is named {unknown[0]!r}; there are {', '.join(TASKS)}"
             )
-        with progress_bar() as progress:
-            try:
-                data = run(
-                    source,
-                    output,
-                    wanted_config(config, text, image, audio),
-                    media=media,
-                    tasks=wanted,
-                    settings=Settings(batch, max_tokens, eval_per_mille, allow_empty_text),
-                    per_shard=per_shard,
-                    workers=workers,
-                    progress=_seldom(progress),
-                )
-            except BaseException:
-                if done := len(list(output.glob(".uti/kept-shards-*/shard-*.json"))):
-                    err.print(f"{done} shards are done; the same command goes on from there", highlight=False)
-                raise
+        options: dict[str, Any] = {
+            "media": media,
+            "tasks": wanted,
+            "settings": Settings(batch, max_tokens, eval_per_mille, allow_empty_text),
+            "per_shard": per_shard,
+            "retry_errors": retry_errors,
+            "workers": workers,
+        }
+        codecs = wanted_config(config, text, image, audio)
+        with progress_bar() as progress, _told_where_it_goes_on(output):
+            options["progress"] = _seldom(progress)
+            if shards:
+                n = tokenize_part(source, output, shards, codecs, **options)
+                out.print(f"{n} shards are done: {output}", highlight=False, markup=False)
+                return
+            data = run(source, output, codecs, **options)
     made = f"{data['rows']:,} sequences of {data['items']:,} items, {data['tokens']:,} ids"
     out.print(f"{made}, {len(data['shards'])} shards: {output}", highlight=False, markup=False)
     if data["errors"]:

@@ -42,6 +42,15 @@ class Row:
     ids: np.ndarray
     segments: list[dict[str, Any]]
 
+    @property
+    def targets(self) -> np.ndarray:
+        "Return bool [n]: which ids are to be learned, those that begin and end a target included."
+        found = np.zeros(len(self.ids), bool)
+        for segment in self.segments:
+            if segment["target"]:
+                found[segment["start"] - 1 : segment["start"] + segment["length"] + 1] = True
+        return found
+
     def inside(self, segment: Mapping[str, Any]) -> np.ndarray:
         "Return int64: the ids of a segment, without its markers."
         return self.ids[segment["start"] : segment["start"] + segment["length"]]

@@ -14,18 +14,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..config import Config, dump_config, load_config
 from ..errors import require
 from ..files import write_json, write_text
-from ..outdir import is_foreign, known_files, output_folder
-from .manifest import SourceError, lines_of_folder, plan
+from ..outdir import STATE_DIR, check_writable, is_foreign, known_files, output_folder
+from .manifest import Slice, SourceError, lines_of_folder, plan
 from uti.shards.shard import (
     FORMAT,
+    Fatal,
     Job,
     Settings,
+    fatal_of,
     first_difference,
     hash_of,
     link_or_copy,
@@ -41,11 +44,11 @@ ERRORS = "errors.jsonl"
 Progress = Callable[[int, int, str], object]  # items done, items, what is going on
 
 # %% auto #0
-__all__ = ['DATASET', 'ERRORS', 'Progress', 'TRIES', 'WorkerError', 'make_all', 'tokenize']
+__all__ = ['DATASET', 'ERRORS', 'Progress', 'POOLS', 'MOST_FATAL', 'WorkerError', 'make_all', 'tokenize', 'tokenize_part']
 
 # %% ../../nbs/shards/03_run.ipynb #shards-03-04
 class WorkerError(SourceError):
-    "Signal that workers die again and again; the message says at which shards."
+    "Signal that a process dies again and again; the message says at which lines."
 
 
 def _begin_worker() -> None:
@@ -63,7 +66,10 @@ def _begin_worker() -> None:
     threading.Thread(target=ends_with_parent, daemon=True).start()
 
 
-def _in_pool(job: Job, shards: Iterable[int], workers: int, done: Callable[[dict[str, Any]], None]) -> None:
+def _in_pool(
+    job: Job, shards: Iterable[int], workers: int, done: Callable[[dict[str, Any]], None],
+    careful: bool = False,
+) -> None:  # fmt: skip
     "Make `shards` in `workers` processes, and call `done` with each sidecar as it comes."
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"  # read when a worker imports torch
@@ -71,7 +77,7 @@ def _in_pool(job: Job, shards: Iterable[int], workers: int, done: Callable[[dict
         workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin_worker
     )
     try:
-        for future in as_completed([pool.submit(make_shard, job, k) for k in shards]):
+        for future in as_completed([pool.submit(make_shard, job, k, careful=careful) for k in shards]):
             done(future.result())
     except BaseException:  # interrupted, or a disk is full: nobody waits for shards that are under way
         pool.shutdown(wait=False, cancel_futures=True)
@@ -86,15 +92,47 @@ def _in_pool(job: Job, shards: Iterable[int], workers: int, done: Callable[[dict
     pool.shutdown()
 
 
-TRIES = 3  # of a pool whose workers die
+POOLS, MOST_FATAL = 2, 10  # pools that may break; items of a shard that may end a process
 
 
-def make_all(job: Job, workers: int, progress: Progress = lambda n, of, what: None) -> list[dict[str, Any]]:
-    """Make every shard of `job` that is not done, and return all sidecars in order. Raises `WorkerError`
-    where workers die `TRIES` times, and what `make_shard` raises.
+def _make_carefully(job: Job, k: int) -> dict[str, Any]:
+    "Make a shard in a process of its own, and leave out the items at which that dies."
+    part = job.slices[k]
+    side: list[dict[str, Any]] = []
+    path, fatal = job.folder / f"{part.name}.at", fatal_of(job.folder, part)
+    while len(fatal.items) <= MOST_FATAL:
+        path.unlink(missing_ok=True)
+        try:
+            _in_pool(job, [k], 1, side.append, careful=True)
+            return side[0]
+        except BrokenProcessPool:
+            if not path.exists():
+                break  # before it read anything
+            at = json.loads(path.read_text(encoding="utf-8"))
+        groups = fatal.groups | ({_group_of(job, part, at[0])} if len(at) > 1 else set())
+        fatal = Fatal(fatal.items | (set(at) if len(at) == 1 else set()), groups)
+        said = {"items": sorted(fatal.items), "groups": sorted(fatal.groups)}
+        write_text(job.folder / f"{part.name}.fatal", canonical_json(said))
+    raise WorkerError(
+        f"{job.manifest}: the process that makes {part.name} (lines {part.first + 1} to "
+        f"{part.first + part.items}) dies again and again; does the memory suffice?"
+    )
+
+
+def _group_of(job: Job, part: Slice, index: int) -> int:
+    "Return the first line of the group in which a line is encoded."
+    return index - (index - part.first) % job.recipe["batch"]
+
+
+def make_all(
+    job: Job, workers: int, progress: Progress = lambda n, of, what: None, wanted: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """Make the shards `wanted` of `job` (default: all) that are not done, and return their sidecars in order.
+    Raises `WorkerError` where a process dies again and again, and what `make_shard` raises.
     """
+    wanted = range(len(job.slices)) if wanted is None else wanted
     made: dict[int, dict[str, Any]] = {}
-    n_items, ticks, began = sum(part.items for part in job.slices), [0], time.monotonic()
+    n_items, ticks, began = sum(job.slices[k].items for k in wanted), [0], time.monotonic()
 
     def tick(n: int) -> None:
         ticks[0] += n
@@ -108,30 +146,28 @@ def make_all(job: Job, workers: int, progress: Progress = lambda n, of, what: No
         tick(side["items"])
 
     if workers == 1:
-        for k in range(len(job.slices)):
+        for k in wanted:
             made[k] = make_shard(job, k, tick)
-            _refuse_if_all_failed(made)
-        return [made[k] for k in sorted(made)]
-    for _ in range(TRIES):
-        left = [k for k in range(len(job.slices)) if k not in made]
-        try:
-            _in_pool(job, left, workers, keep)
+            _refuse_if_all_failed(job, made)
+        return [made[k] for k in wanted]
+    for _ in range(POOLS):
+        with suppress(BrokenProcessPool):
+            _in_pool(job, [k for k in wanted if k not in made], workers, keep)
             break
-        except BrokenProcessPool:
-            continue
-    if left := [k for k in range(len(job.slices)) if k not in made]:
-        names = ", ".join(job.slices[k].name for k in left[: 2 * workers])
-        raise WorkerError(
-            f"{job.manifest}: workers died {TRIES} times, while they made some of {names}; does the memory "
-            f"suffice for {workers} of them, and which file of these lines ends one?"
-        )
-    _refuse_if_all_failed(made)
-    return [made[k] for k in sorted(made)]
+    for k in [k for k in wanted if k not in made]:
+        keep(_make_carefully(job, k))
+    _refuse_if_all_failed(job, made)
+    return [made[k] for k in wanted]
 
 
-def _refuse_if_all_failed(made: dict[int, dict[str, Any]]) -> None:
-    "Raise `SourceError` where nothing came of the first shard: then it is no item that is wrong."
+def _refuse_if_all_failed(job: Job, made: dict[int, dict[str, Any]]) -> None:
+    """Raise `SourceError` where nothing came of the first shard: then it is no item that is wrong, and what
+    was made is not done.
+    """
     if (first := made.get(0)) and not first["rows"]:
+        for side in made.values():
+            if not side["rows"]:
+                (job.folder / f"{job.slices[side['shard']].name}.json").unlink(missing_ok=True)
         error = first["errors"][0]
         raise SourceError(
             f"not one of the first {first['items']} items could be tokenised; the first: line "
@@ -225,16 +261,7 @@ def _remove_damaged(out: Path, sides: Sequence[dict[str, Any]]) -> None:
             (out / name).unlink()
 
 
-def _manifest_of(source: Path, kept: Path, tasks: Sequence[str]) -> tuple[Path, Path]:
-    "Return the manifest of a source, which of a folder is made, and the folder that its paths are of."
-    if not source.is_dir():
-        return source, source.parent
-    manifest = kept / "manifest.jsonl"
-    write_text(manifest, b"".join(lines_of_folder(source, tasks)).decode())
-    return manifest, source
-
-
-def tokenize(
+def _prepare(
     source: str | Path,
     out: str | Path,
     config: Config | str | Path | None = None,
@@ -243,36 +270,87 @@ def tokenize(
     tasks: Sequence[str] = (),
     settings: Settings | None = None,
     per_shard: int = 1000,
-    workers: int = 1,
-    progress: Progress = lambda n, of, what: None,
-) -> dict[str, Any]:
-    """Tokenise `source`, a manifest or a folder of pairs, into the folder `out`, and return its dataset.json.
-
-    `media`: the folder that paths in the manifest are of; default: the manifest's. `tasks`: of a folder, see
-    `lines_of_folder`. What lies in `out` and is done is not made again. Raises `SourceError`, `ConfigError`,
-    `CodecError` or `OutdirError` where it cannot be done; what is wrong with an item is an entry of
-    errors.jsonl.
-    """
+    retry_errors: bool = False,
+) -> Job:
+    "Return the job of a run, which has a folder of its own in `out`. Raises `SourceError` beside another."
     require("shards")
     source, out = Path(source), Path(out)
-    config = config if isinstance(config, Config) else load_config(config)
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
+    config = config if isinstance(config, Config) else load_config(config)
     recipe = recipe_of(tokenizer_of(config), settings or Settings())
+    _refuse_other(recipe, out / DATASET)
+    for other in sorted((out / STATE_DIR).glob("kept-shards-*/recipe.json")):
+        _refuse_other(recipe, other)
+    kept = out / STATE_DIR / f"kept-shards-{hash_of(recipe)[:12]}"
+    lines = b"".join(lines_of_folder(source, tasks)) if source.is_dir() else b""
+    slices = () if lines else plan(source, per_shard)  # or nothing is left behind
+    kept.mkdir(parents=True, exist_ok=True)
+    write_text(kept / "recipe.json", canonical_json(recipe))
+    manifest, root = source, source.parent
+    if lines:
+        manifest, root = kept / "manifest.jsonl", source
+        write_text(manifest, lines.decode())
+        slices = plan(manifest, per_shard)
+    root = Path(media) if media else root
+    return Job(manifest, root, tuple(slices), kept, out, config, recipe, retry_errors)
+
+
+def _part_of(job: Job, shards: str) -> range:
+    "Return the shards that `0-9` or `7` names. Raises `SourceError` for any other, and beyond the plan."
+    first, _, last = shards.partition("-")
+    n = len(job.slices)
+    if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < n):
+        raise SourceError(f"{shards!r} names no shards: there are {n}, 0 to {n - 1}, as in 0-{n - 1}")
+    return range(int(first), int(last or first) + 1)
+
+
+def tokenize(
+    source: str | Path,
+    out: str | Path,
+    config: Config | str | Path | None = None,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda n, of, what: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Tokenise `source`, a manifest or a folder of pairs, into the folder `out`, and return its dataset.json.
+    What lies in `out` and is done is not made again.
+
+    `options`: `media`, the folder that paths in the manifest are of (default: the manifest's); `tasks`, of a
+    folder, as in `lines_of_folder`; `settings`; `per_shard`, lines of a shard (1,000); `retry_errors`, to
+    make shards with errors again, for files that have been repaired.
+
+    Raises `SourceError`, `ConfigError`, `CodecError` or `OutdirError` where it cannot be done; what is wrong
+    with an item is an entry of errors.jsonl.
+    """
+    require("shards")
     with output_folder(out) as folder:
-        _refuse_other(recipe, out / DATASET)
-        kept = folder.kept(f"shards-{hash_of(recipe)[:12]}")
-        for other in sorted(kept.parent.glob("kept-shards-*/recipe.json")):
-            _refuse_other(recipe, other)
-        kept.mkdir(exist_ok=True)
-        write_text(kept / "recipe.json", canonical_json(recipe))
-        manifest, root = _manifest_of(source, kept, tasks)
-        slices = tuple(plan(manifest, per_shard))
-        job = Job(manifest, Path(media) if media else root, slices, kept, out, config, recipe)
+        job = _prepare(source, out, config, **options)
         sides = make_all(job, workers, progress)
         data = _join(job, sides, folder.staged)
-        _remove_damaged(out, sides)
-        if manifest.parent == kept:
-            link_or_copy(manifest, folder.staged / manifest.name)
+        _remove_damaged(Path(out), sides)
+        if job.manifest.parent == job.folder:
+            link_or_copy(job.manifest, folder.staged / job.manifest.name)
         folder.publish()
     return data
+
+
+def tokenize_part(
+    source: str | Path,
+    out: str | Path,
+    shards: str,
+    config: Config | str | Path | None = None,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda n, of, what: None,
+    **options: Any,
+) -> int:
+    """Make the shards that `0-9` or `7` names, and return how many those are: for jobs that run beside each
+    other on any machines that see `out`. Nothing is joined; `tokenize` does that, and makes what is missing.
+
+    The rest is as in `tokenize`.
+    """
+    check_writable(Path(out))
+    job = _prepare(source, out, config, **options)
+    return len(make_all(job, workers, progress, _part_of(job, shards)))

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['FORMAT', 'GONE', 'TRIES', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference',
-           'Read', 'Made', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'Job', 'tokenizer_of', 'sidecar_of',
-           'make_shard', 'link_or_copy']
+           'Read', 'Made', 'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'Job', 'tokenizer_of',
+           'sidecar_of', 'fatal_of', 'make_shard', 'link_or_copy']
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-04
 FORMAT = "uti-shards/1"
@@ -205,24 +205,42 @@ def _id_in(line: bytes) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Fatal:
+    """Hold what ended the processes that made a shard before: `items`, the lines that did; `groups`, the
+    first lines of groups of which it is not known which line did.
+    """
+
+    items: frozenset[int] = frozenset()
+    groups: frozenset[int] = frozenset()
+
+
 def make_rows(
-    tokenizer: UnifiedTokenizer, recipe: Mapping[str, Any], media: Path, lines: Sequence[bytes], first: int
-) -> Made:
-    "Make rows of the `lines` of one group, which begins at line `first` of its manifest."
+    tokenizer: UnifiedTokenizer, recipe: Mapping[str, Any], media: Path, lines: Sequence[bytes], first: int,
+    fatal: Fatal = Fatal(), noted: Callable[[list[int]], None] = lambda indices: None,
+) -> Made:  # fmt: skip
+    """Make rows of the `lines` of one group, which begins at line `first` of its manifest. `noted` is called
+    with the lines that are under way.
+    """
     faults: list[Fault] = []
     read: list[tuple[Item, list[Read]]] = []
     for index, line in enumerate(lines, start=first):
+        noted([index])
         try:
+            if index in fatal.items:
+                raise ItemError("ended the process that read or encoded it")
             item = parse_item(line, index, recipe["allow_empty_text"])
             read.append((item, [_read(tokenizer, media, part) for part in item.parts]))
         except UTIError as error:
             faults.append((index, _id_in(line), error))
     used = {r.part.modality for _, reads in read for r in reads}
     moved = bool(faults) and not all(tokenizer.codec(modality).spec.invariant for modality in used)
+    moved = moved or first in fatal.groups
     groups = [[pair] for pair in read] if moved else [read]
     made = Made([], faults, [first] if moved else [])
     while groups:
         group = groups.pop(0)
+        noted([item.index for item, _ in group])
         try:
             tokens = iter(_encoded(tokenizer, [r for _, reads in group for r in reads]))
             for item, reads in group:
@@ -308,6 +326,7 @@ def _sync(path: Path) -> None:
 class Job:
     """Hold what a worker needs to make any shard. `media`: the folder that paths in the manifest are of;
     `folder`: where shards are written; `earlier`: where finished ones of the run before may lie.
+    `retry_errors`: a shard with errors is made again.
     """
 
     manifest: Path
@@ -317,6 +336,7 @@ class Job:
     earlier: Path
     config: Config
     recipe: dict[str, Any]
+    retry_errors: bool = False
 
 
 @lru_cache(maxsize=1)
@@ -344,9 +364,21 @@ def sidecar_of(folder: Path, part: Slice, recipe_sha256: str, slice_sha256: str)
         return None
 
 
-def make_shard(job: Job, k: int, ticked: Callable[[int], None] = lambda n: None) -> dict[str, Any]:
+def fatal_of(folder: Path, part: Slice) -> Fatal:
+    "Return what ended processes that made a shard in `folder` before."
+    try:
+        said = json.loads((folder / f"{part.name}.fatal").read_text(encoding="utf-8"))
+        return Fatal(frozenset(said["items"]), frozenset(said["groups"]))
+    except FileNotFoundError:
+        return Fatal()
+
+
+def make_shard(
+    job: Job, k: int, ticked: Callable[[int], None] = lambda n: None, careful: bool = False
+) -> dict[str, Any]:
     """Make shard `k` of `job`, unless it is done, and return its sidecar. `ticked` is called with the number
-    of items after each group.
+    of items after each group. `careful`: write down which lines are under way, as `NAME.at`, for who finds
+    the process dead.
 
     Raises what is nobody's fault but the machine's, such as `OSError` and `MemoryError`.
     """
@@ -354,12 +386,18 @@ def make_shard(job: Job, k: int, ticked: Callable[[int], None] = lambda n: None)
     lines, recipe_sha256 = part.read(job.manifest), hash_of(job.recipe)
     slice_sha256 = _slice_hash(lines)
     for folder in (job.folder, job.earlier):
-        if done := sidecar_of(folder, part, recipe_sha256, slice_sha256):
+        done = sidecar_of(folder, part, recipe_sha256, slice_sha256)
+        if done and not (done["errors"] and job.retry_errors):
             if folder != job.folder:
                 _bring(folder, job.folder, part)
             ticked(part.items)
             return done
-    tokenizer, size = tokenizer_of(job.config), job.recipe["batch"]
+    tokenizer, size, fatal = tokenizer_of(job.config), job.recipe["batch"], fatal_of(job.folder, part)
+
+    def noted(indices: list[int]) -> None:
+        if careful:
+            write_text(job.folder / f"{part.name}.at", json.dumps(indices))
+
     rows: list[dict[str, Any]] = []
     faults: list[Fault] = []
     alone: list[int] = []
@@ -369,9 +407,10 @@ def make_shard(job: Job, k: int, ticked: Callable[[int], None] = lambda n: None)
     ):
         warnings.simplefilter("ignore", MediaWarning)  # what was done to a file stands in its meta
         for at in range(0, len(lines), size):
-            made = make_rows(tokenizer, job.recipe, job.media, lines[at : at + size], part.first + at)
+            group = lines[at : at + size]
+            made = make_rows(tokenizer, job.recipe, job.media, group, part.first + at, fatal, noted)
             rows, faults, alone = rows + made.rows, faults + made.faults, alone + made.alone
-            ticked(len(lines[at : at + size]))
+            ticked(len(group))
     rows.sort(key=lambda row: row["index"])
     footer = {
         "uti.format": FORMAT,
