@@ -1,14 +1,17 @@
 """A shard is a function of its lines, its recipe and its weights, whoever makes it and however often."""
 
 import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import signal
 import struct
+import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -505,6 +508,96 @@ def test_a_folder_of_pairs_is_a_manifest(media, tmp_path):
         list(lines_of_folder(folder))
 
 
+def tar_of(path, members):
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def same_rows(a, b):
+    "Whether two folders hold the same sequences, wherever their sources lie."
+    kept = [
+        [(row["input_ids"], [s["sha256"] for s in row["segments"]]) for row in rows_of(folder)]
+        for folder in (a, b)
+    ]
+    return kept[0] == kept[1]
+
+
+@pytest.fixture
+def pairs(media, tmp_path):
+    "A folder of two pairs, and their contents by name."
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for i in range(2):
+        shutil.copyfile(media / f"{i}.wav", folder / f"{i}.wav")
+        (folder / f"{i}.txt").write_text(f"noise {i}")
+    return folder, {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_a_tar_is_tokenised_where_it_lies(pairs, tmp_path):
+    folder, contents = pairs
+    made(folder, tmp_path / "out", tasks=["a2t"])
+    home = tmp_path / "tars"
+    home.mkdir()
+    tar_of(home / "b.tar", {"x/1.wav": contents["1.wav"], "x/1.txt": contents["1.txt"], "x/notes.md": b"no"})
+    tar_of(home / "a.tar", {"0.wav": contents["0.wav"], "0.txt": contents["0.txt"]})
+    made(home, tmp_path / "two", tasks=["a2t"])
+    assert same_rows(tmp_path / "out", tmp_path / "two")
+    assert [row["id"] for row in rows_of(tmp_path / "two")] == ["a/0:a2t", "b/x/1:a2t"]
+    assert not wrong(tmp_path / "two", 2, home)
+    made(home / "a.tar", tmp_path / "one", tasks=["a2t"])
+    assert [row["group"] for row in rows_of(tmp_path / "one")] == ["a/0"]
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar:
+        tar.add(folder / "0.txt", "0.txt")
+    with pytest.raises(SourceError, match="compressed"):
+        made(tmp_path / "c.tar.gz", tmp_path / "none")
+
+
+def test_a_table_is_a_manifest(pairs, tmp_path):
+    folder, contents = pairs
+    made(folder, tmp_path / "out", tasks=["a2t"])
+    (folder / "t.csv").write_text("id,audio,text\nx,0.wav,noise 0\n,1.wav,noise 1\n")
+    made(folder / "t.csv", tmp_path / "csv", tasks=["a2t"])
+    assert [row["id"] for row in rows_of(tmp_path / "csv")] == ["x", "1"]
+    for name, cells in {
+        "struct": [{"bytes": contents[f"{i}.wav"], "path": f"{i}.wav"} for i in range(2)],
+        "bytes": [contents[f"{i}.wav"] for i in range(2)],
+        "path": ["0.wav", "1.wav"],
+    }.items():
+        table = pa.table({"id": ["x", "y"], "audio": cells, "text": ["noise 0", "noise 1"], "other": [1, 2]})
+        pq.write_table(table, folder / "t.parquet", row_group_size=1)
+        made(folder / "t.parquet", tmp_path / name, tasks=["a2t"])
+        ids = [[row["input_ids"] for row in rows_of(tmp_path / which)] for which in ("out", "csv", name)]
+        assert ids[0] == ids[1] == ids[2]
+        assert not wrong(tmp_path / name, 2, folder)
+    with pytest.raises(SourceError, match="has no column 'task'; name the one"):
+        made(folder / "t.parquet", tmp_path / "none")
+    (folder / "no.parquet").write_text("none")
+    with pytest.raises(SourceError, match="not a Parquet file"):
+        made(folder / "no.parquet", tmp_path / "none", tasks=["a2t"])
+    (folder / "no.csv").write_bytes(b"id,text\n\xff,x\n")
+    with pytest.raises(SourceError, match="not CSV in UTF-8"):
+        made(folder / "no.csv", tmp_path / "none", tasks=["text"])
+    (folder / "no.csv").write_text("id,text\n")
+    with pytest.raises(SourceError, match="holds no row"):
+        made(folder / "no.csv", tmp_path / "none", tasks=["text"])
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["t.tar#0+100/a.wav", "t.tar#99999999+10/a.wav", "absent.tar#0+1/a.wav", "t.csv#0.0.audio/a.wav"]
+)
+def test_a_place_that_holds_nothing_is_the_items_fault(media, manifest, tmp_path, place):
+    tar_of(media / "t.tar", {"a.txt": b"words"})
+    (media / "t.csv").write_text("id\n")
+    data = made(manifest([line(0), line(1, audio=place)]), tmp_path / "out")
+    assert (data["rows"], data["errors"]) == (1, 1)
+    said = json.loads((tmp_path / "out" / "errors.jsonl").read_text())["message"]
+    assert said.startswith(f"{place}: ") and str(tmp_path) not in said and "/tmp" not in said
+
+
 def test_the_command_says_what_it_made_and_what_failed(uti_here, manifest, media, tmp_path):
     (tmp_path / "uti.yaml").write_text("text: {codec: embedded-text}\n")
     texts = [{"id": str(i), "task": "text", "text": f"word {i}"} for i in range(3)]
@@ -671,7 +764,7 @@ def test_a_source_that_changed_is_a_finding_of_its_own(whole, media, tmp_path):
     shutil.copyfile(media / "1.wav", moved / "0.wav")
     (moved / "2.wav").unlink()
     assert set(told := wrong(whole[1], 2, moved)) == {"dataset_sources"}
-    assert "0.wav has changed" in told["dataset_sources"] and "2.wav is not there" in told["dataset_sources"]
+    assert "0.wav has changed" in told["dataset_sources"] and "2.wav: no such file" in told["dataset_sources"]
 
 
 def test_other_codecs_than_those_that_made_it_are_told(whole, media, tmp_path):

@@ -61,7 +61,10 @@ def _told_where_it_goes_on(folder: Path) -> Iterator[None]:
 
 def tokenize(
     source: Annotated[
-        Path, typer.Argument(help="A manifest (JSON lines), or a folder of files and texts of one name.")
+        Path,
+        typer.Argument(
+            help="A manifest (JSON lines), a folder of files and texts of one name, a tar, a CSV, or Parquet."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--out", help="The folder of the shards. What is done there is not made again.")
@@ -75,7 +78,7 @@ def tokenize(
         typer.Option(help="The folder that paths in the manifest are of. Default: the manifest's own."),
     ] = None,
     tasks: Annotated[
-        str, typer.Option(help="Of a folder: t2i,i2t and so on. Default: all that its files allow.")
+        str, typer.Option(help="Of what is no manifest: t2i,i2t and so on. Default: all that it allows.")
     ] = "",
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with a thread and the codecs.")] = 1,
     per_shard: Annotated[int, typer.Option(min=1, help="Lines of a shard.")] = 1000,

@@ -23,11 +23,11 @@ from ..config import load_config
 from ..errors import UTIError
 from ..files import digest
 from ..modalities.base import Audio, Image
-from ..modalities.registry import MODALITIES
 from .folder import Row, Shards, open_shards
-from .manifest import Item, SourceError
+from .manifest import Item, ItemError, SourceError
 from .run import ERRORS, Progress
 from .shard import FORMAT, first_difference, hash_of, schema
+from .sources import read_source
 from ..space import SpaceError, TokenSpace, diff_spaces, space_hash
 from ..tokens.grammar import cell_books
 from ..tokens.sequences import SHORT, unflatten
@@ -357,11 +357,14 @@ def _ask_source(
         return
     else:
         sources.asked += 1
-        path = media / source
-        if not path.is_file() or digest(path) != segment["sha256"]:
-            sources.add(where, f"{source} {'has changed' if path.is_file() else 'is not there'}")
+        try:
+            signal, sha256 = read_source(media, source, modality)
+        except ItemError as error:
+            sources.add(where, str(error))
             return
-        signal = MODALITIES[modality].read(path)
+        if sha256 != segment["sha256"]:
+            sources.add(where, f"{source} has changed")
+            return
     encoded.asked += 1
     signal, record = tokenizer.normalise(modality, signal)
     again = tokenizer.encode_normal(modality, [signal], [record])[0].ids

@@ -18,7 +18,8 @@ from ..modalities.registry import MODALITIES
 from ..tokens.sequences import TASKS
 
 # %% auto #0
-__all__ = ['KEYS', 'FILE_KEYS', 'SourceError', 'ItemError', 'Part', 'Item', 'parse_item', 'Slice', 'plan', 'lines_of_folder']
+__all__ = ['KEYS', 'FILE_KEYS', 'SourceError', 'ItemError', 'Part', 'Item', 'parse_item', 'Slice', 'plan', 'lines_of_pairs',
+           'lines_of_folder']
 
 # %% ../../nbs/shards/01_manifest.ipynb #shards-01-03
 class SourceError(UTIError):
@@ -178,10 +179,30 @@ def plan(manifest: Path, per_shard: int) -> list[Slice]:
     return slices
 
 # %% ../../nbs/shards/01_manifest.ipynb #shards-01-11
-def _tasks_of(found: dict[str, str]) -> list[str]:
+def _tasks_of(found: Mapping[str, str]) -> list[str]:
     "Return the tasks that the files of one name allow."
     made = [task for task, pair in TASKS.items() if set(pair) - {None} <= found.keys()]
     return [task for task in made if None not in TASKS[task]] or made
+
+
+def lines_of_pairs(
+    pairs: Mapping[str, Mapping[str, str]], tasks: Sequence[str], source: str
+) -> Iterator[bytes]:
+    """Yield the lines of `pairs`, name → modality → path, each a group. `tasks`: those that are made;
+    default: all that the files allow. Raises `SourceError`, naming `source`, where there are none.
+    """
+    n = 0
+    for stem, found in pairs.items():
+        for task in tasks or _tasks_of(found):
+            wanted = [modality for modality in TASKS[task] if modality]
+            if set(wanted) <= found.keys():
+                files_of = {FILE_KEYS[m]: found[m] for m in wanted}
+                n += 1
+                line = {"id": f"{stem}:{task}", "task": task, "group": stem, **files_of}
+                yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
+    if not n:
+        made = f" for {', '.join(tasks)}" if tasks else ""
+        raise SourceError(f"{source}: holds no text, image or audio{made}")
 
 
 def lines_of_folder(folder: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
@@ -202,15 +223,4 @@ def lines_of_folder(folder: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
                     f"{folder}: {found[modality]} and {name} are both the {modality} of one pair"
                 )
             found[modality] = name.as_posix()
-    n = 0
-    for stem, found in pairs.items():
-        for task in tasks or _tasks_of(found):
-            wanted = [modality for modality in TASKS[task] if modality]
-            if set(wanted) <= found.keys():
-                files_of = {FILE_KEYS[m]: found[m] for m in wanted}
-                n += 1
-                line = {"id": f"{stem}:{task}", "task": task, "group": stem, **files_of}
-                yield json.dumps(line, ensure_ascii=False).encode() + b"\n"
-    if not n:
-        made = f" for {', '.join(tasks)}" if tasks else ""
-        raise SourceError(f"{folder}: holds no text, image or audio{made}")
+    yield from lines_of_pairs(pairs, tasks, str(folder))

@@ -22,7 +22,7 @@ from ..config import Config, dump_config, load_config
 from ..errors import require
 from ..files import write_json, write_text
 from ..outdir import STATE_DIR, check_writable, is_foreign, known_files, output_folder
-from .manifest import Slice, SourceError, lines_of_folder, plan
+from .manifest import Slice, SourceError, plan
 from uti.shards.shard import (
     FORMAT,
     Fatal,
@@ -36,6 +36,7 @@ from uti.shards.shard import (
     recipe_of,
     tokenizer_of,
 )
+from .sources import lines_of
 from ..space import canonical_json, save_space
 from ..tokens.grammar import Grammar, grammar_to_dict
 
@@ -283,13 +284,16 @@ def _prepare(
     for other in sorted((out / STATE_DIR).glob("kept-shards-*/recipe.json")):
         _refuse_other(recipe, other)
     kept = out / STATE_DIR / f"kept-shards-{hash_of(recipe)[:12]}"
-    lines = b"".join(lines_of_folder(source, tasks)) if source.is_dir() else b""
+    made = lines_of(source, tasks)
+    lines = b"".join(made) if made is not None else b""
+    if made is not None and not lines:
+        raise SourceError(f"{source}: holds no row")
     slices = () if lines else plan(source, per_shard)  # or nothing is left behind
     kept.mkdir(parents=True, exist_ok=True)
     write_text(kept / "recipe.json", canonical_json(recipe))
     manifest, root = source, source.parent
     if lines:
-        manifest, root = kept / "manifest.jsonl", source
+        manifest, root = kept / "manifest.jsonl", source if source.is_dir() else source.parent
         write_text(manifest, lines.decode())
         slices = plan(manifest, per_shard)
     root = Path(media) if media else root
@@ -314,11 +318,11 @@ def tokenize(
     progress: Progress = lambda n, of, what: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Tokenise `source`, a manifest or a folder of pairs, into the folder `out`, and return its dataset.json.
-    What lies in `out` and is done is not made again.
+    """Tokenise `source`, a manifest or what `lines_of` makes one of, into the folder `out`, and return its
+    dataset.json. What lies in `out` and is done is not made again.
 
-    `options`: `media`, the folder that paths in the manifest are of (default: the manifest's); `tasks`, of a
-    folder, as in `lines_of_folder`; `settings`; `per_shard`, lines of a shard (1,000); `retry_errors`, to
+    `options`: `media`, the folder that paths in the manifest are of (default: the manifest's); `tasks`, where
+    a manifest is made, as in `lines_of`; `settings`; `per_shard`, lines of a shard (1,000); `retry_errors`:
     make shards with errors again, for files that have been repaired.
 
     Raises `SourceError`, `ConfigError`, `CodecError` or `OutdirError` where it cannot be done; what is wrong

@@ -5,13 +5,11 @@
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-02
 from __future__ import annotations
 
-import errno
 import hashlib
 import itertools
 import json
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +27,8 @@ from ..config import Config
 from ..errors import UTIError, require
 from ..files import atomic_path, digest, write_text
 from ..modalities.base import MediaWarning
-from ..modalities.registry import MODALITIES
 from .manifest import Item, ItemError, Part, Slice, parse_item
+from .sources import read_source
 from ..space import canonical_json, space_hash
 from ..tokens.sequences import interleave
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
@@ -39,9 +37,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% auto #0
-__all__ = ['FORMAT', 'GONE', 'TRIES', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference',
-           'Read', 'Made', 'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'Job', 'tokenizer_of',
-           'sidecar_of', 'fatal_of', 'make_shard', 'link_or_copy']
+__all__ = ['FORMAT', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference', 'Read', 'Made',
+           'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'Job', 'tokenizer_of', 'sidecar_of', 'fatal_of',
+           'make_shard', 'link_or_copy']
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-04
 FORMAT = "uti-shards/1"
@@ -91,10 +89,6 @@ def first_difference(here: Any, there: Any, path: str = "") -> str:
     return "" if here == there else f"{path} is {json.dumps(here)} here, {json.dumps(there)} there"
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-07
-GONE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG, errno.ELOOP)
-TRIES = 3  # of a file on a disk that does not answer
-
-
 @dataclass(frozen=True)
 class Read:
     "Hold a part that was read: the signal in its codec's form, what normalising did, the hash of its bytes."
@@ -105,20 +99,6 @@ class Read:
     sha256: str
 
 
-def _digest(path: Path, source: str) -> str:
-    "Return sha256 of a file. Raises `ItemError` where it is the item's fault that it cannot be read."
-    for tries_left in reversed(range(TRIES)):
-        try:
-            return digest(path)
-        except OSError as error:
-            if error.errno in GONE:
-                raise ItemError(f"{source}: {(error.strerror or '').lower()}") from error
-            if not tries_left:
-                raise
-            time.sleep(1)
-    raise AssertionError("unreachable")
-
-
 def _read(tokenizer: UnifiedTokenizer, media: Path, part: Part) -> Read:
     "Read and normalise a part. Raises `ItemError` where the item is to blame."
     if part.modality not in tokenizer.codecs:
@@ -126,13 +106,11 @@ def _read(tokenizer: UnifiedTokenizer, media: Path, part: Part) -> Read:
     if not part.is_file:
         signal, record = tokenizer.normalise(part.modality, part.value)
         return Read(part, signal, record, hashlib.sha256(part.value.encode()).hexdigest())
-    path = media / part.value
-    sha256 = _digest(path, part.value)
+    signal, sha256 = read_source(media, part.value, part.modality)
     try:
-        signal, record = tokenizer.normalise(part.modality, MODALITIES[part.modality].read(path))
-    except UTIError as error:  # names the source as the manifest has it, wherever the media lie
-        said = str(error).removeprefix(f"{path}: ")
-        raise ItemError(f"{part.value}: {said.replace(str(path), part.value)}") from error
+        signal, record = tokenizer.normalise(part.modality, signal)
+    except UTIError as error:
+        raise ItemError(f"{part.value}: {error}") from error
     return Read(part, signal, record, sha256)
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-08
