@@ -911,3 +911,22 @@ def test_a_split_without_sequences_has_no_files(whole, tmp_path):
     assert export_shards(whole[1], "megatron", tmp_path / "out") == {"train": 14}
     names = {path.stem for path in (tmp_path / "out").glob("*.bin")}
     assert names == {"train", "train_mask"}
+
+
+def test_a_page_shows_what_was_found_and_what_the_ids_decode_to(whole, media, tmp_path, uti_here):
+    _, out, _ = whole
+    folder = shutil.copytree(out, tmp_path / "data")
+    edit(folder, lambda rows: rows[0].update(id="<script>alert(1)</script>"))
+    arguments = ("--level", "2", "--media", media, "--name", "set")
+    run = uti_here("report", "--dataset", folder, *arguments)
+    assert run.returncode in (0, 1) and run.stdout.rstrip().endswith("reports/set/index.html"), run.stderr
+    page = (tmp_path / "reports" / "set" / "index.html").read_text()
+    record = read_dataset_report(tmp_path / "reports" / "set" / "dataset_report.json")
+    assert all(check.sentence in page for check in record.checks)
+    assert page.count("<audio") == len([one for one in record.shown if one.file]) == 4
+    assert {one.text for one in record.shown if one.text} <= {"before", "words in a file"} | {
+        f"no {i}" for i in range(14)
+    }
+    assert "<script>alert" not in page
+    site = (tmp_path / "reports" / "index.html").read_text()
+    assert "audit of a data set, 14 sequences" in site

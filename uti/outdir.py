@@ -27,7 +27,7 @@ __all__ = ['STATE_DIR', 'MANIFEST', 'ENTRY_FILES', 'OutdirError', 'read_manifest
 STATE_DIR = ".uti"  # the one name that a run uses in an output folder; gone when the run ends
 MANIFEST = "uti_manifest.json"
 # what readers open first: the first to go, from the last on, and the last to come
-ENTRY_FILES = ("report.json", "comparison.json", "smoke.json", "index.html")
+ENTRY_FILES = ("report.json", "comparison.json", "smoke.json", "dataset_report.json", "index.html")
 
 
 class OutdirError(UTIError):

@@ -30,6 +30,7 @@ from .files import packaged, scratch, write_text
 from .html import link, mark
 from .outdir import OutdirError, output_folder, read_manifest, refuse_foreign
 from .pages.history import site as page_of_site
+from .shards.record import DatasetRecord, audit_dataset, read_dataset_report
 from .tokens.tokenizer import UnifiedTokenizer
 
 if TYPE_CHECKING:  # imported where they are used: who only audits does without them
@@ -39,7 +40,7 @@ if TYPE_CHECKING:  # imported where they are used: who only audits does without 
 
 # %% auto #0
 __all__ = ['REPORTS', 'DRAWING', 'Result', 'KINDS', 'SITE_MARK', 'render_notebook', 'Kind', 'is_site', 'write_site', 'publish',
-           'report_folder', 'report', 'report_comparison', 'report_smoke']
+           'report_folder', 'report', 'report_comparison', 'report_smoke', 'report_dataset']
 
 # %% ../nbs/07_publish.ipynb #publish-03
 REPORTS = packaged("reports")
@@ -182,7 +183,7 @@ def _check_tools() -> None:
         ) from error
 
 # %% ../nbs/07_publish.ipynb #publish-13
-Result = AuditRecord | Comparison | SmokeReport
+Result = AuditRecord | Comparison | SmokeReport | DatasetRecord
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,12 @@ KINDS: dict[type, Kind] = {
         "smoke.ipynb",
         read_smoke,
         lambda r: f"smoke tests of a language model, token space {r.token_space_sha256[:12]}",
+    ),
+    DatasetRecord: Kind(
+        "dataset_report.json",
+        "dataset.ipynb",
+        read_dataset_report,
+        lambda r: f"audit of a data set, {r.rows:,} sequences, ids {r.ids_sha256[:12]}",
     ),
 }
 
@@ -381,3 +388,20 @@ def report_smoke(
     progress(1, 1, DRAWING)
     publish(found, folder)
     return found
+
+
+def report_dataset(
+    dataset: str | Path,
+    folder: str | Path,
+    *,
+    progress: Progress = lambda step, steps, what: None,
+    **options: Any,
+) -> DatasetRecord:
+    """Audit the folder of shards `dataset` into `folder`, and publish the page. `options`: as in
+    `uti.shards.record.audit_dataset`. Raises as that does.
+    """
+    _check_report(Path(folder), KINDS[DatasetRecord])
+    record = audit_dataset(dataset, folder, progress=progress, **options)
+    progress(1, 1, DRAWING)
+    publish(record, folder)
+    return record

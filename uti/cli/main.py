@@ -45,8 +45,9 @@ if TYPE_CHECKING:
     from uti.comparison.record import Comparison, Entry
 
 # %% auto #0
-__all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'print_verdict', 'audit', 'audit_main', 'report', 'render', 'compare',
-           'codecs', 'encode', 'decode', 'space', 'verify', 'card', 'site', 'main']
+__all__ = ['app', 'AuditFolderOption', 'SpaceFileOption', 'DatasetOption', 'LevelOption', 'MediaOption', 'print_verdict', 'audit',
+           'audit_main', 'report', 'render', 'compare', 'codecs', 'encode', 'decode', 'space', 'verify', 'card', 'site',
+           'main']
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-004
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -95,6 +96,15 @@ AuditFolderOption = Annotated[Path, typer.Option(help="Folder for report.json an
 SpaceFileOption = Annotated[
     Path | None, typer.Option(help="Also write the token space to this file, and its sha256 beside it.")
 ]
+DatasetOption = Annotated[
+    Path | None, typer.Option(help="Audit a folder of shards, as uti tokenize makes it, in place of codecs.")
+]
+LevelOption = Annotated[
+    int, typer.Option(min=0, max=2, help="Of --dataset: 0 what shards say, 1 every id, 2 with the codecs.")
+]
+MediaOption = Annotated[
+    Path | None, typer.Option(help="Of --dataset at level 2: the folder of the files that were tokenised.")
+]
 
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006
 @app.command()
@@ -110,18 +120,9 @@ def audit(
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
-    dataset: Annotated[
-        Path | None,
-        typer.Option(help="Audit a folder of shards, as uti tokenize makes it, in place of codecs."),
-    ] = None,
-    level: Annotated[
-        int,
-        typer.Option(min=0, max=2, help="Of --dataset: 0 what shards say, 1 every id, 2 with the codecs."),
-    ] = 1,
-    media: Annotated[
-        Path | None,
-        typer.Option(help="Of --dataset at level 2: the folder of the files that were tokenised."),
-    ] = None,
+    dataset: DatasetOption = None,
+    level: LevelOption = 1,
+    media: MediaOption = None,
 ) -> None:
     """Audit the codecs: every check, every metric, the baseline's gates. Or audit a data set of their ids.
 
@@ -166,13 +167,20 @@ def report(
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
+    dataset: DatasetOption = None,
+    level: LevelOption = 1,
+    media: MediaOption = None,
 ) -> None:
-    "Audit and render the report: index.html, the executed notebook, report.json and the artifacts."
+    """Audit codecs, or a data set of their ids, and render the report: index.html, the executed notebook,
+    report.json and the artifacts.
+    """
     with sentences():
         from uti.publish import report as publish_report
         from uti.publish import report_folder
 
         folder = report_folder(reports, name)
+        if dataset:
+            shards.audit_of_dataset(dataset, folder, level, media, drawn=True)
         with progress_bar() as progress:
             record = publish_report(
                 wanted_config(config, text, image, audio),

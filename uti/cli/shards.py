@@ -35,7 +35,7 @@ __all__ = ['SECONDS', 'tokenize', 'audit_of_dataset']
 SECONDS = 5.0  # between two lines where there is no terminal
 
 
-def _seldom(progress: Callable[[int, int, str], object]) -> Callable[[int, int, str], object]:
+def _seldom(progress: Callable[[int, int, str], None]) -> Callable[[int, int, str], None]:
     "Return `progress`, called every few seconds and at the end; on a terminal every time."
     last = [time.monotonic()]
 
@@ -140,13 +140,20 @@ def tokenize(
     raise typer.Exit(1 if data["errors"] > max_errors else 0)
 
 # %% ../../nbs/cli/02_shards.ipynb #cli-shards-06
-def audit_of_dataset(dataset: Path, outdir: Path, level: int, media: Path | None) -> NoReturn:
-    "Audit a data set, print what was found, and end with exit code 0 where it passed, 1 where it did not."
+def audit_of_dataset(
+    dataset: Path, outdir: Path, level: int, media: Path | None, drawn: bool = False
+) -> NoReturn:
+    """Audit a data set, print what was found, and end with exit code 0 where it passed, 1 where it did not.
+    `drawn`: publish the page as well.
+    """
     with sentences():
+        from uti.publish import report_dataset
         from uti.shards.record import REPORT, audit_dataset
 
+        run = report_dataset if drawn else audit_dataset
         with progress_bar() as progress:
-            record = audit_dataset(dataset, outdir, level, media, command_line(), _seldom(progress))
+            options: dict[str, Any] = {"level": level, "media": media, "command": command_line()}
+            record = run(dataset, outdir, progress=_seldom(progress), **options)
     lengths = Table("task", "sequences", "p50", "p90", "p99", "longest", box=None)
     for task, own in record.tasks.items():
         lengths.add_row(task, *(f"{value:,}" for _, value in own))
@@ -161,4 +168,4 @@ def audit_of_dataset(dataset: Path, outdir: Path, level: int, media: Path | None
         f"{record.rows:,} sequences, {record.tokens:,} ids",
         style="bold green" if record.passed else "bold red",
     )
-    end_with(record.passed, outdir / REPORT)
+    end_with(record.passed, outdir / ("index.html" if drawn else REPORT))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,8 @@ from ..tokens.sequences import SHORT, unflatten
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer, meta_digest
 
 # %% auto #0
-__all__ = ['PLACES', 'NEAR', 'COMMON', 'ENCODED', 'DECODED', 'SAME_IDS', 'Reader', 'Tally', 'Audited', 'audit_shards']
+__all__ = ['PLACES', 'NEAR', 'COMMON', 'ENCODED', 'DECODED', 'EXAMPLES', 'SAME_IDS', 'Reader', 'Tally', 'Example', 'Audited',
+           'audit_shards']
 
 # %% ../../nbs/shards/05_audit.ipynb #shards-05-04
 @dataclass
@@ -191,6 +192,14 @@ class _Splits:
                     near.add(self.media["eval"][i][0], told)
 
 # %% ../../nbs/shards/05_audit.ipynb #shards-05-07
+class Example(NamedTuple):
+    "Hold a decoded segment of a row: a str, an `Image` or an `Audio`."
+
+    row: str
+    modality: str
+    signal: Any
+
+
 @dataclass(frozen=True)
 class Audited:
     "Hold what was found in a folder, and what was counted."
@@ -199,6 +208,7 @@ class Audited:
     findings: DatasetFindings
     tally: Tally
     errors: Counter
+    examples: list[Example]
 
 
 def _ask_footers(shards: Shards, found: DatasetFindings) -> tuple[list[str], bool]:
@@ -309,6 +319,7 @@ def _ask_rows(shards: Shards, names: list[str], found: DatasetFindings, progress
 
 # %% ../../nbs/shards/05_audit.ipynb #shards-05-09
 ENCODED, DECODED = 256, 32  # items that are encoded again; segments of a modality that are decoded
+EXAMPLES = 4  # of those, that are shown
 SAME_IDS = 0.9  # of the ids, where a codec does not promise the same ones in every batch
 
 
@@ -381,26 +392,29 @@ def _ask_source(
 
 def _ask_decode(
     tokenizer: UnifiedTokenizer, row: Row, segment: Mapping[str, Any], where: str, found: DatasetFindings
-) -> None:
-    "Decode a segment, and look at the form of the signal."
+) -> Any:
+    "Decode a segment, and look at the form of the signal, which is returned; None where there is none."
     decoded, modality = found.of("dataset_decodes"), segment["modality"]
     if not tokenizer.codec(modality).spec.decode_modes:
-        return
+        return None
     decoded.asked += 1
     try:
         signal = tokenizer.decode(modality, _tokens_of(tokenizer, row, segment))
     except UTIError as error:
         decoded.add(where, f"{modality} does not decode: {error}")
-        return
+        return None
     values = {Image: "pixels", Audio: "wave"}.get(type(signal))
     if values and not torch.isfinite(getattr(signal, values)).all():
         decoded.add(where, f"{modality} decodes to values that are not finite")
+        return None
+    return signal
 
 
 def _ask_codecs(
     shards: Shards, names: list[str], media: Path | None, found: DatasetFindings, progress: Progress
-) -> None:
-    "Ask the codecs of the folder about some of its items."
+) -> list[Example]:
+    "Ask the codecs of the folder about some of its items, and return what the first few decode to."
+    examples: list[Example] = []
     tokenizer = UnifiedTokenizer.from_config(load_config(shards.folder / "uti.yaml"))
     here = tokenizer.space_with_fingerprints()
     for line in diff_spaces(here, shards.space):
@@ -419,8 +433,11 @@ def _ask_codecs(
                 found.of("dataset_reencoded").add(where, f"{segment['modality']}: {error}")
             if left[segment["modality"]] > 0:
                 left[segment["modality"]] -= 1
-                _ask_decode(tokenizer, row, segment, where, found)
+                signal = _ask_decode(tokenizer, row, segment, where, found)
+                if signal is not None and left[segment["modality"]] >= DECODED - EXAMPLES:
+                    examples.append(Example(row.id, segment["modality"], signal))
     progress(n, n, "done")
+    return examples
 
 
 def audit_shards(
@@ -439,6 +456,7 @@ def audit_shards(
     if level >= 1 and has_space:
         _ask_files(shards, found)
         tally = _ask_rows(shards, names, found, progress)
+    examples: list[Example] = []
     if level >= 2 and not found.of("dataset_space").n:
-        _ask_codecs(shards, names, Path(media) if media else None, found, progress)
-    return Audited(shards, found, tally, errors)
+        examples = _ask_codecs(shards, names, Path(media) if media else None, found, progress)
+    return Audited(shards, found, tally, errors, examples)

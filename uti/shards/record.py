@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,15 +22,16 @@ from ..checks.registry import ask
 from ..config import load_config
 from ..files import reading, write_json
 from ..html import table, verdict
+from ..modalities.registry import MODALITIES
 from ..outdir import output_folder
-from .audit import Audited, audit_shards
+from .audit import Audited, Example, audit_shards
 from .manifest import SourceError
 from .run import Progress
 
 REPORT = "dataset_report.json"
 
 # %% auto #0
-__all__ = ['REPORT', 'Lengths', 'DatasetRecord', 'audit_dataset', 'read_dataset_report']
+__all__ = ['REPORT', 'Lengths', 'Shown', 'DatasetRecord', 'audit_dataset', 'read_dataset_report']
 
 # %% ../../nbs/shards/06_record.ipynb #shards-06-03
 class Lengths(BaseModel):
@@ -40,6 +42,15 @@ class Lengths(BaseModel):
     p90: int
     p99: int
     longest: int
+
+
+class Shown(BaseModel):
+    "Hold what a segment decodes to: a text, or a file beside dataset_report.json."
+
+    row: str
+    modality: str
+    text: str | None = None
+    file: str | None = None
 
 
 class DatasetRecord(BaseModel):
@@ -63,6 +74,7 @@ class DatasetRecord(BaseModel):
     segments: dict[str, int] = Field(description="modality → segments")
     errors: dict[str, int] = Field(description="kind → items that were left out")
     checks: list[Check]
+    shown: list[Shown] = Field([], description="of level 2: what the first few segments decode to")
     seconds: float
 
     @property
@@ -78,7 +90,20 @@ class DatasetRecord(BaseModel):
         return str(verdict(self.passed, head, self.failed) + (table(columns, rows) if rows else ""))
 
 
-def _record(audited: Audited, level: int, command: str, seconds: float) -> DatasetRecord:
+def _show(examples: Sequence[Example], folder: Path) -> Iterator[Shown]:
+    "Write what can be seen and heard into `folder`, and yield what a record says of it."
+    for i, (row, modality, signal) in enumerate(examples):
+        kind = MODALITIES[modality]
+        if not kind.suffix:
+            yield Shown(row=row, modality=modality, text=signal)
+            continue
+        name = f"examples/{i:02d}{kind.suffix}"
+        (folder / name).parent.mkdir(exist_ok=True)
+        kind.write(folder / name, signal)
+        yield Shown(row=row, modality=modality, file=name)
+
+
+def _record(audited: Audited, level: int, command: str, seconds: float, shown: list[Shown]) -> DatasetRecord:
     data, tally = audited.shards.data, audited.tally
     checks = ask("data set", audited.findings)
     lengths = {}
@@ -102,6 +127,7 @@ def _record(audited: Audited, level: int, command: str, seconds: float) -> Datas
         segments=dict(tally.segments),
         errors=dict(audited.errors),
         checks=checks,
+        shown=shown,
         seconds=seconds,
     )
 
@@ -116,7 +142,8 @@ def audit_dataset(
     began = time.monotonic()
     with output_folder(outdir) as out:
         audited = audit_shards(folder, level, media, progress)
-        record = _record(audited, level, command, time.monotonic() - began)
+        shown = list(_show(audited.examples, out.staged))
+        record = _record(audited, level, command, time.monotonic() - began, shown)
         write_json(out.staged / REPORT, record.model_dump(mode="json", by_alias=True))
         out.publish(beside_earlier=True)  # an audit of codecs may lie there
     return record

@@ -42,7 +42,7 @@ from ..tokens.grammar import Grammar, grammar_to_dict
 
 DATASET = "dataset.json"
 ERRORS = "errors.jsonl"
-Progress = Callable[[int, int, str], object]  # items done, items, what is going on
+Progress = Callable[[int, int, str], None]  # items done, items, what is going on
 
 # %% auto #0
 __all__ = ['DATASET', 'ERRORS', 'Progress', 'POOLS', 'MOST_FATAL', 'WorkerError', 'make_all', 'tokenize', 'tokenize_part']
