@@ -930,3 +930,17 @@ def test_a_page_shows_what_was_found_and_what_the_ids_decode_to(whole, media, tm
     assert "<script>alert" not in page
     site = (tmp_path / "reports" / "index.html").read_text()
     assert "audit of a data set, 14 sequences" in site
+
+
+def test_other_columns_and_a_dataset_json_that_lacks_something_are_told(whole, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "out")
+    path = folder / "shard-00000.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["segments"]), path)
+    refit(folder, path.stem)
+    assert "its columns are not those" in wrong(folder)["dataset_schema"]
+    data = json.loads((folder / "dataset.json").read_text())
+    del data["shards"][1]["ids_sha256"]
+    for broken in (data, {"shards": []}, [], {"recipe": {}, "shards": []}):
+        (folder / "dataset.json").write_text(json.dumps(broken))
+        with pytest.raises(SourceError, match=r"dataset\.json: not a dataset\.json of this version"):
+            audit_shards(folder)

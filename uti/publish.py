@@ -275,13 +275,15 @@ def write_site(reports: str | Path, site: str | Path | None = None) -> History:
     if not is_site(target / "index.html"):
         raise OutdirError(f"{target / 'index.html'}: is there already, and is no site of UTI; move it away")
     known = read_history(reports / HISTORY)
+    target.mkdir(parents=True, exist_ok=True)
     if target.resolve() != reports.resolve():
         for folder in folders:
             _copy_report(folder, target / folder.name)
     history = open_history(target, known)
     if history.new:
         before = (target / HISTORY).read_text(encoding="utf-8") if (target / HISTORY).exists() else ""
-        write_text(target / HISTORY, before + lines_of(history.new))
+        ended = before if before.endswith("\n") or not before else f"{before}\n"
+        write_text(target / HISTORY, ended + lines_of(history.new))
     audits = set(history.folders.values()) - history.unread.keys()
     pages = {path.parent for path in target.glob("*/index.html")} | history.unread.keys()
     style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")

@@ -237,12 +237,13 @@ def _ask_footers(shards: Shards, found: DatasetFindings) -> tuple[list[str], boo
         except SourceError as error:
             complete.add(name, str(error))
             continue
-        readable.append(name)
         said = {key.decode(): value.decode() for key, value in (file.metadata.metadata or {}).items()}
         if said.get("uti.token_space_sha256") != own:
             space.add(name, f"token space {said.get('uti.token_space_sha256', '')[:12]}, not {own[:12]}")
         if not file.schema_arrow.equals(schema()):
             form.add(name, "its columns are not those of the format")
+        else:
+            readable.append(name)
         if said.get("uti.format") != FORMAT or said.get("uti.recipe_sha256") != hash_of(recipe):
             form.add(name, "its footer names another recipe or format")
     return readable, bool(own)

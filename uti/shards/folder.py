@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 # %% auto #0
-__all__ = ['Row', 'Shards', 'read_rows', 'open_shards']
+__all__ = ['RECIPE', 'SIDE', 'Row', 'Shards', 'read_rows', 'open_shards']
 
 # %% ../../nbs/shards/04_folder.ipynb #shards-04-03
 @dataclass(frozen=True)
@@ -124,6 +124,10 @@ def read_rows(file: pq.ParquetFile, group: int, path: Path) -> Iterator[Row]:
         at, first = ends[i], last[i]
 
 
+RECIPE = {"token_space_sha256", "codecs", "serialisation", "eval_per_mille"}
+SIDE = {"shard", "first", "items", "rows", "tokens", "sha256", "ids_sha256"}
+
+
 def open_shards(folder: str | Path) -> Shards:
     """Open a finished folder of shards; no shard is read. Raises `SourceError` for one without a
     dataset.json, and `MissingExtra` without pyarrow.
@@ -132,6 +136,8 @@ def open_shards(folder: str | Path) -> Shards:
     path = Path(folder) / DATASET
     with reading(path, DATASET, SourceError):
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data.get("recipe"), dict) or not all("shard" in side for side in data["shards"]):
-            raise ValueError("recipe or shards: missing")
+        parts = {"recipe": (RECIPE, [data.get("recipe")]), "shards": (SIDE, data.get("shards") or [None])}
+        for name, (keys, found) in parts.items():
+            if not all(isinstance(part, dict) and keys <= part.keys() for part in found):
+                raise ValueError(f"{name}: lacks one of {', '.join(sorted(keys))}")
     return Shards(Path(folder), data)
