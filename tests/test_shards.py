@@ -919,9 +919,10 @@ def test_a_page_shows_what_was_found_and_what_the_ids_decode_to(whole, media, tm
     edit(folder, lambda rows: rows[0].update(id="<script>alert(1)</script>"))
     arguments = ("--level", "2", "--media", media, "--name", "set")
     run = uti_here("report", "--dataset", folder, *arguments)
-    assert run.returncode in (0, 1) and run.stdout.rstrip().endswith("reports/set/index.html"), run.stderr
+    assert run.stdout.rstrip().endswith("reports/set/index.html"), run.stderr
     page = (tmp_path / "reports" / "set" / "index.html").read_text()
     record = read_dataset_report(tmp_path / "reports" / "set" / "dataset_report.json")
+    assert run.returncode == (0 if record.passed else 1)
     assert all(check.sentence in page for check in record.checks)
     assert page.count("<audio") == len([one for one in record.shown if one.file]) == 4
     assert {one.text for one in record.shown if one.text} <= {"before", "words in a file"} | {
@@ -944,3 +945,10 @@ def test_other_columns_and_a_dataset_json_that_lacks_something_are_told(whole, t
         (folder / "dataset.json").write_text(json.dumps(broken))
         with pytest.raises(SourceError, match=r"dataset\.json: not a dataset\.json of this version"):
             audit_shards(folder)
+
+
+@pytest.mark.parametrize("errors", ["{}", "no JSON", '{"index": 0, "error": "ItemError"}'])
+def test_errors_that_cannot_be_or_are_rows_as_well_are_told(whole, tmp_path, errors):
+    folder = shutil.copytree(whole[1], tmp_path / "out")
+    (folder / "errors.jsonl").write_text(errors)
+    assert re.search(r"errors.jsonl: cannot be read|4 rows and 1 errors", wrong(folder)["dataset_complete"])

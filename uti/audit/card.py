@@ -5,13 +5,13 @@
 # %% ../../nbs/audit/11_card.ipynb #audit-11-02
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import yaml
 from huggingface_hub.repocard_data import EvalResult, eval_results_to_model_index
 
 from .record import AuditError, AuditRecord
+from .samples import inputs_hash
 
 # %% auto #0
 __all__ = ['model_index', 'model_card']
@@ -19,14 +19,13 @@ __all__ = ['model_index', 'model_card']
 # %% ../../nbs/audit/11_card.ipynb #audit-11-04
 def _results(record: AuditRecord, modality: str, url: str | None) -> list[EvalResult]:
     "Return the means of one modality, each with its spread and the version of its metric."
-    sources = sorted(i.source_sha256 for i in record.items if i.modality == modality)
-    files = hashlib.sha256("\n".join(sources).encode()).hexdigest()
+    sources = [i.source_sha256 for i in record.items if i.modality == modality]
     return [
         EvalResult(
             task_type=f"{modality}-to-{modality}",
             dataset_type="uti-audit",
             dataset_name=f"{len(sources)} {modality} files",
-            dataset_args={"sha256": files},
+            dataset_args={"sha256": inputs_hash(sources)},
             metric_type=name,
             metric_name=f"{facts.title}, {facts.unit}" if facts.unit else facts.title,
             metric_value=mean.value,

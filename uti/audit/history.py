@@ -5,7 +5,6 @@
 # %% ../../nbs/audit/12_history.ipynb #audit-12-02
 from __future__ import annotations
 
-import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from torch import Tensor
 from .environment import Environment
 from .record import AuditError, AuditRecord, Speed, told
 from .report_json import read_record
+from .samples import inputs_hash
 from .verify import codes_of, other_environment, read_tokens
 from ..checks.trial import differing
 from ..errors import UTIError
@@ -65,7 +65,7 @@ class CodecRun(BaseModel):
     @property
     def files(self) -> str:
         "Return a hash over what was read: means over other files are another series."
-        return hashlib.sha256("\n".join(sorted(self.inputs.values())).encode()).hexdigest()
+        return inputs_hash(self.inputs.values())
 
 
 class Run(BaseModel):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..files import packaged, printable
@@ -16,7 +16,7 @@ from ..modalities.base import MediaError, MediaWarning, Sample
 from ..modalities.registry import MODALITIES, find_media, left_out
 
 # %% auto #0
-__all__ = ['ASSETS', 'TEXTS', 'examples', 'load_samples', 'source_hash']
+__all__ = ['ASSETS', 'TEXTS', 'examples', 'load_samples', 'source_hash', 'inputs_hash']
 
 # %% ../../nbs/audit/03_samples.ipynb #audit-03-003
 ASSETS = packaged("assets")
@@ -62,3 +62,8 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
 def source_hash(sample: Sample) -> str:
     "Return sha256 over the bytes of a sample as it was read."
     return hashlib.sha256(MODALITIES[sample.modality].fingerprint(sample.signal)).hexdigest()
+
+
+def inputs_hash(hashes: Iterable[str]) -> str:
+    "Return sha256 over the `source_hash`es of samples, in whatever order they come."
+    return hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()

@@ -13,9 +13,7 @@ from pydantic import BaseModel, Field
 from .base import Outcome, check
 
 # %% auto #0
-__all__ = ['SHOWN', 'Faults', 'DatasetFindings', 'dataset_space', 'dataset_schema', 'dataset_complete', 'dataset_ranges',
-           'dataset_shapes', 'dataset_digests', 'dataset_targets', 'dataset_names', 'dataset_leaks',
-           'dataset_near_leaks', 'dataset_sources', 'dataset_reencoded', 'dataset_decodes']
+__all__ = ['SHOWN', 'QUESTIONS', 'TOLD', 'Faults', 'DatasetFindings']
 
 # %% ../../nbs/checks/18_dataset.ipynb #checks-dataset-03
 SHOWN = 5  # faults of a kind that are told
@@ -49,114 +47,46 @@ class DatasetFindings(BaseModel):
             self.found[question] = Faults()
         return self.found[question]
 
-
-def _asked(question: str) -> Callable[[DatasetFindings], bool]:
-    return lambda findings: question in findings.found
-
-
-def _answer(findings: DatasetFindings, question: str) -> Outcome:
-    faults = findings.found[question]
-    if not faults.asked:
-        return Outcome(None, detail="there was nothing to ask")
-    more = f"; {faults.n - len(faults.first)} more" if faults.n > len(faults.first) else ""
-    return Outcome(not faults.n, faults.n, 0, "; ".join(faults.first) + more)
-
 # %% ../../nbs/checks/18_dataset.ipynb #checks-dataset-05
-@check(
-    "Every shard is of the token space that lies in the folder, and of the codecs that it names",
-    of="data set", where=_asked("dataset_space"),
-)  # fmt: skip
-def dataset_space(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_space")
+QUESTIONS = {
+    "dataset_space": (
+        "Every shard is of the token space that lies in the folder, and of the codecs that it names"
+    ),
+    "dataset_schema": "Every shard has the columns of its format, and was made by the recipe of the data set",
+    "dataset_complete": (
+        "Every shard is there and as it was written, and every item is in it once or among the errors"
+    ),
+    "dataset_ranges": "Every id lies in the range of the codebook that its place demands",
+    "dataset_shapes": "Segments and markers tile every sequence, and each has as many ids as its meta says",
+    "dataset_digests": "The ids of every segment are those that its meta was written for",
+    "dataset_targets": "Every sequence has something to learn",
+    "dataset_names": "Every id of an item stands once, in the split that it decides",
+    "dataset_leaks": "No file and no ids of the train split are in the eval split",
+    "dataset_near_leaks": "No file of the train split is nearly one of the eval split, by their ids",
+    "dataset_sources": "Sources are what they were when they were tokenised",
+    "dataset_reencoded": "Items that are encoded again have the ids that stand there",
+    "dataset_decodes": "Segments decode to signals of the form that their meta says",
+}
+TOLD = ("dataset_near_leaks",)  # and no gate: what is near is for a person to judge
 
 
-@check(
-    "Every shard has the columns of its format, and was made by the recipe of the data set",
-    of="data set", where=_asked("dataset_schema"),
-)  # fmt: skip
-def dataset_schema(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_schema")
+def _question(name: str) -> Callable[[DatasetFindings], Outcome]:
+    "Return the check `name`: whether nothing is wrong of its kind."
 
-# %% ../../nbs/checks/18_dataset.ipynb #checks-dataset-07
-@check(
-    "Every shard is there and as it was written, and every item is in it once or among the errors",
-    of="data set", where=_asked("dataset_complete"),
-)  # fmt: skip
-def dataset_complete(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_complete")
+    def answer(findings: DatasetFindings) -> Outcome:
+        faults = findings.found[name]
+        if not faults.asked:
+            return Outcome(None, detail="there was nothing to ask")
+        more = f"; {faults.n - len(faults.first)} more" if faults.n > len(faults.first) else ""
+        return Outcome(not faults.n, faults.n, 0, "; ".join(faults.first) + more)
+
+    answer.__name__ = name
+    return answer
 
 
-@check(
-    "Every id lies in the range of the codebook that its place demands",
-    of="data set", where=_asked("dataset_ranges"),
-)  # fmt: skip
-def dataset_ranges(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_ranges")
+def _asked(name: str) -> Callable[[DatasetFindings], bool]:
+    return lambda findings: name in findings.found
 
 
-@check(
-    "Segments and markers tile every sequence, and each has as many ids as its meta says",
-    of="data set", where=_asked("dataset_shapes"),
-)  # fmt: skip
-def dataset_shapes(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_shapes")
-
-
-@check(
-    "The ids of every segment are those that its meta was written for",
-    of="data set", where=_asked("dataset_digests"),
-)  # fmt: skip
-def dataset_digests(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_digests")
-
-
-@check("Every sequence has something to learn", of="data set", where=_asked("dataset_targets"))
-def dataset_targets(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_targets")
-
-# %% ../../nbs/checks/18_dataset.ipynb #checks-dataset-09
-@check(
-    "Every id of an item stands once, in the split that it decides",
-    of="data set", where=_asked("dataset_names"),
-)  # fmt: skip
-def dataset_names(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_names")
-
-
-@check(
-    "No file and no ids of the train split are in the eval split",
-    of="data set", where=_asked("dataset_leaks"),
-)  # fmt: skip
-def dataset_leaks(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_leaks")
-
-
-@check(
-    "No file of the train split is nearly one of the eval split, by their ids",
-    of="data set", gates=False, where=_asked("dataset_near_leaks"),
-)  # fmt: skip
-def dataset_near_leaks(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_near_leaks")
-
-# %% ../../nbs/checks/18_dataset.ipynb #checks-dataset-11
-@check("Sources are what they were when they were tokenised", of="data set", where=_asked("dataset_sources"))
-def dataset_sources(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_sources")
-
-
-@check(
-    "Items that are encoded again have the ids that stand there",
-    of="data set",
-    where=_asked("dataset_reencoded"),
-)
-def dataset_reencoded(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_reencoded")
-
-
-@check(
-    "Segments decode to signals of the form that their meta says",
-    of="data set",
-    where=_asked("dataset_decodes"),
-)
-def dataset_decodes(findings: DatasetFindings) -> Outcome:
-    return _answer(findings, "dataset_decodes")
+for _name, _sentence in QUESTIONS.items():
+    check(_sentence, of="data set", gates=_name not in TOLD, where=_asked(_name))(_question(_name))

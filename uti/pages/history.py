@@ -275,7 +275,7 @@ def site(history: History, others: Sequence[Sequence[Any]] = ()) -> Markup:
     if n:
         sections = {
             "Latest": latest(history),
-            "What changed": changed(history, changes),
+            "Changes": changed(history, changes),
             "Numbers over time": joined([paragraph(LEGEND), numbers(history, changes)]),
             "Runs": runs_of(history),
         }

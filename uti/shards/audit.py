@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,26 +39,22 @@ __all__ = ['PLACES', 'NEAR', 'COMMON', 'ENCODED', 'DECODED', 'EXAMPLES', 'SAME_I
            'audit_shards']
 
 # %% ../../nbs/shards/05_audit.ipynb #shards-05-04
+@lru_cache(maxsize=1024)
+def _bounds(space: TokenSpace, serialisation: str, modality: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+    "Return the first id that each of `n` places of a segment may have, and the one after the last."
+    ranges = space.modality_ranges(modality)
+    books = np.array(cell_books(serialisation, len(ranges), n // len(ranges)), int)
+    ends = np.array([[ids.start, ids.stop] for ids in ranges]).T
+    return ends[0][books], ends[1][books]
+
+
 @dataclass
 class Reader:
-    """Check sequences of one token space. `bounds`: of a modality and its number of ids, the first id that
-    each place may have, and the one after the last.
-    """
+    "Check sequences of one token space."
 
     space: TokenSpace
     serialisation: str
     found: DatasetFindings
-
-    def __post_init__(self) -> None:
-        @cache
-        def bounds(modality: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-            ranges = self.space.modality_ranges(modality)
-            books = np.array(cell_books(self.serialisation, len(ranges), n // len(ranges)), int)
-            ends = np.array([[ids.start, ids.stop] for ids in ranges]).T
-            return ends[0][books], ends[1][books]
-
-        self.bounds = bounds
-        self.known = [modality for modality in SHORT if getattr(self.space, modality)]
 
     def _markers(self, modality: str, target: bool) -> tuple[list[int], int]:
         "Return the ids before a segment, and the one after it."
@@ -87,7 +84,7 @@ class Reader:
     def _check_segment(self, row: Row, segment: Mapping[str, Any], at: int, where: str) -> int:
         "Check one segment, which begins at `at`; returns where it ends, or -1 where nothing after it can be."
         shapes, modality, n = self.found.of("dataset_shapes"), segment["modality"], segment["length"]
-        if modality not in self.known:
+        if modality not in SHORT or not getattr(self.space, modality):
             shapes.add(where, f"a segment of {modality!r}, which the token space does not have")
             return -1
         before, after = self._markers(modality, segment["target"])
@@ -117,7 +114,7 @@ class Reader:
             told = f"{len(ids)} ids of {modality} at {segment['start']}, its meta says {positions} × {books}"
             self.found.of("dataset_shapes").add(where, told)
             return
-        low, high = self.bounds(modality, len(ids))
+        low, high = _bounds(self.space, self.serialisation, modality, len(ids))
         wrong = np.flatnonzero((ids < low) | (ids >= high))
         if len(wrong):
             place = int(wrong[0])
@@ -248,7 +245,7 @@ def _ask_footers(shards: Shards, found: DatasetFindings) -> tuple[list[str], boo
             form.add(name, "its footer names another recipe or format")
     return readable, bool(own)
 
-
+# %% ../../nbs/shards/05_audit.ipynb #shards-05-07-c0
 def _ask_files(shards: Shards, found: DatasetFindings) -> None:
     "Ask whether the files are those that dataset.json lists."
     complete, there = found.of("dataset_complete"), set(shards.names)
@@ -261,11 +258,13 @@ def _ask_files(shards: Shards, found: DatasetFindings) -> None:
             complete.add(name, "its sha256 is not that of dataset.json")
 
 
-def _read_errors(shards: Shards, found: DatasetFindings) -> list[dict[str, Any]]:
+def _read_errors(shards: Shards, found: DatasetFindings) -> list[tuple[int, str]]:
+    "Return (line of the manifest, kind of error) of the items that were left out."
     try:
         text = (shards.folder / ERRORS).read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.split("\n") if line]
-    except (OSError, ValueError) as error:
+        errors = [json.loads(line) for line in text.split("\n") if line]
+        return [(int(error["index"]), str(error["error"])) for error in errors]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         found.of("dataset_complete").add(ERRORS, f"cannot be read ({error})")
         return []
 
@@ -285,12 +284,13 @@ def _ask_counts(
         told = f"{len(rows)} rows, {tokens} ids; dataset.json says {side['rows']}, {side['tokens']}"
         complete.add(name, told)
 
-
-def _ask_rows(shards: Shards, names: list[str], found: DatasetFindings, progress: Progress) -> Tally:
-    "Ask everything of every id."
+# %% ../../nbs/shards/05_audit.ipynb #shards-05-07-c1
+def _ask_rows(
+    shards: Shards, names: list[str], failed: list[int], found: DatasetFindings, progress: Progress
+) -> Tally:
+    "Ask everything of every id. `failed`: the lines of the manifest that were left out, ascending."
     tally, splits = Tally(), _Splits(shards, found)
     reader = Reader(shards.space, shards.recipe["serialisation"], found)
-    failed = [error["index"] for error in _read_errors(shards, found)]
     sides = dict(zip(shards.names, shards.data["shards"], strict=True))
     for k, name in enumerate(names):
         progress(k, len(names), name)
@@ -309,7 +309,7 @@ def _ask_rows(shards: Shards, names: list[str], found: DatasetFindings, progress
         except SourceError as error:
             found.of("dataset_complete").add(name, str(error))
             continue
-        own = [i for i in failed if side["first"] <= i < side["first"] + side["items"]]
+        own = failed[bisect_left(failed, side["first"]) : bisect_left(failed, side["first"] + side["items"])]
         _ask_counts(shards, name, side, rows, tokens, own, found)
         if hashed.hexdigest() != side["ids_sha256"]:
             found.of("dataset_complete").add(name, "its ids are not those of dataset.json")
@@ -351,7 +351,7 @@ def _tokens_of(tokenizer: UnifiedTokenizer, row: Row, segment: Mapping[str, Any]
     }  # fmt: skip
     return Tokens(ids, whole)
 
-
+# %% ../../nbs/shards/05_audit.ipynb #shards-05-09-c0
 def _ask_source(
     tokenizer: UnifiedTokenizer, media: Path | None, row: Row, segment: Mapping[str, Any], where: str,
     found: DatasetFindings,
@@ -390,7 +390,7 @@ def _ask_source(
         )
         encoded.add(where, f"{modality}: {differing(*grids)}")
 
-
+# %% ../../nbs/shards/05_audit.ipynb #shards-05-09-c1
 def _ask_decode(
     tokenizer: UnifiedTokenizer, row: Row, segment: Mapping[str, Any], where: str, found: DatasetFindings
 ) -> Any:
@@ -440,7 +440,7 @@ def _ask_codecs(
     progress(n, n, "done")
     return examples
 
-
+# %% ../../nbs/shards/05_audit.ipynb #shards-05-09-c2
 def audit_shards(
     folder: str | Path, level: int = 1, media: str | Path | None = None,
     progress: Progress = lambda n, of, what: None,
@@ -453,11 +453,11 @@ def audit_shards(
     """
     shards, found = open_shards(folder), DatasetFindings()
     (names, has_space), tally = _ask_footers(shards, found), Tally()
-    errors = Counter(error.get("error", "") for error in _read_errors(shards, found))
+    errors = _read_errors(shards, found)
     if level >= 1 and has_space:
         _ask_files(shards, found)
-        tally = _ask_rows(shards, names, found, progress)
+        tally = _ask_rows(shards, names, sorted(i for i, _ in errors), found, progress)
     examples: list[Example] = []
     if level >= 2 and not found.of("dataset_space").n:
         examples = _ask_codecs(shards, names, Path(media) if media else None, found, progress)
-    return Audited(shards, found, tally, errors, examples)
+    return Audited(shards, found, tally, Counter(kind for _, kind in errors), examples)

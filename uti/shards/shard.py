@@ -163,7 +163,7 @@ def _row(
         "segments": list(_segments(reads, tokens)),
     }  # fmt: skip
 
-
+# %% ../../nbs/shards/02_shard.ipynb #shards-02-08-c0
 @dataclass
 class Made:
     """Hold what became of lines: rows, faults, and the first line of each group that was encoded item by
