@@ -95,7 +95,7 @@ print("✓" in CliRunner().invoke(app, ["codecs"]).stdout)
     lines = run.stdout.splitlines()
     assert lines == [
         *["2 error: transformers is not installed; install uti[hf]"] * 3,
-        "2 error: transformers and accelerate and tensorboard are not installed; install uti[lm]",
+        "2 error: transformers and accelerate and tensorboard and pyarrow are not installed; install uti[lm]",
         "2 error: pyarrow is not installed; install uti[shards]",
         "0 [7/7] done",
         "True",

@@ -13,12 +13,14 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from broken_shards import edit
 from filelock import FileLock
 from language import GRAMMAR, SPACE, language
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from uti.lm.data import LMError, save_dataset
 from uti.lm.generate import GrammarProcessor, generate, longest_target, outcome, prompt_of
@@ -29,12 +31,11 @@ from uti.lm.model import (
     make_model,
     new_model,
     resize_embeddings,
-    rows_for,
     target_losses,
     text_model,
 )
 from uti.lm.smoke import kill
-from uti.lm.train import MANIFEST, last_checkpoint, losses, train
+from uti.lm.train import MANIFEST, PackedRows, last_checkpoint, losses, train
 from uti.space import TokenSpace, load_space
 from uti.tokens.grammar import Grammar, SequenceError, parse
 from uti.tokens.sequences import SHORT, Example, pack
@@ -111,7 +112,8 @@ def test_a_model_whose_sequences_would_see_each_other_gets_one_a_row(kind, tmp_p
     torch.manual_seed(0)
     data, model = language(12, steps=1), APART[kind](SPACE.vocab_size_total).eval()
     assert not keeps_apart(model, SPACE, data.examples)
-    assert len(rows_for(model, SPACE, data.examples, 64).ids) == 12
+    rows = PackedRows(data, model)
+    assert sorted(row["position_ids"].shape[1] for row in rows) == sorted(len(e.ids) for e in data.examples)
     for example, found in zip(data.examples, target_losses(model, SPACE, data.examples, 64), strict=True):
         with torch.no_grad():
             bare = model(
@@ -363,12 +365,6 @@ def lose_manifest(folder):
     (folder / "run" / "checkpoint-2" / MANIFEST).unlink()
 
 
-def respell(folder, change):
-    data = language(3)
-    changed = Example(*map(change, data.examples[0][:2]))
-    save_dataset(replace(data, examples=[data.examples[1], changed]), folder / "data")
-
-
 def forget_images(folder):
     path = folder / "data" / "grammar.json"
     data = json.loads(path.read_text())
@@ -376,16 +372,22 @@ def forget_images(folder):
     path.write_text(json.dumps(data))
 
 
-def alter_id(folder):
-    path = folder / "data" / "sequences.safetensors"
-    data = bytearray(path.read_bytes())
-    data[-4] ^= 1  # the last id's lowest byte
-    path.write_bytes(data)
+def alter_rows(folder):
+    "Leave a row out, and every hash as it was."
+    path = folder / "data" / "shard-00000.parquet"
+    file = pq.ParquetFile(path)
+    pq.write_table(file.read().slice(1).replace_schema_metadata(file.metadata.metadata), path)
 
 
 def pipe(folder):
-    (folder / "data" / "sequences.safetensors").unlink()
-    os.mkfifo(folder / "data" / "sequences.safetensors")
+    (folder / "data" / "shard-00000.parquet").unlink()
+    os.mkfifo(folder / "data" / "shard-00000.parquet")
+
+
+def earlier(folder):
+    shutil.rmtree(folder / "data")
+    (folder / "data").mkdir()
+    save_file({"ids": torch.arange(9)}, folder / "data" / "sequences.safetensors")
 
 
 WRONG = {
@@ -401,25 +403,18 @@ WRONG = {
         r"checkpoint-2: not a whole checkpoint: model.safetensors is missing, cut short or changed",
     ),
     "a checkpoint without its manifest": (lose_manifest, r"checkpoint-2: not a whole checkpoint"),
-    "ids outside the vocabulary": (
-        lambda f: respell(f, lambda x: np.where(np.arange(len(x)) == len(x) - 3, 234, x)),
-        r"data: sequence 1, position \d+: id 234, outside the vocabulary of 234",
-    ),
-    "a sequence that ends inside an image": (
-        lambda f: respell(f, lambda x: x[:-4]),
-        (
-            r"data: sequence 1, the sequence ends at position \d+, inside the image that began at position "
-            r"\d+, after 6 of its ids"
-        ),
-    ),
-    "a sequence without a target": (
-        lambda f: respell(f, lambda x: np.where(x == SPACE.special["<|gen_img|>"], 104, x)[:-12]),
-        r"data: sequence 1 has no target: no marker stands in it",
-    ),
     "an altered grammar": (forget_images, r"data/grammar.json: is not as it was written, its sha256 .*"),
-    "an altered id": (alter_id, r"data/sequences.safetensors: is not as it was written, its sha256 .*"),
-    "a pipe in place of the sequences": (pipe, r"data/sequences.safetensors: is not as it was written"),
-    "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/token_space.json: cannot be read"),
+    "a row that is missing": (alter_rows, r"data: shard-00000: 19 rows; dataset.json says 20"),
+    "a pipe in place of a shard": (pipe, r"data: shard-00000: .*shard-00000.parquet: no such file"),
+    "a folder of an earlier version": (
+        earlier,
+        r"data: was written by an earlier version of UTI, .* uti dataset",
+    ),
+    "no dataset": (lambda f: shutil.rmtree(f / "data"), r"data/dataset.json: cannot be read"),
+    "a task that there is not": (
+        lambda f: save_dataset(language(20, steps=2, weights={"t2a": 2}), f / "data"),
+        r"no sequence is of task 't2a', which has a weight; there are t2i",
+    ),
     "another hash": (
         lambda f: (f / "data" / "token_space.sha256").write_text("0" * 64),
         r"its hash is not the one in token_space.sha256",
@@ -445,7 +440,7 @@ WRONG = {
     ),
     "a row too short": (
         lambda f: save_dataset(language(3, row_length=8), f / "data"),
-        r"smoke.row_length: sequence 0 has \d+ tokens, more than a row of 8",
+        r"smoke.row_length: the shortest of 3 sequences has \d+ tokens, more than a row of 8",
     ),
 }
 
@@ -486,6 +481,52 @@ def test_one_sentence_and_exit_2(name, trained, uti_here, tmp_path):
         and re.search(told, result.stderr)
     ), result.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def beyond(rows):
+    rows[3]["input_ids"][rows[3]["segments"][0]["start"]] = 10**6
+
+
+def longer(rows):
+    rows[3]["input_ids"] = [*rows[3]["input_ids"], 7]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            beyond,
+            r"shard-00000.parquet: row group 0, row 3 \(00000003\): id 1000000 is beyond the 234 of the",
+        ),
+        (longer, r"row group 0, row 3 \(00000003\): \d+ ids, and a length of \d+"),
+    ],
+)
+def test_a_sequence_that_is_wrong_is_named_when_it_is_read(change, told, uti_here, tmp_path):
+    save_dataset(language(20, steps=2, rows_per_step=20), tmp_path / "data")
+    edit(tmp_path / "data", change)
+    (tmp_path / "data" / "uti_manifest.json").unlink()  # else it says that dataset.json was changed
+    result = uti_here("train", "--data", "data", "--outdir", "run")
+    assert result.returncode == 2 and re.search(told, result.stderr) and result.stderr.count("\n") == 1
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda x: np.where(np.arange(len(x)) == len(x) - 3, 234, x),
+            "id 234, outside the vocabulary of 234",
+        ),
+        (lambda x: x[:-4], r"ends at position \d+, inside the image that .* after 6 of its ids"),
+        (lambda x: np.where(x == SPACE.special["<|gen_img|>"], 104, x)[:-12], "has no target: no marker"),
+    ],
+)
+def test_sequences_that_are_none_are_not_written(change, told, tmp_path):
+    data = language(3)
+    changed = Example(*map(change, data.examples[0][:2]))
+    with pytest.raises(LMError, match=f"sequence 1.* {told}"):
+        save_dataset(replace(data, examples=[data.examples[1], changed]), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
 
 
 def test_another_token_space_can_be_allowed_by_name(trained, uti_here, tmp_path):

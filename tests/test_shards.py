@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from broken_shards import edit, refit
 from test_outdir import forked
 
 from uti.checks.registry import ask
@@ -611,26 +612,6 @@ def test_the_command_says_what_it_made_and_what_failed(uti_here, manifest, media
     assert result.returncode == 2 and "batch is 3 here, 16 there" in result.stderr
     result = uti_here("tokenize", media, "--tasks", "t2v", "--out", "out")
     assert result.returncode == 2 and "no task is named 't2v'" in result.stderr
-
-
-def refit(folder, name, **known):
-    "Make every hash of a shard fit what lies there."
-    data, path = json.loads((folder / "dataset.json").read_text()), folder / f"{name}.parquet"
-    side = next(side for side in data["shards"] if f"shard-{side['shard']:05d}" == name)
-    side |= {**known, "sha256": digest(path), "bytes": path.stat().st_size}
-    for sum_of in ("rows", "tokens"):
-        data[sum_of] = sum(side[sum_of] for side in data["shards"])
-    (folder / "dataset.json").write_text(json.dumps(data))
-
-
-def edit(folder, change, name="shard-00000", footer=None):
-    "Change the rows of a shard, and write it as if it had always been so."
-    path = folder / f"{name}.parquet"
-    said = {k.decode(): v.decode() for k, v in pq.ParquetFile(path).metadata.metadata.items()}
-    rows = pq.read_table(path).to_pylist()
-    change(rows)
-    written = shard.write_shard(path, rows, {**said, **(footer or {})})
-    refit(folder, name, **written)
 
 
 def first_audio(rows):

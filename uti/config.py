@@ -73,6 +73,15 @@ class Smoke(_Strict):
     row_length: int | None = Field(
         None, ge=8, le=10**7, description="tokens of a packed row; default: 1,024, or the longest sequence"
     )
+    targets: int = Field(
+        64,
+        ge=0,
+        le=10**7,
+        description="ids of a sequence that the loss counts, at most; 0: all of its targets",
+    )
+    weights: dict[str, Annotated[float, Field(ge=0, le=100)]] | None = Field(
+        None, description="task → how often an epoch takes its sequences; 0.5 takes half of them"
+    )
     rows_per_step: int = Field(1, ge=1, le=10**6, description="packed rows of a step, over all processes")
     learning_rate: float = Field(1e-2, gt=0, allow_inf_nan=False)
     generated: int = Field(
@@ -87,7 +96,6 @@ SUCCESSORS = {
     "smoke.hidden_size": "smoke.checkpoint, for a model of another size",
     "smoke.layers": "smoke.checkpoint, for a model of another size",
     "smoke.only_new_rows": "smoke.checkpoint, all of which is trained",
-    "smoke.targets": "a fixed number, `uti.lm.data.TARGETS`",
     "smoke.gates": "fixed limits, those of `uti.checks.language_model`",
 }
 

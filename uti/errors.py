@@ -21,7 +21,7 @@ class UTIError(ValueError):
 EXTRAS = {  # name in brackets → the modules that it brings
     "hf": ("transformers",),
     "diffusion": ("diffusers", "transformers"),
-    "lm": ("transformers", "accelerate", "tensorboard"),
+    "lm": ("transformers", "accelerate", "tensorboard", "pyarrow"),
     "snac": ("snac",),
     "shards": ("pyarrow",),
 }

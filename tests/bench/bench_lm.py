@@ -19,7 +19,7 @@ from uti.config import SMOKE_CONFIG, load_config  # noqa: E402
 from uti.lm.data import Dataset  # noqa: E402
 from uti.lm.model import losses_only, make_model, row_inputs  # noqa: E402
 from uti.lm.smoke import prepare_smoke  # noqa: E402
-from uti.lm.train import train  # noqa: E402
+from uti.lm.train import PackedRows, train  # noqa: E402
 from uti.tokens.sequences import build, pack  # noqa: E402
 from uti.tokens.tokenizer import UnifiedTokenizer  # noqa: E402
 
@@ -31,10 +31,11 @@ def bare(data: Dataset) -> float:
     wanted, ended = data.config.smoke, []
     model = make_model(wanted, data.space)
     optimiser = torch.optim.AdamW(model.parameters(), lr=wanted.learning_rate, weight_decay=0, fused=True)
-    rows = pack(data.space, data.counted, data.row_length)
+    packed = PackedRows(data, model)
+    rows = [packed[i] for i in range(len(packed))]
     with losses_only(model):
         for step in range(wanted.steps):
-            loss = model(**row_inputs(rows, step % len(rows.ids))).loss
+            loss = model(**rows[step % len(rows)]).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimiser.step()
@@ -88,7 +89,7 @@ def main() -> int:
     config = load_config(SMOKE_CONFIG)
     with tempfile.TemporaryDirectory() as folder:
         data = prepare_smoke(config, Path(folder) / "run").dataset
-    n_rows = len(pack(data.space, data.counted, data.row_length).ids)
+    n_rows = len(PackedRows(data, make_model(config.smoke, data.space)))
     short = Dataset(
         data.examples,
         data.grammar,

@@ -54,10 +54,11 @@ def dataset(
         from uti.lm.data import save_dataset
         from uti.lm.smoke import prepare_smoke
 
-        made = prepare_smoke(
+        run = prepare_smoke(
             wanted_config(config, text, image, audio, SMOKE_CONFIG), output, assets=smoke_assets
-        ).dataset
-        save_dataset(made, output)
+        )
+        made = run.dataset
+        save_dataset(made, output, run.tokenizer)
     out.print(
         f"{len(made.examples)} sequences, {sum(len(e.ids) for e in made.examples):,} ids: {output}",
         highlight=False,
@@ -67,8 +68,8 @@ def dataset(
 DataOption = Annotated[
     Path,
     typer.Option(
-        help="A folder that `uti dataset` wrote. Model, steps and rows are those of the smoke section of the "
-        "uti.yaml in it."
+        help="A folder that `uti dataset` or `uti tokenize` wrote. Model, steps and rows are those of the "
+        "smoke section of the uti.yaml in it."
     ),
 ]
 RunOption = Annotated[
@@ -90,27 +91,44 @@ OtherSpaceOption = Annotated[
 def train(
     data: DataOption,
     outdir: RunOption,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="A uti.yaml: its smoke section, seed and device in place of those of --data."),
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 100,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read rows; 0: none of their own.")] = 0,
     allow_other_token_space: OtherSpaceOption = False,
 ) -> None:
     """Train a language model on a dataset.
 
+    Sequences are packed into rows, of its train split; of the eval split the loss is told at the end.
     Interrupted or killed, the same command goes on from the last whole checkpoint. Runs under torchrun and
     accelerate launch.
     """
     with sentences():
         import torch
 
+        from uti.config import load_config
         from uti.lm.data import load_dataset
-        from uti.lm.train import last_checkpoint, losses
+        from uti.lm.train import last_checkpoint, losses, mean_loss
         from uti.lm.train import train as run
         from uti.outdir import check_writable
 
         check_writable(outdir)
         with progress_bar() as progress:
             options: dict[str, Any] = {"save_every": save_every, "allow_other_space": allow_other_token_space}
-            trainer = run(load_dataset(data), outdir, progress=progress, **options)
-    found = losses(trainer)
+            wanted = load_config(config) if config else None
+            learned, apart = (load_dataset(data, split=split, config=wanted) for split in ("train", "eval"))
+            trainer = run(learned, outdir, workers=workers, progress=progress, **options)
+            if len(apart.examples):
+                held_out = mean_loss(trainer.model, apart, progress)
+    found, rows = losses(trainer), trainer.train_dataset
+    said = [f"{len(rows):,} rows, {rows.plan.filled:.1%} filled"]
+    if rows.plan.left_out:
+        said.append(f"{rows.plan.left_out:,} sequences are longer than a row and were left out")
+    said.append(f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token")
+    if len(apart.examples):
+        said.append(f"{held_out:.4f} on {len(apart.examples):,} sequences that were set apart")
     if torch.distributed.is_initialized():
         # A process that ends with its group open may abort while the others close theirs. The group may not
         # be freed with the model: it would wait for gloo's thread with the interpreter's lock held, and that
@@ -120,9 +138,7 @@ def train(
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
     if os.environ.get("RANK", "0") == "0":
-        out.print(
-            f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token\n{last_checkpoint(outdir)}", highlight=False
-        )
+        out.print(f"{'; '.join(said)}\n{last_checkpoint(outdir)}", highlight=False)
 
 # %% ../../nbs/cli/02_lm.ipynb #13-cli-lm-005
 def _smoke_rows(report: SmokeReport) -> Iterator[tuple[str, str, str]]:

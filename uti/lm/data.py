@@ -5,32 +5,36 @@
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-002
 from __future__ import annotations
 
-import itertools
+import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+import torch
 
-from ..config import Config, dump_config, load_config
+from ..checks.registry import ask
+from ..config import Config, load_config
 from ..errors import UTIError
-from ..files import write_json, write_text
+from ..files import digest
 from ..modalities.base import Audio, Image, Sample
-from ..outdir import MANIFEST, is_foreign, known_files, output_folder
-from ..space import TokenSpace, diff_spaces, load_space, save_space, token_hash
-from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, grammar_to_dict, parse
+from ..outdir import MANIFEST, known_files
+from ..shards.audit import audit_shards
+from ..shards.rows import Group, Split, times_taken
+from ..shards.run import DATASET, write_rows
+from ..shards.shard import ROW_GROUP
+from ..space import TokenSpace, canonical_json, diff_spaces
+from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, parse
 from ..tokens.sequences import IGNORED, TASKS, Example, build
-from ..tokens.tokenizer import Tokens, UnifiedTokenizer
+from ..tokens.tokenizer import Tokens, UnifiedTokenizer, meta_digest
 
 # %% auto #0
-__all__ = ['TARGETS', 'LMError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of',
-           'make_dataset', 'task_of', 'labels_of', 'save_dataset', 'load_dataset']
+__all__ = ['LMError', 'grammar_of', 'Piece', 'crop', 'clip', 'passage', 'subsample_labels', 'Dataset', 'tasks_of', 'make_dataset',
+           'task_of', 'save_dataset', 'StoredExamples', 'StoredDataset', 'load_dataset']
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-003
 class LMError(UTIError):
@@ -93,9 +97,6 @@ def passage(n_characters: int, sample: Sample, rng: random.Random) -> Piece:
     return Piece("", sample.signal[start : start + n_characters])
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011
-TARGETS = 64  # of a sequence, that the loss counts
-
-
 def subsample_labels(example: Example, most: int, seed: int) -> Example:
     """Return the sequence with `most` labels at most: the first half of so many, the last, and others in
     between that are drawn at random, which is the same draw for the same seed.
@@ -112,9 +113,9 @@ def subsample_labels(example: Example, most: int, seed: int) -> Example:
 # %% ../../nbs/lm/01_data.ipynb #lm-01-23
 @dataclass(frozen=True)
 class Dataset:
-    "Hold sequences that obey `grammar`. `config`: what made them."
+    "Hold sequences that obey `grammar`. `config`: what made them, and how a model is trained on them."
 
-    examples: list[Example]
+    examples: Sequence[Example]
     grammar: Grammar
     config: Config
 
@@ -123,19 +124,57 @@ class Dataset:
         return self.grammar.space
 
     @cached_property
-    def counted(self) -> list[Example]:
-        "Return the sequences with the targets that the loss counts."
-        return [subsample_labels(e, TARGETS, seed=i) for i, e in enumerate(self.examples)]
+    def lengths(self) -> np.ndarray:
+        "Return int64 [n]: ids of each sequence."
+        return np.array([len(e.ids) for e in self.examples])
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        "Return the task of each sequence."
+        return [task_of(parse(self.grammar, e.ids)) for e in self.examples]
+
+    @property
+    def names(self) -> list[str]:
+        "Return what each sequence is called."
+        return [f"{i:08d}" for i in range(len(self.examples))]
+
+    @property
+    def groups(self) -> list[Group]:
+        "Return which sequences share row groups, in memory as on disk."
+        n = len(self.examples)
+        return [Group(0, i, at, min(ROW_GROUP, n - at)) for i, at in enumerate(range(0, n, ROW_GROUP))]
 
     @cached_property
     def sha256(self) -> str:
-        "Return the sha256 over the ids of all sequences, one after another."
-        return token_hash(np.concatenate([e.ids for e in self.examples]))
+        "Return the sha256 over the hashes of the ids of all shards."
+        ids = np.concatenate([e.ids for e in self.examples]).astype("<u4")
+        return hashlib.sha256(hashlib.sha256(ids.tobytes()).hexdigest().encode()).hexdigest()
+
+    def read(self, numbers: Sequence[int]) -> list[Example]:
+        "Return the sequences of one row group with these numbers, with the targets that the loss counts."
+        found, most = self._examples(numbers), self.config.smoke.targets
+        if not most:
+            return found
+        return [subsample_labels(e, most, seed=i) for i, e in zip(numbers, found, strict=True)]
+
+    def _examples(self, numbers: Sequence[int]) -> list[Example]:
+        return [self.examples[i] for i in numbers]
+
+    @cached_property
+    def counted(self) -> list[Example]:
+        "Return all sequences with the targets that the loss counts."
+        return self.read(range(len(self.examples)))
 
     @property
     def row_length(self) -> int:
         "Return tokens of a packed row."
-        return self.config.smoke.row_length or max(1024, *(len(e.ids) for e in self.examples))
+        return self.config.smoke.row_length or max(1024, int(self.lengths.max(initial=0)))
+
+    @property
+    def times(self) -> np.ndarray | None:
+        "Return int64 [n]: how often each sequence is taken, by the weights of tasks; None without weights."
+        weights = self.config.smoke.weights
+        return times_taken(self.tasks, self.names, weights, self.config.seed) if weights else None
 
 
 def tasks_of(modalities: Sequence[str]) -> list[str]:
@@ -235,12 +274,8 @@ def make_dataset(
     return Dataset(examples, grammar, tokenizer.config or Config())
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-011-e
-def task_of(grammar: Grammar, example: Example) -> str:
-    """Return the task of a well-formed sequence.
-
-    Raises `SequenceError` where it is ill-formed, and `LMError` where it is of no task.
-    """
-    segments = parse(grammar, example.ids)
+def task_of(segments: Sequence[Segment]) -> str:
+    "Return the task of a sequence of these segments. Raises `LMError` where it is of none."
     pair = (
         next((s.modality for s in segments if not s.marked), None),
         next((s.modality for s in segments if s.marked), None),
@@ -252,75 +287,143 @@ def task_of(grammar: Grammar, example: Example) -> str:
     return next(task for task, wanted in TASKS.items() if wanted == pair)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014
-def labels_of(ids: np.ndarray, segments: Sequence[Segment]) -> np.ndarray:
-    """Return int64 [n]: `ids` where a segment stands that a marker asked for, its start and end included;
-    `IGNORED` elsewhere.
+def _segment_row(tokenizer: UnifiedTokenizer | None, space: TokenSpace, segment: Segment) -> dict[str, Any]:
+    "Return what a shard keeps of a segment."
+    ids = torch.from_numpy(segment.ids)
+    if tokenizer:
+        meta = tokenizer.generated_meta(segment.modality, ids)
+    else:
+        n_positions = len(ids) // len(space.modality_ranges(segment.modality))
+        meta = {"codec_meta": {"n_positions": n_positions}, "preprocessing": {}}
+        meta["digest"] = meta_digest(ids, meta)
+    return {
+        "modality": segment.modality, "start": segment.position, "length": len(ids), "target": segment.marked,
+        "source": None, "sha256": "",
+        "meta": canonical_json({key: meta[key] for key in ("codec_meta", "preprocessing", "digest")}),
+    }  # fmt: skip
+
+
+def _rows(dataset: Dataset, tokenizer: UnifiedTokenizer | None) -> Iterator[dict[str, Any]]:
+    for i, (name, example) in enumerate(zip(dataset.names, dataset.examples, strict=True)):
+        try:
+            segments = parse(dataset.grammar, example.ids)
+        except SequenceError as error:
+            raise LMError(f"sequence {i}, {error}") from error
+        if not any(segment.marked for segment in segments):
+            raise LMError(f"sequence {i} has no target: no marker stands in it")
+        yield {
+            "id": name, "index": i, "task": task_of(segments), "group": None, "split": "train",
+            "length": len(example.ids), "input_ids": example.ids,
+            "segments": [_segment_row(tokenizer, dataset.space, segment) for segment in segments],
+        }  # fmt: skip
+
+
+def save_dataset(dataset: Dataset, folder: str | Path, tokenizer: UnifiedTokenizer | None = None) -> None:
+    """Write a folder of one shard: all or, where it cannot be written, nothing. `tokenizer`: makes the meta
+    by which an audit decodes segments.
+
+    Raises `LMError` for a sequence that breaks the grammar or has no target, and `OutdirError`.
     """
-    labels = np.full(len(ids), IGNORED)
-    for found in segments:
-        if found.marked:
-            span = slice(found.position - 1, found.position + len(found.ids) + 1)
-            labels[span] = ids[span]
-    return labels
-
-
-def save_dataset(dataset: Dataset, folder: str | Path) -> None:
-    """Write `sequences.safetensors` (ids uint32, one sequence after another, and where each starts),
-    `token_space.json` and its hash, `grammar.json` and `uti.yaml`: all or, where it cannot be written,
-    nothing. Raises `OutdirError`.
-    """
-    with output_folder(folder) as out:
-        lengths = [len(e.ids) for e in dataset.examples]
-        save_file(
-            {
-                "ids": np.concatenate([e.ids for e in dataset.examples]).astype(np.uint32),
-                "starts": np.cumsum([0, *lengths]),
-            },
-            out.staged / "sequences.safetensors",
-        )
-        save_space(dataset.space, out.staged / "token_space.json")
-        write_json(out.staged / "grammar.json", grammar_to_dict(dataset.grammar))
-        write_text(out.staged / "uti.yaml", dump_config(dataset.config))
-        out.publish()
-
-# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-c
-def _checked(folder: Path, grammar: Grammar, i: int, ids: np.ndarray) -> Example:
-    "Return the sequence with its labels. Raises `LMError` naming its number where it is ill-formed."
-    try:
-        labels = labels_of(ids, parse(grammar, ids))
-    except SequenceError as error:
-        raise LMError(f"{folder}: sequence {i}, {error}") from error
-    if (labels == IGNORED).all():
-        raise LMError(f"{folder}: sequence {i} has no target: no marker stands in it")
-    return Example(ids, labels, grammar.space)
+    write_rows(folder, list(_rows(dataset, tokenizer)), dataset.grammar, dataset.config)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-b
-def load_dataset(folder: str | Path, space: TokenSpace | None = None) -> Dataset:
-    """Read what `save_dataset` wrote, and parse every sequence.
+class StoredExamples(Sequence[Example]):
+    """Give the sequences of a split, each read when it is asked for. Raises `SourceError` for one that is
+    wrong.
+    """
 
-    Raises `LMError` for a folder that is none, whose sequences or grammar were changed since they were
-    written, that belongs to another token space or codec than `space` (where given), or has a sequence that
-    breaks the grammar or has no target; and `SpaceError` for a token space that does not have the hash beside
-    it.
+    def __init__(self, split: Split):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @overload
+    def __getitem__(self, i: int) -> Example: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Example]: ...
+    def __getitem__(self, i: int | slice) -> Example | list[Example]:
+        places = range(len(self))[i]
+        return self.read([places])[0] if isinstance(places, int) else [self[place] for place in places]
+
+    def read(self, numbers: Sequence[int]) -> list[Example]:
+        "Return those of one row group with these numbers."
+        space = self.split.shards.space
+        rows = self.split.read(numbers)
+        return [Example(row.ids, np.where(row.targets, row.ids, IGNORED), space) for row in rows]
+
+
+@dataclass(frozen=True)
+class StoredDataset(Dataset):
+    "Hold the sequences of a split of a folder of shards."
+
+    examples: StoredExamples
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.examples.split.lengths
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        return self.examples.split.column("task")
+
+    @property
+    def names(self) -> list[str]:
+        return self.examples.split.column("id")
+
+    @property
+    def groups(self) -> list[Group]:
+        return self.examples.split.groups
+
+    @property
+    def sha256(self) -> str:
+        return self.examples.split.shards.sha256
+
+    def _examples(self, numbers: Sequence[int]) -> list[Example]:
+        return self.examples.read(numbers)
+
+# %% ../../nbs/lm/01_data.ipynb #08-dataset-014-d
+def _refuse_earlier(folder: Path) -> None:
+    if (folder / "sequences.safetensors").exists() and not (folder / DATASET).exists():
+        raise LMError(
+            f"{folder}: was written by an earlier version of UTI, which had no shards; write it again with "
+            "uti dataset"
+        )
+
+
+def load_dataset(
+    folder: str | Path, space: TokenSpace | None = None, split: str = "train", config: Config | None = None
+) -> StoredDataset:
+    """Open a folder of shards, which `save_dataset` or `uti tokenize` wrote; what its shards say of
+    themselves is asked, and no id is read. `config`: its smoke section, seed and device in place of the
+    folder's.
+
+    Raises `LMError` for a folder whose description was changed since it was written, whose shards do not
+    belong together, or that belongs to another token space or codec than `space` (where given); `SourceError`
+    for one that is no data set; and `SpaceError` for a token space that does not have the hash beside it.
     """
     folder = Path(folder)
-    own, config = load_space(folder / "token_space.json"), load_config(folder / "uti.yaml")
-    known = known_files(folder)
-    for name in ("sequences.safetensors", "grammar.json"):
-        if is_foreign(folder, name, known):
+    _refuse_earlier(folder)
+    for name in (DATASET, "grammar.json"):
+        written = known_files(folder).get(name)  # none in a copy without its manifest
+        if written and (folder / name).is_file() and digest(folder / name) not in written:
             raise LMError(f"{folder / name}: is not as it was written, its sha256 is not that of {MANIFEST}")
+    audited = audit_shards(folder, level=0)
+    own = audited.shards.space
     if space and (differences := diff_spaces(space, own)):
         raise LMError(
             f"{folder}: its sequences belong to another token space or codec: {'; '.join(differences)}"
         )
+    for check in ask("data set", audited.findings):
+        if check.failed_gate:
+            raise LMError(f"{folder}: {check.detail}")
     try:
         grammar = grammar_from_dict(own, json.loads((folder / "grammar.json").read_text(encoding="utf-8")))
-        arrays = load_file(folder / "sequences.safetensors")
-        ids, starts = arrays["ids"].astype(np.int64), arrays["starts"]
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise LMError(f"{folder}: cannot be read as a dataset ({error})") from error
-    return Dataset(
-        [_checked(folder, grammar, i, ids[a:b]) for i, (a, b) in enumerate(itertools.pairwise(starts))],
-        grammar,
-        config,
-    )
+    except (OSError, ValueError) as error:
+        raise LMError(f"{folder / 'grammar.json'}: cannot be read ({error})") from error
+    wanted = load_config(folder / "uti.yaml")
+    if config:
+        wanted = wanted.model_copy(
+            update={name: getattr(config, name) for name in ("smoke", "seed", "device")}
+        )
+    return StoredDataset(StoredExamples(Split(audited.shards, split)), grammar, wanted)

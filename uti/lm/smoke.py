@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,7 @@ from uti.checks.language_model import (
 from ..checks.registry import ask
 from ..config import Config, dump_config
 from ..files import scratch, write_json, write_text
-from .data import Dataset, LMError, load_dataset, make_dataset, save_dataset, task_of
+from .data import Dataset, LMError, load_dataset, make_dataset, save_dataset
 from uti.lm.generate import (
     decode_segment,
     generate,
@@ -91,10 +90,10 @@ class SmokeRun:
     def grammar(self) -> Grammar:
         return self.dataset.grammar
 
-    @cached_property
+    @property
     def tasks(self) -> list[str]:
         "Return the task of each sequence."
-        return [task_of(self.grammar, e) for e in self.dataset.examples]
+        return self.dataset.tasks
 
     def of_task(self, task: str) -> list[Example]:
         return [e for e, t in zip(self.dataset.examples, self.tasks, strict=True) if t == task]
@@ -156,7 +155,7 @@ def _lay_out(run: SmokeRun) -> None:
     if not same:
         shutil.rmtree(training, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        save_dataset(run.dataset, data)
+        save_dataset(run.dataset, data, run.tokenizer)
 
 # %% ../../nbs/lm/05_smoke.ipynb #11-smoke-004-b
 @torch.inference_mode()

@@ -20,11 +20,14 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from torch import nn
@@ -39,17 +42,18 @@ from .data import Dataset, LMError
 from uti.lm.model import (
     check_length,
     check_space,
+    keeps_apart,
     losses_only,
     make_model,
     row_inputs,
-    rows_for,
 )
+from ..shards.rows import plan_rows
 from ..space import TokenSpace, save_space
-from ..tokens.sequences import Batch
+from ..tokens.sequences import pack
 
 # %% auto #0
-__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'checkpoints', 'last_checkpoint', 'steps_for',
-           'TokenTrainer', 'losses', 'train']
+__all__ = ['Progress', 'MANIFEST', 'STAGED', 'seal_checkpoint', 'check_checkpoint', 'checkpoints', 'last_checkpoint',
+           'PackedRows', 'steps_for', 'TokenTrainer', 'losses', 'train', 'mean_loss']
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-004
 Progress = Callable[[int, int, str], None]  # (step, number of steps, what)
@@ -171,17 +175,37 @@ def _check_run(folder: Path, dataset: Dataset, processes: int) -> None:
             )
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-006
-class _PackedRows(Rows):
-    "Give the rows of a batch as a map-style dataset."
+class PackedRows(Rows):
+    """Give the packed rows of a dataset as a map-style dataset, each read when it is asked for: best fit
+    inside of row groups, or, where the model lets the sequences of a row see each other, a sequence a row.
 
-    def __init__(self, batch: Batch):
-        self.batch = batch
+    Raises `LMError` where no sequence fits a row, or one is longer than the model has positions for.
+    """
+
+    def __init__(self, dataset: Dataset, model: PreTrainedModel):
+        lengths, row_length = dataset.lengths, dataset.row_length
+        if not len(lengths):
+            raise LMError("the dataset has no sequences")
+        plan = plan_rows(lengths, dataset.groups, row_length, dataset.config.seed, dataset.times)
+        if not plan.rows:
+            raise LMError(
+                f"smoke.row_length: the shortest of {len(lengths)} sequences has {lengths.min()} tokens, "
+                f"more than a row of {row_length}"
+            )
+        check_length(model, int(lengths[np.concatenate(plan.rows)].max()))
+        if max(len(row) for row in plan.rows) > 1:
+            two = [dataset.examples[int(i)] for i in np.argsort(lengths, kind="stable")[:2]]
+            if not keeps_apart(model, dataset.space, two):
+                plan = replace(plan, rows=[[i] for row in plan.rows for i in row], filled=1.0)
+                row_length = 0
+        self.dataset, self.plan, self.row_length = dataset, plan, row_length
 
     def __len__(self) -> int:
-        return len(self.batch.ids)
+        return len(self.plan.rows)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return row_inputs(self.batch, row)
+        examples = self.dataset.read(self.plan.rows[row])
+        return row_inputs(pack(self.dataset.space, examples, self.row_length or len(examples[0].ids)), 0)
 
 # %% ../../nbs/lm/03_train.ipynb #08-training-008
 def steps_for(n_rows: int, rows_per_step: int) -> int:
@@ -189,7 +213,9 @@ def steps_for(n_rows: int, rows_per_step: int) -> int:
     return max(340, 32 * math.ceil(n_rows / rows_per_step))
 
 
-def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> TrainingArguments:
+def _arguments(
+    outdir: Path, config: Config, steps: int, *, save_every: int, workers: int
+) -> TrainingArguments:
     """Choose AdamW without weight decay, a short warm-up, then straight to zero.
 
     Raises `LMError` where the processes cannot share the rows of a step.
@@ -211,6 +237,7 @@ def _arguments(outdir: Path, config: Config, steps: int, *, save_every: int) -> 
         logging_nan_inf_filter=False,  # which calls a loss that is not a number 0
         report_to=["tensorboard"],
         remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True,
+        dataloader_num_workers=workers,
     )  # fmt: skip
     if arguments.n_gpu > 1:
         # a process with several GPUs would be given a row for each, of a batch that has one: further GPUs
@@ -338,33 +365,32 @@ def losses(trainer: Trainer) -> list[float]:
 def train(
     dataset: Dataset, outdir: str | Path, *, model: PreTrainedModel | None = None,
     save_every: int | None = None, stop_after: int | None = None, allow_other_space: bool = False,
-    progress: Progress = lambda step, steps, what: None,
+    workers: int = 0, progress: Progress = lambda step, steps, what: None,
 ) -> TokenTrainer:  # fmt: skip
     """Train on the dataset as the `smoke` section of its config says; where `outdir` holds a checkpoint, go
     on from it. `losses` of what is returned has all steps, also those before an interruption.
 
     `model`: default, the one that the section asks for. `save_every`: steps; default, a third of all.
     `stop_after`: stop with a checkpoint after so many steps, as Ctrl-C does after the step that it finds,
-    unless several processes share the rows of a step, under `torchrun` or `accelerate launch`.
-    Raises `LMError` for a checkpoint that is not whole, of another token space, model or run, or a sequence
-    longer than a row or than the model has positions for; `KeyboardInterrupt` where there was one.
+    unless several processes share the rows of a step, under `torchrun` or `accelerate launch`. `workers`:
+    processes that read rows. A sequence that is longer than a row is left out; the `train_dataset` of what is
+    returned has a `plan` that counts those.
+    Raises `LMError` for a checkpoint that is not whole, of another token space, model or run, a sequence
+    longer than the model has positions for, or where none fits a row; `SourceError` for a sequence that is
+    not as it was written; `KeyboardInterrupt` where there was one.
     """
     outdir, config = Path(outdir), dataset.config
     if last := last_checkpoint(outdir):
         check_checkpoint(last, dataset.space, allow_other_space=allow_other_space)
     other = {"allow_other_space": allow_other_space}
     model = model or make_model(config.smoke, dataset.space, seed=config.seed, **other)
-    check_length(model, max(len(e.ids) for e in dataset.examples))
-    try:
-        rows = _PackedRows(rows_for(model, dataset.space, dataset.counted, dataset.row_length))
-    except ValueError as error:
-        raise LMError(f"smoke.row_length: {error}") from error
+    rows = PackedRows(dataset, model)
     if last:
         _check_weights(last, model)
         _check_run(last, dataset, int(os.environ.get("WORLD_SIZE", 1)))
     outdir.mkdir(parents=True, exist_ok=True)
     steps = config.smoke.steps or steps_for(len(rows), config.smoke.rows_per_step)
-    options = _arguments(outdir, config, steps, save_every=save_every or max(1, steps // 3))
+    options = _arguments(outdir, config, steps, save_every=save_every or max(1, steps // 3), workers=workers)
     with _alone(outdir), losses_only(model), quiet_libraries(), _interruptible(options.world_size) as asked:
         shutil.rmtree(outdir / STAGED, ignore_errors=True)
         trainer = TokenTrainer(
@@ -374,3 +400,23 @@ def train(
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
     return trainer
+
+# %% ../../nbs/lm/03_train.ipynb #lm-03-13
+@torch.inference_mode()
+def mean_loss(
+    model: PreTrainedModel, dataset: Dataset, progress: Progress = lambda row, rows, what: None
+) -> float:
+    "Return the loss of all sequences that fit a row, in nats a target, in eval mode. Raises as `PackedRows`."
+    rows, total, n = PackedRows(dataset, model), 0.0, 0
+    training = model.training
+    model.eval()
+    with losses_only(model):
+        for i in range(len(rows)):
+            if i % max(1, len(rows) // 20) == 0:
+                progress(i, len(rows), "what was set apart")
+            inputs = send_to_device(rows[i], model.device)
+            total += model(**inputs).loss.item() * inputs["labels"].numel()
+            n += inputs["labels"].numel()
+    progress(len(rows), len(rows), "done")
+    model.train(training)
+    return total / n

@@ -5,8 +5,9 @@
 # %% ../../nbs/shards/04_folder.ipynb #shards-04-02
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from .run import DATASET
 from ..space import TokenSpace, load_space
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 # %% auto #0
@@ -77,16 +79,31 @@ class Shards:
         "Return the names of its shards, in order."
         return [f"shard-{side['shard']:05d}" for side in self.data["shards"]]
 
+    @property
+    def sha256(self) -> str:
+        "Return the sha256 over the hashes of the ids of all shards, in order."
+        hashes = "".join(side["ids_sha256"] for side in self.data["shards"])
+        return hashlib.sha256(hashes.encode()).hexdigest()
+
     def open(self, name: str) -> pq.ParquetFile:
         "Open a shard. Raises `SourceError` for a file that is missing or no Parquet."
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.folder / f"{name}.parquet"
+        if not path.is_file():  # to open a pipe would wait for ever
+            raise SourceError(f"{path}: no such file")
         try:
             return pq.ParquetFile(path, page_checksum_verification=True)
         except (OSError, pa.ArrowException) as error:
             raise SourceError(f"{path}: cannot be read ({str(error)[:100]})") from error
+
+    def columns(self, name: str, *columns: str) -> Iterator[list[list[Any]]]:
+        "Yield some of the small columns of each row group of a shard. Raises `SourceError` as `rows`."
+        file, path = self.open(name), self.folder / f"{name}.parquet"
+        for group in range(file.num_row_groups):
+            table = _read_group(file, group, path, columns)
+            yield [table.column(column).to_pylist() for column in columns]
 
     def rows(self, name: str) -> Iterator[Row]:
         """Yield the sequences of a shard, a row group in memory. Raises `SourceError` for a file that is
@@ -97,14 +114,27 @@ class Shards:
             yield from read_rows(file, group, self.folder / f"{name}.parquet")
 
 
-def read_rows(file: pq.ParquetFile, group: int, path: Path) -> Iterator[Row]:
-    "Yield the sequences of a row group. Raises `SourceError`, naming `path`, where it is damaged."
+def _read_group(
+    file: pq.ParquetFile, group: int, path: Path, columns: Sequence[str] | None = None
+) -> pa.Table:
     import pyarrow as pa
 
     try:
-        table = file.read_row_group(group)
+        # without its threads: who reads in several processes has enough
+        return file.read_row_group(group, columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{path}: row group {group} is damaged ({str(error)[:100]})") from error
+
+
+def read_rows(
+    file: pq.ParquetFile, group: int, path: Path, wanted: Sequence[int] | None = None
+) -> Iterator[Row]:
+    """Yield the sequences of a row group, or those at the places `wanted`. Raises `SourceError`, naming
+    `path`, where it is damaged.
+    """
+    table = _read_group(file, group, path)
+    if wanted is not None:
+        table = table.take(wanted)
     [batch] = table.combine_chunks().to_batches() or [None]
     if batch is None:
         return

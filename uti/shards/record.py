@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -110,7 +109,6 @@ def _record(audited: Audited, level: int, command: str, seconds: float, shown: l
     for task, own in sorted(tally.lengths.items()):
         p50, p90, p99 = np.percentile(own, [50, 90, 99], method="higher").tolist()
         lengths[task] = Lengths(n=len(own), p50=p50, p90=p90, p99=p99, longest=max(own))
-    hashes = "".join(side["ids_sha256"] for side in data["shards"])
     return DatasetRecord(
         passed=not any(check.failed_gate for check in checks),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -118,7 +116,7 @@ def _record(audited: Audited, level: int, command: str, seconds: float, shown: l
         level=level,
         environment=environment_of(load_config(audited.shards.folder / "uti.yaml")),
         recipe=data["recipe"],
-        ids_sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        ids_sha256=audited.shards.sha256,
         items=data["items"],
         rows=data["rows"],
         tokens=data["tokens"],

@@ -5,13 +5,14 @@
 # %% ../../nbs/shards/03_run.ipynb #shards-03-02
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -35,6 +36,7 @@ from uti.shards.shard import (
     make_shard,
     recipe_of,
     tokenizer_of,
+    write_both,
 )
 from .sources import lines_of
 from ..space import canonical_json, save_space
@@ -45,7 +47,8 @@ ERRORS = "errors.jsonl"
 Progress = Callable[[int, int, str], None]  # items done, items, what is going on
 
 # %% auto #0
-__all__ = ['DATASET', 'ERRORS', 'Progress', 'POOLS', 'MOST_FATAL', 'WorkerError', 'make_all', 'tokenize', 'tokenize_part']
+__all__ = ['DATASET', 'ERRORS', 'Progress', 'POOLS', 'MOST_FATAL', 'WorkerError', 'make_all', 'write_rows', 'tokenize',
+           'tokenize_part']
 
 # %% ../../nbs/shards/03_run.ipynb #shards-03-04
 class WorkerError(SourceError):
@@ -215,7 +218,7 @@ def _grammar(job: Job, sides: Sequence[dict[str, Any]]) -> Grammar:
         # a text that is shorter than the longest is one, too
         whole = tokenizer.codec(modality).spec.meta_free and fixed is None
         ordered[modality] = range(own[-1] + 1) if whole else own
-    return Grammar(tokenizer.space, tokenizer.serialisation, ordered)
+    return Grammar(tokenizer.space_with_fingerprints(), tokenizer.serialisation, ordered)
 
 
 def _join(job: Job, sides: Sequence[dict[str, Any]], staged: Path) -> dict[str, Any]:
@@ -224,15 +227,22 @@ def _join(job: Job, sides: Sequence[dict[str, Any]], staged: Path) -> dict[str, 
     for part in job.slices:
         for suffix in (".parquet", ".json"):
             link_or_copy(job.folder / f"{part.name}{suffix}", staged / f"{part.name}{suffix}")
+    return _describe(staged, job.recipe, sides, _grammar(job, sides), job.config)
+
+
+def _describe(
+    staged: Path, recipe: dict[str, Any], sides: Sequence[dict[str, Any]], grammar: Grammar, config: Config
+) -> dict[str, Any]:
+    "Write into `staged` what describes its shards; returns dataset.json, which is the last."
     errors = [error for side in sides for error in side["errors"]]
     write_text(staged / ERRORS, "".join(f"{canonical_json(error)}\n" for error in errors))
-    save_space(tokenizer_of(job.config).space_with_fingerprints(), staged / "token_space.json")
-    write_text(staged / "uti.yaml", dump_config(job.config))
-    write_json(staged / "grammar.json", grammar_to_dict(_grammar(job, sides)))
+    save_space(grammar.space, staged / "token_space.json")
+    write_text(staged / "uti.yaml", dump_config(config))
+    write_json(staged / "grammar.json", grammar_to_dict(grammar))
     apart = ("errors", "lengths", "alone")  # in the sidecars
     data = {
         "format": FORMAT,
-        "recipe": job.recipe,
+        "recipe": recipe,
         "items": sum(side["items"] for side in sides),
         "rows": sum(side["rows"] for side in sides),
         "errors": len(errors),
@@ -279,7 +289,7 @@ def _prepare(
     if not source.exists():
         raise SourceError(f"{source}: no such file or folder")
     config = config if isinstance(config, Config) else load_config(config)
-    recipe = recipe_of(tokenizer_of(config), settings or Settings())
+    recipe = recipe_of(tokenizer_of(config).space_with_fingerprints(), config, settings or Settings())
     _refuse_other(recipe, out / DATASET)
     for other in sorted((out / STATE_DIR).glob("kept-shards-*/recipe.json")):
         _refuse_other(recipe, other)
@@ -298,6 +308,22 @@ def _prepare(
         slices = plan(manifest, per_shard)
     root = Path(media) if media else root
     return Job(manifest, root, tuple(slices), kept, out, config, recipe, retry_errors)
+
+
+def write_rows(
+    folder: str | Path, rows: Sequence[Mapping[str, Any]], grammar: Grammar, config: Config
+) -> None:
+    """Write rows that are ready, as `schema` has them, as a data set of one shard, in which no item failed
+    and none is set apart. Raises `OutdirError`; what lay in `folder` stays until all is written.
+    """
+    require("shards")
+    recipe = recipe_of(grammar.space, config, Settings(eval_per_mille=0, allow_empty_text=True))
+    with output_folder(folder) as out:
+        nothing = hashlib.sha256().hexdigest()  # of no manifest
+        part = Slice(0, 0, len(rows), 0, 0)
+        side = write_both(out.staged, part, rows, recipe, nothing, errors=[], lengths={}, alone=[])
+        _describe(out.staged, recipe, [side], grammar, config)
+        out.publish()
 
 
 def _part_of(job: Job, shards: str) -> range:

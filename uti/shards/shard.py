@@ -29,7 +29,7 @@ from ..files import atomic_path, digest, write_text
 from ..modalities.base import MediaWarning
 from .manifest import Item, ItemError, Part, Slice, parse_item
 from .sources import read_source
-from ..space import canonical_json, space_hash
+from ..space import TokenSpace, canonical_json, space_hash
 from ..tokens.sequences import interleave
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['FORMAT', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference', 'Read', 'Made',
-           'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'Job', 'tokenizer_of', 'sidecar_of', 'fatal_of',
-           'make_shard', 'link_or_copy']
+           'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'write_both', 'Job', 'tokenizer_of', 'sidecar_of',
+           'fatal_of', 'make_shard', 'link_or_copy']
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-04
 FORMAT = "uti-shards/1"
@@ -57,17 +57,16 @@ class Settings:
     allow_empty_text: bool = False
 
 
-def recipe_of(tokenizer: UnifiedTokenizer, settings: Settings) -> dict[str, Any]:
-    "Return all that decides about a shard beside its lines. Raises what a codec raises that cannot encode."
-    space = tokenizer.space_with_fingerprints()
+def recipe_of(space: TokenSpace, config: Config, settings: Settings) -> dict[str, Any]:
+    "Return all that decides about a shard beside its lines. `space`: with the fingerprints of its codecs."
     recipe = {
         "format": FORMAT,
         "uti": version("uti"),
         "token_space_sha256": space_hash(space),
         "codecs": dict(space.codecs),
-        "serialisation": tokenizer.serialisation,
-        "clip_seconds": tokenizer.clip_seconds,
-        "device": tokenizer.config.device if tokenizer.config else "cpu",
+        "serialisation": config.serialisation,
+        "clip_seconds": config.clip_seconds,
+        "device": config.device,
         "threads": 1,
         **vars(settings),
     }
@@ -290,6 +289,31 @@ def write_shard(path: Path, rows: Sequence[Mapping[str, Any]], footer: Mapping[s
             "ids_sha256": sha256}  # fmt: skip
 
 
+def write_both(
+    folder: Path, part: Slice, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any],
+    slice_sha256: str, **more: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a shard into `folder`, then its sidecar, which says that it is done, and `more`; returns what the
+    sidecar says.
+    """
+    hashes = {"recipe_sha256": hash_of(recipe), "slice_sha256": slice_sha256}
+    place = {"first": part.first, "items": part.items}
+    footer = {
+        "uti.format": FORMAT,
+        "uti.recipe": canonical_json(recipe),
+        "uti.recipe_sha256": hashes["recipe_sha256"],
+        "uti.token_space_sha256": recipe["token_space_sha256"],
+        "uti.shard": canonical_json({"index": part.shard, **place}),
+        "uti.slice_sha256": slice_sha256,
+    }
+    written = write_shard(folder / f"{part.name}.parquet", rows, footer)
+    said = {"shard": part.shard, **place, **written, **hashes, "pyarrow": version("pyarrow"), **more}
+    text = canonical_json(said)
+    write_text(folder / f"{part.name}.json", f"{text}\n")
+    _sync(folder)
+    return json.loads(text)  # as it is when it is read
+
+
 def _sync(path: Path) -> None:
     "Bring a file or a folder to the disk, where the system can."
     with suppress(OSError):
@@ -390,28 +414,12 @@ def make_shard(
             rows, faults, alone = rows + made.rows, faults + made.faults, alone + made.alone
             ticked(len(group))
     rows.sort(key=lambda row: row["index"])
-    footer = {
-        "uti.format": FORMAT,
-        "uti.recipe": canonical_json(job.recipe),
-        "uti.recipe_sha256": recipe_sha256,
-        "uti.token_space_sha256": job.recipe["token_space_sha256"],
-        "uti.shard": canonical_json({"index": part.shard, "first": part.first, "items": part.items}),
-        "uti.slice_sha256": slice_sha256,
-    }
-    written = write_shard(job.folder / f"{part.name}.parquet", rows, footer)
     errors = [
         {"index": i, "id": name, "error": type(error).__name__, "message": " ".join(str(error).split())}
         for i, name, error in faults
     ]
-    said = {
-        "shard": part.shard, "first": part.first, "items": part.items, **written,
-        "recipe_sha256": recipe_sha256, "slice_sha256": slice_sha256, "pyarrow": version("pyarrow"),
-        "lengths": _lengths(rows, tokenizer), "alone": alone, "errors": errors,
-    }  # fmt: skip
-    text = canonical_json(said)
-    write_text(job.folder / f"{part.name}.json", f"{text}\n")
-    _sync(job.folder)
-    return json.loads(text)  # as it is when it is read
+    more = {"lengths": _lengths(rows, tokenizer), "alone": alone, "errors": errors}
+    return write_both(job.folder, part, rows, job.recipe, slice_sha256, **more)
 
 
 def _bring(folder: Path, target: Path, part: Slice) -> None:
