@@ -3,12 +3,14 @@
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import shutil
 import signal
 import struct
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from test_outdir import forked
 from uti.checks.registry import ask
 from uti.config import parse_config
 from uti.files import digest
+from uti.lm import first_step as first_step_module
 from uti.modalities.audio import AudioModality, write_wav
 from uti.modalities.probes import noise
 from uti.outdir import OutdirError
@@ -28,7 +31,7 @@ from uti.shards import run, shard
 from uti.shards.audit import audit_shards
 from uti.shards.export import export_shards
 from uti.shards.manifest import ItemError, SourceError, lines_of_folder, parse_item, plan
-from uti.shards.record import read_dataset_report
+from uti.shards.record import FirstStep, audit_dataset, read_dataset_report
 from uti.shards.run import WorkerError, tokenize, tokenize_part
 from uti.shards.shard import Settings, first_difference
 from uti.space import canonical_json, load_space, space_hash
@@ -782,16 +785,55 @@ def test_nearly_the_same_file_in_both_splits_is_told_and_fails_nothing(media, ma
 def test_the_command_audits_a_folder(whole, media, tmp_path, uti_here):
     _, out, _ = whole
     run = uti_here("audit", "--dataset", out, "--level", "2", "--media", media, "--outdir", "report")
-    assert run.returncode == 0 and "PASSED: 12 gates asked at level 2" in run.stdout, run.stderr
+    assert run.returncode == 0 and "PASSED: 13 gates asked at level 2" in run.stdout, run.stderr
     record = read_dataset_report(tmp_path / "report" / "dataset_report.json")
     assert (record.rows, sum(lengths.n for lengths in record.tasks.values())) == (14, 14)
     assert sum(record.splits.values()) == 14 and record.segments == {"text": 15, "audio": 14}
+    packing, step = record.packing, record.first_step
+    tokens = sum(row["length"] for row in rows_of(out) if row["split"] == "train")
+    assert packing.filled == pytest.approx(tokens / (packing.rows * packing.row_length))
+    assert packing.row_length == 1024 and not packing.left_out and f"{packing.rows} rows of" in run.stdout
+    assert abs(step.loss - step.chance) < 0.2 and step.gradient > 0
     folder = shutil.copytree(out, tmp_path / "broken")
     beyond(folder)
     run = uti_here("audit", "--dataset", folder, "--outdir", "report")
     assert run.returncode == 1 and "✗ Every id lies in the range" in run.stdout
     run = uti_here("audit", "--dataset", media, "--outdir", "report")
     assert run.returncode == 2 and "dataset.json: cannot be read" in run.stderr
+
+
+STEPS = {
+    "a loss that is not that of chance": (
+        9.1,
+        1.0,
+        "a loss of 9.10 nats, where chance is 8.50, a gradient of 1",
+    ),
+    "a loss that is no number": (math.nan, 1.0, "a loss of nan nats, where chance is 8.50, a gradient of 1"),
+    "no gradient": (8.4, 0.0, "a loss of 8.40 nats, where chance is 8.50, a gradient of 0"),
+    "a gradient without bounds": (
+        8.4,
+        math.inf,
+        "a loss of 8.40 nats, where chance is 8.50, a gradient of inf",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_first_step_that_teaches_nothing_fails(name, whole, tmp_path):
+    loss, gradient, told = STEPS[name]
+    step = FirstStep(rows=1, loss=loss, chance=8.5, gradient=gradient)
+    record = audit_dataset(whole[1], tmp_path / "report", 2, first_step=lambda *_: step)
+    assert [(c.name, c.detail) for c in record.checks if c.failed_gate] == [
+        ("dataset_learned", f"the first rows: {told}")
+    ]
+
+
+def test_a_model_that_is_not_of_the_vocabulary_is_told_by_its_first_step(whole, tmp_path, monkeypatch):
+    "Embeddings of another vocabulary give another chance."
+    own = first_step_module.new_model
+    monkeypatch.setattr(first_step_module, "new_model", lambda space: own(replace(space, audio=(1024,) * 60)))
+    record = audit_dataset(whole[1], tmp_path / "report", 2, first_step=first_step_module.first_step)
+    assert [c.name for c in record.checks if c.failed_gate] == ["dataset_learned"]
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,7 @@ QUESTIONS = {
     "dataset_sources": "Sources are what they were when they were tokenised",
     "dataset_reencoded": "Items that are encoded again have the ids that stand there",
     "dataset_decodes": "Segments decode to signals of the form that their meta says",
+    "dataset_learned": "A model that has learned nothing has the loss of chance on the first rows",
 }
 TOLD = ("dataset_near_leaks",)  # and no gate: what is near is for a person to judge
 

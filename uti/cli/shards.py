@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -147,17 +147,27 @@ def audit_of_dataset(
     `drawn`: publish the page as well.
     """
     with sentences():
+        from uti.errors import MissingExtra
         from uti.publish import report_dataset
         from uti.shards.record import REPORT, audit_dataset
 
         run = report_dataset if drawn else audit_dataset
+        options: dict[str, Any] = {"level": level, "media": media, "command": command_line()}
+        if level >= 2:
+            with suppress(MissingExtra):  # without the extra `lm` nobody trains
+                from uti.lm.first_step import first_step
+
+                options["first_step"] = first_step
         with progress_bar() as progress:
-            options: dict[str, Any] = {"level": level, "media": media, "command": command_line()}
             record = run(dataset, outdir, progress=_seldom(progress), **options)
     lengths = Table("task", "sequences", "p50", "p90", "p99", "longest", box=None)
     for task, own in record.tasks.items():
         lengths.add_row(task, *(f"{value:,}" for _, value in own))
     out.print(lengths)
+    if rows := record.packing:
+        out.print(
+            f"{rows.rows:,} rows of {rows.row_length:,} tokens, {rows.filled:.1%} filled", highlight=False
+        )
     for check in record.checks:
         sign = {True: "✓", False: "✗" if check.gates else "!", None: "–"}[check.passed]
         about = f": {check.detail}" if check.detail else ""

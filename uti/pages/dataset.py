@@ -43,8 +43,18 @@ def contents(record: DatasetRecord) -> Markup:
     counts += [["left out", name, n] for name, n in record.errors.items()]
     if not lengths:
         return paragraph("Not read: level 1 reads every sequence.")
-    said = f"{record.items:,} items were given; {sum(record.errors.values()):,} were left out."
-    return joined([table(head, lengths), table(["", "", "n"], counts), paragraph(said)])
+    said = [f"{record.items:,} items were given; {sum(record.errors.values()):,} were left out."]
+    if rows := record.packing:
+        said.append(
+            f"The train split fills {rows.rows:,} rows of {rows.row_length:,} tokens; "
+            f"{1 - rows.filled:.1%} of them are padding; {rows.left_out:,} sequences are longer than a row."
+        )
+    if step := record.first_step:
+        said.append(
+            f"A model of random weights has a loss of {step.loss:.2f} nats a target on the first {step.rows} "
+            f"rows; chance is {step.chance:.2f}."
+        )
+    return joined([table(head, lengths), table(["", "", "n"], counts), *map(paragraph, said)])
 
 # %% ../../nbs/pages/07_dataset.ipynb #pages-07-04
 def _card(shown: Shown, folder: Path) -> Markup:
