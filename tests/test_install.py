@@ -48,6 +48,7 @@ def test_the_core_requires_what_the_package_imports():
         "accelerate",
         "snac",
         "pyarrow",
+        "ray",
     }
     assert not core - imported()
     assert SETTINGS["DEFAULT"]["extras"].split() == list(EXTRAS)
@@ -72,7 +73,7 @@ def test_without_extras_the_main_job_runs_and_the_rest_says_what_to_install(tmp_
     ]
     code = f"""
 import sys
-absent = ["transformers", "diffusers", "accelerate", "tensorboard", "einops", "pyarrow"]
+absent = ["transformers", "diffusers", "accelerate", "tensorboard", "einops", "pyarrow", "ray"]
 sys.modules.update(dict.fromkeys(absent))
 from forked import be_brief
 be_brief()

@@ -8,9 +8,15 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
+import subprocess
+import sys
 import tarfile
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -444,6 +450,92 @@ def test_jobs_of_an_array_make_the_same_bytes(whole, tmp_path):
             tokenize_part(manifest, tmp_path / "other", shards, CONFIG, **options)
 
 
+def test_a_shuffled_manifest_is_another_order_of_the_same_rows(whole, tmp_path):
+    source, plain, _ = whole
+    for name, seed in (("one", 7), ("again", 7), ("other", 8)):
+        made(source, tmp_path / name, settings=Settings(batch=3, shuffle=seed))
+    assert content(tmp_path / "one") == content(tmp_path / "again") != content(tmp_path / "other")
+    found, rows = rows_of(tmp_path / "one"), {row["id"]: row for row in rows_of(plain)}
+    assert [row["index"] for row in found] == list(range(14)) and [row["id"] for row in found] != list(rows)
+    assert all(row["input_ids"] == rows[row["id"]]["input_ids"] for row in found) and len(found) == 14
+    # which order it was stands in the folder, and its lines are those that errors.jsonl counts
+    lines = (tmp_path / "one" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [row["id"] for row in found]
+    with pytest.raises(SourceError, match="shuffle is 8 here, 7 there"):
+        made(source, tmp_path / "one", settings=Settings(batch=3, shuffle=8))
+    with pytest.raises(SourceError, match="no such file or folder"):
+        made(source.with_name("absent.jsonl"), tmp_path / "none", settings=Settings(shuffle=1))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_does_not_answer_is_told(whole, tmp_path, address):
+    with pytest.raises(SourceError, match=f"{address}: no cluster of Ray answers there"):
+        made(whole[0], tmp_path / "out", ray=address)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+HEAD = "127.0.0.2"  # Ray takes 127.0.0.1 for the machine's other address
+
+
+@contextmanager
+def node(*arguments):
+    "A node of Ray in a group of processes of its own."
+    program = Path(sys.executable).with_name("ray")
+    process = subprocess.Popen(
+        [program, "start", "--num-cpus=1", "--disable-usage-stats", "--block", *arguments],
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow  # Ray starts three times
+@pytest.mark.parametrize("killed", [False, True], ids=["two nodes", "one of two is killed"])
+def test_two_nodes_of_ray_make_the_same_bytes(media, manifest, tmp_path, killed, monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # or each node asks for a token of its own
+    source = manifest([line(i) for i in range(40)], "ray.jsonl")
+    made(source, tmp_path / "one", per_shard=2)
+    with socket.socket() as free:
+        free.bind((HEAD, 0))
+        port = free.getsockname()[1]
+    head = ("--head", f"--node-ip-address={HEAD}", f"--port={port}", "--include-dashboard=false")
+    with node(*head):
+        wait_for_port(port)
+        with node(f"--address={HEAD}:{port}", "--node-ip-address=127.0.0.3") as second:
+            seen = []
+
+            def tick(n, of, what):
+                seen.append(n)
+                if killed and n >= 8 and second.poll() is None:
+                    os.killpg(second.pid, signal.SIGKILL)
+                    second.wait()
+
+            # a working folder of their own, as another machine has it: paths of the job are whole
+            monkeypatch.chdir(media)
+            made(
+                source.relative_to(media),
+                tmp_path / "ray",
+                per_shard=2,
+                ray=f"{HEAD}:{port}",
+                progress=tick,
+            )
+            assert seen[-1] == 40 and (second.poll() is not None) == killed
+    assert content(tmp_path / "ray") == content(tmp_path / "one")
+
+
+def wait_for_port(port):
+    for _ in range(300):
+        with suppress(OSError):
+            socket.create_connection((HEAD, port), timeout=1).close()
+            return
+        time.sleep(0.1)
+    raise AssertionError("the head of the cluster did not start")
+
+
 def test_a_plan_tiles_the_manifest(manifest):
     path = manifest([b"a", b"", b"\xff\r", b"last"])
     path.write_bytes(path.read_bytes()[:-1])  # without an end of the last line
@@ -588,6 +680,28 @@ def test_a_table_is_a_manifest(pairs, tmp_path):
     with pytest.raises(SourceError, match="holds no row"):
         made(folder / "no.csv", tmp_path / "none", tasks=["text"])
     assert not (tmp_path / "none").exists()
+
+
+def test_what_datasets_saved_is_a_manifest(pairs, tmp_path):
+    import datasets
+
+    folder, contents = pairs
+    made(folder, tmp_path / "out", tasks=["a2t"])
+    cells = [{"bytes": contents[f"{i}.wav"], "path": f"{i}.wav"} for i in range(2)]
+    table = datasets.Dataset.from_dict({"audio": cells, "text": ["noise 0", "noise 1"], "other": [1, 2]})
+    table.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(tmp_path / "saved", num_shards=2)
+    made(tmp_path / "saved", tmp_path / "arrow", tasks=["a2t"])
+    rows, others = rows_of(tmp_path / "arrow"), rows_of(tmp_path / "out")
+    assert [row["input_ids"] for row in rows] == [row["input_ids"] for row in others]
+    assert [row["id"] for row in rows] == ["0", "1"]
+    assert rows[1]["segments"][0]["source"] == "data-00001-of-00002.arrow#0.0.audio/1.wav"
+    assert not wrong(tmp_path / "arrow", 2, tmp_path / "saved")
+    (tmp_path / "saved" / "data-00001-of-00002.arrow").write_bytes(b"none")
+    with pytest.raises(SourceError, match="not an Arrow stream that can be read"):
+        made(tmp_path / "saved", tmp_path / "none", tasks=["a2t"])
+    (tmp_path / "saved" / "state.json").write_text("{}")
+    with pytest.raises(SourceError, match="of datasets of this version"):
+        made(tmp_path / "saved", tmp_path / "none", tasks=["a2t"])
 
 
 @pytest.mark.parametrize(

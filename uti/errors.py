@@ -24,6 +24,7 @@ EXTRAS = {  # name in brackets → the modules that it brings
     "lm": ("transformers", "accelerate", "tensorboard", "pyarrow"),
     "snac": ("snac",),
     "shards": ("pyarrow",),
+    "ray": ("ray", "pyarrow"),
 }
 
 

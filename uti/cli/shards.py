@@ -63,7 +63,8 @@ def tokenize(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A manifest (JSON lines), a folder of files and texts of one name, a tar, a CSV, or Parquet."
+            help="A manifest (JSON lines), a folder of files and texts of one name, one that datasets saved, "
+            "a tar, a CSV, or Parquet."
         ),
     ],
     output: Annotated[
@@ -88,6 +89,14 @@ def tokenize(
         int, typer.Option(min=0, max=1000, help="Items of a thousand that are set apart for evaluation.")
     ] = 10,
     allow_empty_text: Annotated[bool, typer.Option(help="Keep items whose text is empty.")] = False,
+    shuffle: Annotated[
+        int | None,
+        typer.Option(min=0, help="A seed: bring lines into another order, where they are sorted by task."),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Make shards on this cluster of Ray: its address, auto, or local for one here."),
+    ] = None,
     shards: Annotated[
         str | None,
         typer.Option(help="Make these alone, as 0-9, and join nothing: for a job of an array."),
@@ -118,10 +127,11 @@ def tokenize(
         options: dict[str, Any] = {
             "media": media,
             "tasks": wanted,
-            "settings": Settings(batch, max_tokens, eval_per_mille, allow_empty_text),
+            "settings": Settings(batch, max_tokens, eval_per_mille, allow_empty_text, shuffle),
             "per_shard": per_shard,
             "retry_errors": retry_errors,
             "workers": workers,
+            "ray": ray,
         }
         codecs = wanted_config(config, text, image, audio)
         with progress_bar() as progress, _told_where_it_goes_on(output):

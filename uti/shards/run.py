@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..config import Config, dump_config, load_config
 from ..errors import require
-from ..files import write_json, write_text
+from ..files import atomic_path, write_json, write_text
 from ..outdir import STATE_DIR, check_writable, is_foreign, known_files, output_folder
 from .manifest import Slice, SourceError, plan
 from uti.shards.shard import (
@@ -96,6 +101,33 @@ def _in_pool(
     pool.shutdown()
 
 
+def _by_ray(job: Job, shards: Iterable[int], address: str, done: Callable[[dict[str, Any]], None]) -> None:
+    """Make `shards` by tasks of the cluster at `address`, whose machines see the same files at the same
+    paths, and call `done` with each sidecar as it comes. One whose process died again and again is left out.
+    """
+    require("ray")
+    import ray
+
+    paths = {name: getattr(job, name).resolve() for name in ("manifest", "media", "folder", "earlier")}
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    options: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        if port.isdecimal():  # Ray itself asks for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{address}: no cluster of Ray answers there ({str(error)[:100]})") from error
+    try:
+        task = ray.remote(num_cpus=1, max_retries=3, scheduling_strategy="SPREAD")(make_shard)
+        pending = [task.remote(replace(job, **paths), k) for k in shards]
+        while pending:
+            [ready], pending = ray.wait(pending)
+            with suppress(ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+                done(ray.get(ready))
+    finally:
+        ray.shutdown()
+
+
 POOLS, MOST_FATAL = 2, 10  # pools that may break; items of a shard that may end a process
 
 
@@ -129,10 +161,12 @@ def _group_of(job: Job, part: Slice, index: int) -> int:
 
 
 def make_all(
-    job: Job, workers: int, progress: Progress = lambda n, of, what: None, wanted: Sequence[int] | None = None
-) -> list[dict[str, Any]]:
+    job: Job, workers: int, progress: Progress = lambda n, of, what: None,
+    wanted: Sequence[int] | None = None, ray: str | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Make the shards `wanted` of `job` (default: all) that are not done, and return their sidecars in order.
-    Raises `WorkerError` where a process dies again and again, and what `make_shard` raises.
+    `ray`: the address of a cluster that makes them. Raises `WorkerError` where a process dies again and
+    again, and what `make_shard` raises.
     """
     wanted = range(len(job.slices)) if wanted is None else wanted
     made: dict[int, dict[str, Any]] = {}
@@ -149,12 +183,14 @@ def make_all(
         made[side["shard"]] = side
         tick(side["items"])
 
-    if workers == 1:
+    if workers == 1 and not ray:
         for k in wanted:
             made[k] = make_shard(job, k, tick)
             _refuse_if_all_failed(job, made)
         return [made[k] for k in wanted]
-    for _ in range(POOLS):
+    if ray:
+        _by_ray(job, wanted, ray, keep)
+    for _ in range(0 if ray else POOLS):
         with suppress(BrokenProcessPool):
             _in_pool(job, [k for k in wanted if k not in made], workers, keep)
             break
@@ -272,6 +308,16 @@ def _remove_damaged(out: Path, sides: Sequence[dict[str, Any]]) -> None:
             (out / name).unlink()
 
 
+def _lines_in(manifest: Path) -> list[bytes]:
+    "Return the lines of a manifest, each with its end. Raises `SourceError` where it cannot be read."
+    try:
+        with manifest.open("rb") as file:
+            lines = file.readlines()
+    except OSError as error:
+        raise SourceError(f"{manifest}: cannot be read ({error.strerror})") from error
+    return [line if line.endswith(b"\n") else line + b"\n" for line in lines]
+
+
 def _prepare(
     source: str | Path,
     out: str | Path,
@@ -294,17 +340,23 @@ def _prepare(
     for other in sorted((out / STATE_DIR).glob("kept-shards-*/recipe.json")):
         _refuse_other(recipe, other)
     kept = out / STATE_DIR / f"kept-shards-{hash_of(recipe)[:12]}"
-    made = lines_of(source, tasks)
-    lines = b"".join(made) if made is not None else b""
-    if made is not None and not lines:
+    made: Iterable[bytes] | None = lines_of(source, tasks)
+    shuffle = recipe["shuffle"]
+    if made is None and shuffle is not None:
+        made = _lines_in(source)
+    rows = list(made) if made is not None else []
+    if made is not None and not rows:
         raise SourceError(f"{source}: holds no row")
-    slices = () if lines else plan(source, per_shard)  # or nothing is left behind
+    if shuffle is not None:
+        rows = [rows[i] for i in np.random.default_rng(shuffle).permutation(len(rows))]
+    slices = () if rows else plan(source, per_shard)  # or nothing is left behind
     kept.mkdir(parents=True, exist_ok=True)
     write_text(kept / "recipe.json", canonical_json(recipe))
     manifest, root = source, source.parent
-    if lines:
+    if rows:
         manifest, root = kept / "manifest.jsonl", source if source.is_dir() else source.parent
-        write_text(manifest, lines.decode())
+        with atomic_path(manifest) as temporary:
+            temporary.write_bytes(b"".join(rows))
         slices = plan(manifest, per_shard)
     root = Path(media) if media else root
     return Job(manifest, root, tuple(slices), kept, out, config, recipe, retry_errors)
@@ -341,11 +393,14 @@ def tokenize(
     config: Config | str | Path | None = None,
     *,
     workers: int = 1,
+    ray: str | None = None,
     progress: Progress = lambda n, of, what: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Tokenise `source`, a manifest or what `lines_of` makes one of, into the folder `out`, and return its
-    dataset.json. What lies in `out` and is done is not made again.
+    dataset.json. What lies in `out` and is done is not made again. `workers`: processes. `ray`: the address
+    of a cluster of Ray that makes the shards in their place; its machines see the same files at the same
+    paths.
 
     `options`: `media`, the folder that paths in the manifest are of (default: the manifest's); `tasks`, where
     a manifest is made, as in `lines_of`; `settings`; `per_shard`, lines of a shard (1,000); `retry_errors`:
@@ -357,7 +412,7 @@ def tokenize(
     require("shards")
     with output_folder(out) as folder:
         job = _prepare(source, out, config, **options)
-        sides = make_all(job, workers, progress)
+        sides = make_all(job, workers, progress, ray=ray)
         data = _join(job, sides, folder.staged)
         _remove_damaged(Path(out), sides)
         if job.manifest.parent == job.folder:
@@ -373,6 +428,7 @@ def tokenize_part(
     config: Config | str | Path | None = None,
     *,
     workers: int = 1,
+    ray: str | None = None,
     progress: Progress = lambda n, of, what: None,
     **options: Any,
 ) -> int:
@@ -383,4 +439,4 @@ def tokenize_part(
     """
     check_writable(Path(out))
     job = _prepare(source, out, config, **options)
-    return len(make_all(job, workers, progress, _part_of(job, shards)))
+    return len(make_all(job, workers, progress, _part_of(job, shards), ray))

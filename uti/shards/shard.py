@@ -49,12 +49,14 @@ FORMAT = "uti-shards/1"
 class Settings:
     """Hold what a user chooses of a data set. `batch`: items that are encoded in one call. `max_tokens`: ids
     of the longest sequence that is kept. `eval_per_mille`: how many of a thousand items are set apart.
+    `shuffle`: the seed of another order of the lines.
     """
 
     batch: int = 16
     max_tokens: int | None = None
     eval_per_mille: int = 10
     allow_empty_text: bool = False
+    shuffle: int | None = None
 
 
 def recipe_of(space: TokenSpace, config: Config, settings: Settings) -> dict[str, Any]:

@@ -18,16 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UTIError, require
-from ..files import digest, scratch
+from ..files import digest, reading, scratch
 from ..modalities.registry import MODALITIES
 from .manifest import FILE_KEYS, KEYS, ItemError, SourceError, lines_of_folder, lines_of_pairs
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 # %% auto #0
-__all__ = ['PLACE', 'GONE', 'TRIES', 'COLUMNS', 'TABLES', 'read_source', 'lines_of_tars', 'lines_of_csv', 'lines_of_parquet',
-           'lines_of']
+__all__ = ['PLACE', 'GONE', 'TRIES', 'COLUMNS', 'STATE', 'TABLES', 'ArrowFile', 'read_source', 'lines_of_tars', 'lines_of_csv',
+           'lines_of_table', 'lines_of_saved', 'lines_of']
 
 # %% ../../nbs/shards/01_sources.ipynb #shards-src-03
 PLACE = re.compile(r"(?P<file>.+)#(?P<place>\d+\+\d+|\d+\.\d+\.[^/]+)/(?P<name>[^/]+)")
@@ -35,12 +36,32 @@ GONE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOL
 TRIES = 3  # of a file on a disk that does not answer
 
 
-@lru_cache(maxsize=8)
-def _table(path: Path, changed: int) -> pq.ParquetFile:
+class ArrowFile:
+    """Read an Arrow stream, as `datasets.save_to_disk` writes it, by record batches, as a ParquetFile is read
+    by row groups. It is mapped, not held. Raises `OSError` and pyarrow's errors.
+    """
+
+    def __init__(self, path: Path):
+        import pyarrow as pa
+
+        table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
+        self.schema_arrow, self.batches = table.schema, table.to_batches()
+        self.num_row_groups = len(self.batches)
+
+    def read_row_group(self, group: int, columns: Sequence[str]) -> pa.RecordBatch:
+        return self.batches[group].select(columns)
+
+
+def _open_table(path: Path) -> pq.ParquetFile | ArrowFile:
     require("shards")
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path)
+    return ArrowFile(path) if path.suffix == ".arrow" else pq.ParquetFile(path)
+
+
+@lru_cache(maxsize=8)
+def _table(path: Path, changed: int) -> pq.ParquetFile | ArrowFile:
+    return _open_table(path)
 
 
 @lru_cache(maxsize=4)
@@ -171,16 +192,15 @@ def _cell(value: Any, path: Path, place: str, key: str) -> Any:
     return f"{path.name}#{place}.{key}/{name}"
 
 
-def lines_of_parquet(path: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
-    """Yield the lines of a manifest of a Parquet file, a row group in memory. Raises `SourceError` for any
-    other file.
+def lines_of_table(path: Path, tasks: Sequence[str] = (), first: int = 0) -> Iterator[bytes]:
+    """Yield the lines of a manifest of a Parquet or Arrow file, a row group in memory; `first`: the number of
+    its first row. Raises `SourceError` for any other file.
     """
     require("shards")
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     try:
-        file, index = pq.ParquetFile(path), 0
+        file, index = _open_table(path), first
         names = [name for name in file.schema_arrow.names if name in COLUMNS]
         task = _one_task(path, names, tasks)
         for group in range(file.num_row_groups):
@@ -190,15 +210,37 @@ def lines_of_parquet(path: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
                 yield _line({**cells, **media}, index, task)
                 index += 1
     except (OSError, pa.ArrowException) as error:
-        raise SourceError(f"{path}: not a Parquet file that can be read ({str(error)[:100]})") from error
+        kind = "an Arrow stream" if path.suffix == ".arrow" else "a Parquet file"
+        raise SourceError(f"{path}: not {kind} that can be read ({str(error)[:100]})") from error
+
+
+STATE = "state.json"  # of a folder of `datasets.save_to_disk`
+
+
+def lines_of_saved(folder: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
+    "Yield the lines of a manifest of what `datasets.save_to_disk` wrote. Raises `SourceError` for any other."
+    with reading(folder / STATE, f"{STATE} of datasets", SourceError):
+        said = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        names = [file.get("filename") for file in said.get("_data_files") or [{}]]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError("names no files")
+    index = 0
+    for name in names:
+        for line in lines_of_table(folder / name, tasks, index):
+            index += 1
+            yield line
 
 # %% ../../nbs/shards/01_sources.ipynb #shards-src-08
-TABLES = {".csv": lines_of_csv, ".parquet": lines_of_parquet}
+TABLES = {".csv": lines_of_csv, ".parquet": lines_of_table}
 
 
 def lines_of(source: Path, tasks: Sequence[str] = ()) -> Iterator[bytes] | None:
-    "Return the lines of the manifest of a folder, of its tars, of a tar or a table; None for a manifest."
+    """Return the lines of the manifest of a folder, of its tars, of a tar, a table or a folder of `datasets`;
+    None for a manifest.
+    """
     if source.is_dir():
+        if (source / STATE).is_file():
+            return lines_of_saved(source, tasks)
         tars = sorted(source.glob("*.tar"), key=lambda path: path.name.encode())
         return lines_of_tars(tars, tasks) if tars else lines_of_folder(source, tasks)
     if source.suffix.lower() in (".tar", ".tgz", ".gz"):
