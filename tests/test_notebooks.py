@@ -13,7 +13,9 @@ NOTEBOOKS = {
     if path.parent.name != "reports"  # those are run by the command
 }
 # they make and train models, as test_checkpoints, test_seed2 and test_lm do with more of them
-WITH_MODELS = ("zoo/decoders", "zoo/hf", "zoo/seed2", "lm", "tour: 06_a_language_model")
+WITH_MODELS = (
+    "zoo/decoders", "zoo/hf", "zoo/seed2", "lm", "tour: 06_a_language_model", "tour: 07_photographs"
+)  # fmt: skip
 TRAINING = {path for path in NOTEBOOKS if path.parent.name == "train"}  # minutes each
 SLOW = {path for path, nb in NOTEBOOKS.items() if any(c.source.startswith("#| slow") for c in nb.cells)}
 ROOMS: dict[str, list[Path]] = {}

@@ -97,6 +97,9 @@ def test_a_dataset_reads_what_the_shards_hold(folder):
             assert (example.labels[1:] == example.ids[1:]).all() and example.labels[0] == IGNORED
             assert segment["target"] and segment["start"] == 2
     assert len(load_dataset(folder).examples) + len(data.examples) == N
+    backwards = list(range(len(data.examples)))[::-1]  # over all row groups, one twice
+    found = data.examples.read([*backwards, 0])
+    assert [example.ids.tolist() for example in found] == [row["input_ids"] for row in [*own[::-1], own[0]]]
 
 
 def test_all_targets_count_where_none_is_left_out(folder):

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import random
 import re
 import shutil
 import signal
@@ -337,6 +338,24 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(whole, tmp_path, module,
     assert content(tmp_path / "out") == content(out) and not (tmp_path / "out" / ".uti").exists()
 
 
+@pytest.mark.slow  # thirty runs
+def test_thirty_kills_at_random_moments_end_in_the_same_bytes(whole, tmp_path):
+    manifest, out, _ = whole
+    seconds, kills = random.Random(0), 0
+    while kills < 30:
+        process = forked(made, manifest, tmp_path / "out")
+        process.join(seconds.uniform(0.05, 0.7))
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            kills += 1
+        elif kills < 30:  # it came to its end: from the beginning
+            assert process.exitcode == 0 and content(tmp_path / "out") == content(out)
+            shutil.rmtree(tmp_path / "out")
+    made(manifest, tmp_path / "out")
+    assert content(tmp_path / "out") == content(out) and not (tmp_path / "out" / ".uti").exists()
+
+
 def test_an_interrupted_run_of_another_recipe_is_not_mixed(whole, tmp_path):
     manifest, _, _ = whole
     forked(killed_at, manifest, tmp_path / "out", shard, "write_text", 2, False).join(60)
@@ -534,6 +553,48 @@ def wait_for_port(port):
             return
         time.sleep(0.1)
     raise AssertionError("the head of the cluster did not start")
+
+
+# What Slurm does with a script of datatrove, on this machine: the jobs of the array one after another.
+SLURM = {
+    "sbatch": """#!/bin/bash
+script="${@: -1}"
+last=$(sed -n 's/#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$script")
+grep -q merge_stats "$script" || for i in $(seq 0 $last); do
+  SLURM_ARRAY_TASK_ID=$i SLURM_JOB_ID=7 SLURM_NODELIST=here bash "$script" > "$HOME/$i.log" 2>&1
+done
+echo "Submitted batch job 7"
+""",
+    "srun": """#!/bin/bash
+while [ "$1" != launch_pickled_pipeline ]; do shift; done
+exec "$@"
+""",
+    "scontrol": """#!/bin/bash
+echo here
+""",
+}
+
+
+@pytest.mark.slow  # a process begins twice
+def test_datatroves_executor_for_slurm_makes_the_same_bytes(whole, tmp_path, monkeypatch):
+    from datatrove.executor import SlurmPipelineExecutor
+    from tokenise_step import Tokenise
+
+    manifest, out, _ = whole
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(script)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    made_here = {"config": CONFIG, "per_shard": 4, "settings": Settings(batch=3)}
+    step = Tokenise(manifest, tmp_path / "out", 4, made_here)
+    options = {"time": "00:10:00", "partition": "any", "logging_dir": str(tmp_path / "logs")}
+    SlurmPipelineExecutor([step], tasks=2, **options).run()
+    assert len(list((tmp_path / "out").glob(".uti/kept-*/shard-*.json"))) == 4
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    made(manifest, tmp_path / "out")
+    assert content(tmp_path / "out") == content(out)
 
 
 def test_a_plan_tiles_the_manifest(manifest):
@@ -914,6 +975,23 @@ def test_the_command_audits_a_folder(whole, media, tmp_path, uti_here):
     assert run.returncode == 1 and "✗ Every id lies in the range" in run.stdout
     run = uti_here("audit", "--dataset", media, "--outdir", "report")
     assert run.returncode == 2 and "dataset.json: cannot be read" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (
+            ("audit", "--dataset", "data", "--text", "embedded-text"),
+            "--text: is of an audit of codecs; those of",
+        ),
+        (("report", "--dataset", "data", "--thorough"), "--thorough: is of an audit of codecs"),
+        (("audit", "--level", "2"), "--level: is of an audit of a data set, which --dataset names"),
+        (("report", "--media", "."), "--media: is of an audit of a data set"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(given, told, uti_here):
+    run = uti_here(*given)
+    assert run.returncode == 2 and told in run.stderr and run.stderr.count("\n") == 1
 
 
 STEPS = {

@@ -126,6 +126,8 @@ def train(
     said = [f"{len(rows):,} rows, {rows.plan.filled:.1%} filled"]
     if rows.plan.left_out:
         said.append(f"{rows.plan.left_out:,} sequences are longer than a row and were left out")
+    if most := learned.config.smoke.targets:
+        said.append(f"at most {most} targets of a sequence count (smoke.targets: 0 counts all)")
     said.append(f"loss {found[0]:.4f} → {found[-1]:.4f} nats a token")
     if len(apart.examples):
         said.append(f"{held_out:.4f} on {len(apart.examples):,} sequences that were set apart")

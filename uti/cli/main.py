@@ -109,6 +109,7 @@ MediaOption = Annotated[
 # %% ../../nbs/cli/03_main.ipynb #13-cli-006
 @app.command()
 def audit(
+    context: typer.Context,
     config: ConfigOption = None,
     text: TextOption = None,
     image: ImageOption = None,
@@ -128,6 +129,8 @@ def audit(
 
     Writes report.json, or dataset_report.json; exits 1 where a gate failed.
     """
+    with sentences():
+        shards.check_options(context, dataset)
     if dataset:
         shards.audit_of_dataset(dataset, outdir, level, media)
     with sentences():
@@ -156,6 +159,7 @@ def audit_main() -> None:
 # %% ../../nbs/cli/03_main.ipynb #13-cli-008
 @app.command()
 def report(
+    context: typer.Context,
     name: NameOption = "audit",
     reports: ReportsOption = Path("reports"),
     config: ConfigOption = None,
@@ -178,6 +182,7 @@ def report(
         from uti.publish import report as publish_report
         from uti.publish import report_folder
 
+        shards.check_options(context, dataset)
         folder = report_folder(reports, name)
         if dataset:
             shards.audit_of_dataset(dataset, folder, level, media, drawn=True)

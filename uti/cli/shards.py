@@ -29,7 +29,7 @@ from uti.cli.console import (
 )
 
 # %% auto #0
-__all__ = ['SECONDS', 'tokenize', 'audit_of_dataset']
+__all__ = ['SECONDS', 'EITHER', 'DATASETS', 'tokenize', 'check_options', 'audit_of_dataset']
 
 # %% ../../nbs/cli/02_shards.ipynb #cli-shards-03
 SECONDS = 5.0  # between two lines where there is no terminal
@@ -150,6 +150,29 @@ def tokenize(
     raise typer.Exit(1 if data["errors"] > max_errors else 0)
 
 # %% ../../nbs/cli/02_shards.ipynb #cli-shards-06
+EITHER = {"dataset", "name", "reports", "outdir"}  # options of an audit of codecs and of a data set
+DATASETS = {"level", "media"}
+
+
+def check_options(context: typer.Context, dataset: Path | None) -> None:
+    """Raise `SourceError` where the command line has an option of an audit of codecs beside `dataset`, or one
+    of a data set without it: it would be ignored.
+    """
+    from uti.shards.manifest import SourceError
+
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if dataset and name not in EITHER | DATASETS:
+            raise SourceError(
+                f"{option}: is of an audit of codecs; those of a data set stand in its uti.yaml"
+            )
+        if not dataset and name in DATASETS:
+            raise SourceError(f"{option}: is of an audit of a data set, which --dataset names")
+
+
 def audit_of_dataset(
     dataset: Path, outdir: Path, level: int, media: Path | None, drawn: bool = False
 ) -> NoReturn:

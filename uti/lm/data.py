@@ -151,7 +151,7 @@ class Dataset:
         return hashlib.sha256(hashlib.sha256(ids.tobytes()).hexdigest().encode()).hexdigest()
 
     def read(self, numbers: Sequence[int]) -> list[Example]:
-        "Return the sequences of one row group with these numbers, with the targets that the loss counts."
+        "Return the sequences with these numbers, with the targets that the loss counts."
         found, most = self._examples(numbers), self.config.smoke.targets
         if not most:
             return found
@@ -344,10 +344,10 @@ class StoredExamples(Sequence[Example]):
     def __getitem__(self, i: slice) -> list[Example]: ...
     def __getitem__(self, i: int | slice) -> Example | list[Example]:
         places = range(len(self))[i]
-        return self.read([places])[0] if isinstance(places, int) else [self[place] for place in places]
+        return self.read([places])[0] if isinstance(places, int) else self.read(places)
 
     def read(self, numbers: Sequence[int]) -> list[Example]:
-        "Return those of one row group with these numbers."
+        "Return those with these numbers."
         space = self.split.shards.space
         rows = self.split.read(numbers)
         return [Example(row.ids, np.where(row.targets, row.ids, IGNORED), space) for row in rows]
@@ -383,14 +383,6 @@ class StoredDataset(Dataset):
         return self.examples.read(numbers)
 
 # %% ../../nbs/lm/01_data.ipynb #08-dataset-014-d
-def _refuse_earlier(folder: Path) -> None:
-    if (folder / "sequences.safetensors").exists() and not (folder / DATASET).exists():
-        raise LMError(
-            f"{folder}: was written by an earlier version of UTI, which had no shards; write it again with "
-            "uti dataset"
-        )
-
-
 def load_dataset(
     folder: str | Path, space: TokenSpace | None = None, split: str = "train", config: Config | None = None
 ) -> StoredDataset:
@@ -403,7 +395,11 @@ def load_dataset(
     for one that is no data set; and `SpaceError` for a token space that does not have the hash beside it.
     """
     folder = Path(folder)
-    _refuse_earlier(folder)
+    if (folder / "sequences.safetensors").exists() and not (folder / DATASET).exists():
+        raise LMError(
+            f"{folder}: was written by an earlier version of UTI, which had no shards; write it again with "
+            "uti dataset"
+        )
     for name in (DATASET, "grammar.json"):
         written = known_files(folder).get(name)  # none in a copy without its manifest
         if written and (folder / name).is_file() and digest(folder / name) not in written:

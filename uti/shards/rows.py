@@ -135,8 +135,17 @@ class Split:
         return found
 
     def read(self, numbers: Sequence[int]) -> list[Row]:
-        "Return the sequences of one row group with these numbers. Raises `SourceError` where one is wrong."
-        at = bisect_right(self._starts, numbers[0]) - 1
+        """Return the sequences with these numbers; those of a row group are read in one go. Raises
+        `SourceError` where one is wrong.
+        """
+        found: dict[int, Row] = {}
+        of = [bisect_right(self._starts, number) - 1 for number in numbers]
+        for at in dict.fromkeys(of):
+            own = [number for number, its in zip(numbers, of, strict=True) if its == at]
+            found |= dict(zip(own, self._read(at, own), strict=True))
+        return [found[number] for number in numbers]
+
+    def _read(self, at: int, numbers: Sequence[int]) -> list[Row]:
         group = self.groups[at]
         places = self.places[at][np.asarray(numbers) - group.first].tolist()
         name = self.shards.names[group.shard]
