@@ -918,6 +918,15 @@ def test_each_fault_is_found_by_its_question(whole, media, tmp_path, fault):
         assert "the same file or ids in both splits" in told["dataset_leaks"]
 
 
+def test_the_codecs_are_asked_about_the_shards_that_are_whole(whole, media, tmp_path):
+    folder = shutil.copytree(whole[1], tmp_path / "data")
+    flipped(folder)
+    audited = audit_shards(folder, 2, media)
+    assert audited.findings.found["dataset_complete"].n == 1 and audited.tally.damaged == {"shard-00000"}
+    assert audited.findings.found["dataset_reencoded"].asked and audited.examples
+    assert not any(example.row in ("item-0", "item-1", "item-2", "item-3") for example in audited.examples)
+
+
 def test_a_source_that_changed_is_a_finding_of_its_own(whole, media, tmp_path):
     moved = shutil.copytree(media, tmp_path / "media")
     shutil.copyfile(media / "1.wav", moved / "0.wav")

@@ -136,6 +136,7 @@ class Tally:
     splits: Counter = field(default_factory=Counter)
     segments: Counter = field(default_factory=Counter)  # by modality
     tokens: int = 0
+    damaged: set[str] = field(default_factory=set)  # shards that cannot be read to their end
 
 
 class _Splits:
@@ -309,6 +310,7 @@ def _ask_rows(
                 splits.note(row, where)
         except SourceError as error:
             found.of("dataset_complete").add(name, str(error))
+            tally.damaged.add(name)
             continue
         own = failed[bisect_left(failed, side["first"]) : bisect_left(failed, side["first"] + side["items"])]
         _ask_counts(shards, name, side, rows, tokens, own, found)
@@ -462,5 +464,6 @@ def audit_shards(
         tally = _ask_rows(shards, names, sorted(i for i, _ in errors), found, progress)
     examples: list[Example] = []
     if level >= 2 and not found.of("dataset_space").n:
-        examples = _ask_codecs(shards, names, Path(media) if media else None, found, progress)
+        whole = [name for name in names if name not in tally.damaged]
+        examples = _ask_codecs(shards, whole, Path(media) if media else None, found, progress)
     return Audited(shards, found, tally, Counter(kind for _, kind in errors), examples)
