@@ -10,7 +10,9 @@ settings = ConfigParser(delimiters=["="], interpolation=None)
 settings.read(here / "settings.ini", encoding="utf-8")
 cfg = settings["DEFAULT"]
 extras = {name: cfg[f"{name}_requirements"].split() for name in cfg["extras"].split()}
-extras["all"] = sorted({requirement for some in extras.values() for requirement in some})
+# pesq and visqol-python are built by a C++ compiler, which not every machine has
+built = {"perceptual"}
+extras["all"] = sorted({one for name, some in extras.items() if name not in built for one in some})
 
 setup(
     name=cfg["lib_name"],

@@ -25,6 +25,8 @@ EXTRAS = {  # name in brackets → the modules that it brings
     "snac": ("snac",),
     "shards": ("pyarrow",),
     "ray": ("ray", "pyarrow"),
+    "perceptual": ("pesq", "pystoi", "speechmos", "onnxruntime", "pocketsphinx"),
+    "perceptual-wheels": ("pystoi", "speechmos", "onnxruntime", "pocketsphinx"),
 }
 
 

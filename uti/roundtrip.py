@@ -20,7 +20,7 @@ from .files import atomic_path, write_text
 from .html import joined, mark, paragraph, table
 from .metrics.base import Measurement
 from .metrics.registry import METRICS
-from .modalities.base import Audio, Image, MediaError, Sample
+from .modalities.base import Audio, Image, MediaError, Sample, labelled_speech
 from .modalities.registry import MODALITIES
 from .pages.media import drawn
 from .pages.plots import audio_rows, image_row, spectrogram
@@ -146,26 +146,40 @@ def _tokenizer_of(codec: Named) -> UnifiedTokenizer:
 
 
 @overload
-def roundtrip(codec: Named, signal: Any, mode: str = "deterministic") -> RoundTrip: ...
-@overload
-def roundtrip(codec: Sequence[Named], signal: Any, mode: str = "deterministic") -> RoundTrips: ...
 def roundtrip(
-    codec: Named | Sequence[Named], signal: Any, mode: str = "deterministic"
+    codec: Named, signal: Any, mode: str = ..., *, perceptual: bool = ..., speech: bool | None = ...
+) -> RoundTrip: ...
+@overload
+def roundtrip(
+    codec: Sequence[Named], signal: Any, mode: str = ..., *, perceptual: bool = ..., speech: bool | None = ...
+) -> RoundTrips: ...
+def roundtrip(
+    codec: Named | Sequence[Named],
+    signal: Any,
+    mode: str = "deterministic",
+    *,
+    perceptual: bool = False,
+    speech: bool | None = None,
 ) -> RoundTrip | RoundTrips:
     """Encode a signal, decode its ids, and measure what came back: a `RoundTrip`, which shows itself.
 
     `codec`: a `Codec`, a `UnifiedTokenizer`, or what `load_codec` takes; a list of these gives `RoundTrips`.
     `signal`: a file, a text, a PIL image, an array or tensor as `load_image` takes them, or an `Audio`.
-    `mode`: the decoder, "deterministic" or "diffusion", where the codec has it. Raises `MediaError` for a
-    signal that the codec cannot have, and `CodecError`.
+    `mode`: the decoder, "deterministic" or "diffusion", where the codec has it. `perceptual`: measure as it
+    is seen and heard as well, by packages that need not be installed. `speech`: whether the audio is speech;
+    default, where the file or its folder is called so. Raises `MediaError` for a signal that the codec cannot
+    have, and `CodecError`.
     """
+    if speech is None:
+        speech = isinstance(signal, (str, Path)) and labelled_speech(signal)
     if isinstance(codec, Sequence) and not isinstance(codec, str):
-        return RoundTrips(roundtrip(one, signal, mode) for one in codec)
+        more = {"perceptual": perceptual, "speech": speech}
+        return RoundTrips(roundtrip(one, signal, mode, **more) for one in codec)
     tokenizer = _tokenizer_of(codec)
     case = Case.of(tokenizer, _sample(tokenizer, signal), mode).encode()
     decoded = case.decode().decoded if case.mode else None
     original = case.sample.signal if case.reference is None else case.reference
-    metrics = measure_signals(case.reference, decoded)
+    metrics = measure_signals(case.reference, decoded, perceptual=perceptual, speech=speech)
     bits = case.tokens.meta["n_positions"] * sum(map(math.log2, case.spec.codebook_sizes))
     return RoundTrip(case.spec.name, case.modality, original, case.tokens, decoded, metrics, bits)
 

@@ -313,15 +313,17 @@ def decoder_of(spec: CodecSpec, decode_mode: str) -> str | None:
     return decode_mode if decode_mode in spec.decode_modes else spec.decode_modes[0]
 
 
-def measure_signals(reference: Any, estimate: Any, compares: str = "input") -> dict[str, Measurement]:
+def measure_signals(
+    reference: Any, estimate: Any, compares: str = "input", **options: bool
+) -> dict[str, Measurement]:
     """Measure a decoded `Image` or `Audio` by every metric of its modality, and a text by none.
 
-    `compares`: as in `measure`.
+    `compares`, and `perceptual` and `speech` among `options`: as in `measure`.
     """
     if isinstance(estimate, Image):
-        return measure("image", reference.pixels, estimate.pixels, compares=compares)
+        return measure("image", reference.pixels, estimate.pixels, compares=compares, **options)
     if isinstance(estimate, Audio):
-        return measure("audio", reference.wave, estimate.wave, estimate.rate, compares)
+        return measure("audio", reference.wave, estimate.wave, estimate.rate, compares, **options)
     return {}
 
 

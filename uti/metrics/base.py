@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -72,6 +73,11 @@ class MetricFacts(BaseModel):
         ),
     )
     version: int = Field(1, description="raised when the same signals get another number")
+    tier: Literal["core", "perceptual"] = Field(
+        "core", description="perceptual: measured where it is asked for, by packages that need not be there"
+    )
+    content: Literal["any", "speech"] = Field("any", description="speech: of other audio it says nothing")
+    source: str = Field("", description="package, version and variant that compute it; empty: UTI alone")
     tolerance: float | None = Field(
         None, description="how far it may fall behind a baseline's; null: it does not gate"
     )
@@ -95,11 +101,22 @@ class Metric(MetricFacts):
 
     function: Callable[..., float] = Field(exclude=True, repr=False)
     bounds: tuple[float, float] = Field((-1e9, 1e9), exclude=True, description="no value lies beyond")
+    package: str = Field("", exclude=True, description="the distribution that computes it; empty: UTI")
+    variant: str = Field("", exclude=True)
 
     @property
     def facts(self) -> MetricFacts:
         "Return what a record keeps of it."
-        return MetricFacts(**self.model_dump())
+        return MetricFacts(**{**self.model_dump(), "source": self._source()})
+
+    def _source(self) -> str:
+        if not self.package:
+            return self.variant
+        try:
+            found = f"{self.package} {version(self.package)}"
+        except PackageNotFoundError:
+            found = f"{self.package}, not installed"
+        return f"{found}, {self.variant}" if self.variant else found
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-009
 class Measurement(BaseModel):

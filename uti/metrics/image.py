@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['METRICS', 'psnr', 'ssim', 'ssim_gaussian', 'error_map']
+__all__ = ['METRICS', 'image_pair', 'psnr', 'ssim', 'ssim_gaussian', 'error_map']
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-003
-def _image_pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
+def image_pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
     """Return the `pair` of two [3, H, W].
 
     Raises `MetricError` for another shape, or values outside [0, 1], where a peak of 1 would mean nothing.
@@ -43,7 +43,7 @@ def psnr(reference: Signal, estimate: Signal) -> float:
         peak_signal_noise_ratio,
     )
 
-    reference, estimate = _image_pair(reference, estimate)
+    reference, estimate = image_pair(reference, estimate)
     if torch.equal(reference, estimate):
         return math.inf
     return float(peak_signal_noise_ratio(reference.numpy(), estimate.numpy(), data_range=1.0))
@@ -53,7 +53,7 @@ def _structural_similarity(reference: Signal, estimate: Signal, side: int, **opt
     "Return scikit-image's, over RGB, through a window of `side` × `side` pixels."
     from skimage.metrics import structural_similarity
 
-    reference, estimate = _image_pair(reference, estimate)
+    reference, estimate = image_pair(reference, estimate)
     if min(reference.shape[-2:]) < side:
         raise MetricError(
             f"SSIM looks through a window of {side}×{side} pixels; the image has {list(reference.shape[-2:])}"
@@ -89,7 +89,7 @@ def error_map(reference: Signal, estimate: Signal) -> Tensor:
     """Return the mean absolute error of each pixel over the channels: float [3, H, W] in [0, 1] twice →
     float64 [H, W].
     """
-    reference, estimate = _image_pair(reference, estimate)
+    reference, estimate = image_pair(reference, estimate)
     return (reference - estimate).abs().mean(0)
 
 # %% ../../nbs/metrics/03_image.ipynb #metrics-03-009

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # naming a modality must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['MediaError', 'MediaWarning', 'error_context', 'Image', 'Audio', 'values_of', 'Sample', 'Modality']
+__all__ = ['MediaError', 'MediaWarning', 'error_context', 'Image', 'Audio', 'values_of', 'Sample', 'labelled_speech', 'Modality']
 
 # %% ../../nbs/modalities/01_base.ipynb #modalities-01-003
 class MediaError(UTIError):
@@ -126,6 +126,12 @@ class Sample:
     modality: str
     signal: Any
     record: dict[str, Any] | None = None
+
+
+def labelled_speech(path: str | Path) -> bool:
+    "Return whether a file, or the folder that it lies in, is called speech."
+    path = Path(path)
+    return "speech" in (path.stem.lower(), path.parent.name.lower())
 
 
 class Modality(ABC):
