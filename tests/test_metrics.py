@@ -255,7 +255,8 @@ def of(**values):
 
 def gates(now, before, given=None):
     "The answers whether the metrics of the items `now` are as good as `before`."
-    held = metrics_with_baseline(now, before, tolerances_with(given or {}), dict.fromkeys(before, 1))
+    facts = {name: METRICS[name].facts for name in before}
+    held = metrics_with_baseline(now, before, tolerances_with(given or {}), facts)
     return [ask("metric with a baseline", one)[0] for one in held]
 
 

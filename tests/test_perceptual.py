@@ -1,7 +1,9 @@
 """Metrics of what is seen and heard: known answers, and a sentence where there is none."""
 
 import io
+import json
 import math
+import shutil
 import subprocess
 import sys
 
@@ -11,11 +13,21 @@ import pytest
 import torch
 
 import uti
+from uti.audit.baseline import Baseline, metrics_with
+from uti.audit.plan import AuditPlan
+from uti.audit.report_json import read_record
+from uti.audit.run import run_audit
+from uti.audit.verify import verify
+from uti.checks.base import CHECKS
+from uti.checks.case import FreshProcesses
+from uti.checks.registry import ask
+from uti.cli.console import measured_by
+from uti.config import parse_config
 from uti.files import packaged
 from uti.metrics import registry
 from uti.metrics.base import MetricError, measured
 from uti.metrics.registry import METRICS, measure, metrics_of, tolerances_with
-from uti.modalities.audio import load_audio
+from uti.modalities.audio import load_audio, write_wav
 
 PERCEPTUAL = [metric for metric in METRICS.values() if metric.tier == "perceptual"]
 AUDIO = [metric.name for metric in PERCEPTUAL if metric.modality == "audio"]
@@ -242,3 +254,65 @@ def test_a_round_trip_is_measured_as_it_is_heard(monkeypatch):
     assert uti.roundtrip(codec, path, perceptual=True).metrics["audio_stoi"].value > 0.5
     quiet = uti.roundtrip(codec, path, perceptual=True, speech=False).metrics["audio_stoi"]
     assert "not labelled as speech" in quiet.reason
+
+
+# the others take seconds
+FEW = {name: metric for name, metric in METRICS.items() if metric.tier == "core" or name == "audio_stoi"}
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    "An audit that was asked for the tier, of a clip that is labelled as speech and one that is not."
+    home = tmp_path_factory.mktemp("audited")
+    (home / "in").mkdir()
+    wave, rate = load_audio(uti.examples()["speech.wav"])
+    for name in ("speech", "other"):
+        write_wav(home / "in" / f"{name}.wav", wave[:, :rate], rate)
+    audio = {"codec": "embedded-audio", "options": {"n_codebooks": 2}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "METRICS", FEW)
+        config = measured_by(parse_config({"audio": audio}), perceptual=True)
+        for name in ("fresh_process", "fresh_process_decode", "repeatability"):
+            patch.delitem(CHECKS, name)
+        patch.setattr(FreshProcesses, "start", lambda self: None)  # whom nobody asks
+        run_audit(AuditPlan(config, home / "out", home / "in"))
+    return home
+
+
+def test_an_audit_measures_what_it_is_asked_for(audited):
+    report = json.loads((audited / "out" / "report.json").read_text())
+    items = {item["name"]: item for item in report["items"]}
+    assert items["speech.wav"]["speech"] and not items["other.wav"]["speech"]
+    assert (
+        0.3 < items["speech.wav"]["metrics"]["audio_stoi"]["value"] == report["metrics_v2"]["audio_stoi"] < 1
+    )
+    assert "not labelled as speech" in items["other.wav"]["metrics"]["audio_stoi"]["reason"]
+    assert report["metric_facts"]["audio_stoi"]["source"] == "pystoi 0.4.1"
+    assert report["config"]["perceptual"] and report["config"]["tolerances"]["audio_stoi"] == 0.02
+    # the core tier alone is held to its own
+    assert "audio_stoi" not in parse_config({"audio": "embedded-audio"}).tolerances
+
+
+@pytest.mark.parametrize(("source", "gates"), [("pystoi 0.4.1", True), ("pystoi 0.3.3", False)])
+def test_a_number_of_another_package_does_not_gate(audited, tmp_path, source, gates):
+    path = shutil.copytree(audited / "out", tmp_path / "out") / "report.json"
+    report = json.loads(path.read_text())
+    report["metric_facts"]["audio_stoi"]["source"] = source
+    for item in report["items"]:
+        if item["name"] == "speech.wav":
+            item["metrics"]["audio_stoi"]["value"] = 0.99
+    path.write_text(json.dumps(report))
+    record = read_record(audited / "out" / "report.json")
+    baseline = Baseline(read_record(path), {})
+    held = {one.item: one for one in metrics_with(baseline, record.items, {"audio_stoi": 0.02})}
+    (answer,) = ask("metric with a baseline", held["audio_stoi"])
+    if gates:
+        assert answer.failed_gate and "audio_stoi fell by" in answer.detail
+    else:
+        assert answer.passed is None and "of 'pystoi 0.3.3', this run of 'pystoi 0.4.1'" in answer.detail
+
+
+def test_a_record_is_measured_again_by_the_same_metrics(audited, monkeypatch):
+    monkeypatch.setattr(registry, "METRICS", FEW)
+    found = {one.of: one.verdict for one in verify(audited / "out").findings if one.kind == "metrics"}
+    assert found["audio_stoi of speech.wav"] in ("equal", "within tolerance")

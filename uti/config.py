@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from .errors import UTIError
 from .files import packaged
@@ -116,6 +124,7 @@ class Config(_Strict):
     )
     device: str = Field("cpu", description="a torch device")
     seed: int = Field(0, ge=0, lt=2**32)
+    perceptual: bool = Field(False, description="measure as it is seen and heard, too")
     tolerances: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         default_factory=dict,
         validate_default=True,
@@ -125,9 +134,9 @@ class Config(_Strict):
 
     @field_validator("tolerances")
     @classmethod
-    def _all_tolerances(cls, given: dict[str, float]) -> dict[str, float]:
+    def _all_tolerances(cls, given: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         "Return those of the metrics as well, so that a saved config says what a run was held to."
-        return tolerances_with(given)
+        return tolerances_with(given, bool(info.data.get("perceptual")))
 
     def codecs(self) -> dict[str, CodecConfig]:
         "Return modality → codec, for the modalities that are there."

@@ -106,5 +106,5 @@ def metrics_with(
     baseline: Baseline, items: Sequence[Item], tolerances: dict[str, float]
 ) -> list[MetricWithBaseline]:
     "Put the metrics of a run's `items` beside the baseline's."
-    versions = {name: facts.version for name, facts in baseline.record.metric_facts.items()}
-    return metrics_with_baseline(_by_metric(items), _by_metric(baseline.record.items), tolerances, versions)
+    before = _by_metric(baseline.record.items)
+    return metrics_with_baseline(_by_metric(items), before, tolerances, baseline.record.metric_facts)

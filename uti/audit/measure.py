@@ -38,11 +38,13 @@ class Measured:
 
 def measure_case(case: DecodedCase) -> Measured:
     """Measure the decoded signal against the input as the codec got it, and against itself after a round
-    trip.
+    trip; as it is seen and heard where its tokenizer's config says so.
 
     Where the codec does not take its own signal again, the reason stands in the place of those numbers.
     """
-    metrics = measure_signals(case.reference, case.decoded)
+    config = case.tokenizer.config
+    asked = config is not None and config.perceptual
+    metrics = measure_signals(case.reference, case.decoded, perceptual=asked, speech=case.source.speech)
     found = attempt(lambda: (_round_trip(case), case.idempotence))
     if isinstance(found, Outcome):
         none = Measurement(value=None, reason=f"the round trip {found.detail}")

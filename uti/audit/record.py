@@ -33,6 +33,7 @@ class Item(BaseModel):
     name: str
     modality: str
     source_sha256: str = Field(description="over the sample's bytes as they were read")
+    speech: bool = Field(False, description="its file, or the folder that it lies in, is called speech")
     n_tokens: int
     token_sha256: str = Field(description="over the ids as little-endian int64")
     meta: dict[str, Any]

@@ -157,6 +157,7 @@ def _item(case: EncodedCase, numbers: Measured | None) -> Item:
         name=case.item,
         modality=case.modality,
         source_sha256=source_hash(case.source),
+        speech=case.source.speech,
         n_tokens=len(ids),
         token_sha256=token_hash(ids),
         meta=meta,

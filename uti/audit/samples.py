@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..files import packaged, printable
-from ..modalities.base import MediaError, MediaWarning, Sample
+from ..modalities.base import MediaError, MediaWarning, Sample, labelled_speech
 from ..modalities.registry import MODALITIES, find_media, left_out
 
 # %% auto #0
@@ -47,7 +47,7 @@ def load_samples(folder: Path | None, modalities: Sequence[str]) -> list[Sample]
         warnings.warn(f"{folder}: not audited: {told}", MediaWarning, stacklevel=2)
     samples = [Sample(name, "text", text) for name, text in TEXTS.items()]
     samples += [
-        Sample(printable(path.name), name, MODALITIES[name].read(path))
+        Sample(printable(path.name), name, MODALITIES[name].read(path), speech=labelled_speech(path))
         for name, paths in files.items()
         for path in paths
         if name in modalities

@@ -33,7 +33,7 @@ from ..config import parse_config
 from ..errors import UTIError
 from ..files import digest
 from ..html import mark, table
-from ..metrics.base import Measurement, mean_of
+from ..metrics.base import Measurement, MetricFacts, mean_of
 from ..metrics.codebooks import codebook_use
 from ..metrics.registry import METRICS
 from ..modalities.base import Image, Sample
@@ -266,6 +266,10 @@ def _as_decoded(signal: Any) -> Any:
     return Image(signal.pixels.float() / 255) if isinstance(signal, Image) else signal
 
 
+def _version_of(facts: MetricFacts) -> str:
+    return f"version {facts.version} by {facts.source}" if facts.source else f"version {facts.version}"
+
+
 def _verify_metrics(folder: Path, record: AuditRecord) -> Iterator[Finding]:
     "Measure each reconstruction against its original, both read from their files."
     for item in record.items:
@@ -277,11 +281,13 @@ def _verify_metrics(folder: Path, record: AuditRecord) -> Iterator[Finding]:
         except UTIError as error:
             yield Finding("metrics", item.name, "differs", detail=str(error))
             continue
-        here = measure_signals(original, recon)
+        asked = any(metric.tier == "perceptual" for metric in record.metric_facts.values())
+        here = measure_signals(original, recon, perceptual=asked, speech=item.speech)
         for name, value in item.metrics.items():
-            version = record.metric_facts[name].version if name in record.metric_facts else 1
-            if name in here and version != METRICS[name].version:
-                said = f"version {version} recorded, version {METRICS[name].version} here"
+            then = record.metric_facts.get(name)
+            recorded = _version_of(then) if then else "version 1"
+            if name in here and recorded != (own := _version_of(METRICS[name].facts)):
+                said = f"{recorded} recorded, {own} here"
                 yield Finding("metrics", f"{name} of {item.name}", "unknown", detail=said)
             elif name in here:
                 yield _compared("metrics", f"{name} of {item.name}", name, value, here[name])
@@ -309,7 +315,8 @@ def _input_of(folder: Path, item: Item, sources: Mapping[tuple[str, str], Sample
         return sample, True
     if not item.original:
         raise AuditError("its input is not here; give the folder with --assets")
-    return Sample(item.name, item.modality, _read(folder, item.modality, item.original)), False
+    signal = _read(folder, item.modality, item.original)
+    return Sample(item.name, item.modality, signal, speech=item.speech), False
 
 
 def _verify_item(

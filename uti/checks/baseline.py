@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .base import Outcome, check, promised
 from .case import EncodedCase
-from ..metrics.base import Measurement, Metric, mean_of
+from ..metrics.base import Measurement, Metric, MetricFacts, mean_of
 from ..metrics.registry import METRICS
 from ..space import token_hash
 from ..tokens.tokenizer import Tokens
@@ -72,6 +72,7 @@ class MetricWithBaseline:
     now: Items
     before: Items
     version: int  # of the metric in the baseline
+    source: str = ""  # what computed it there
 
     @property
     def modality(self) -> str:
@@ -87,14 +88,20 @@ def metrics_with_baseline(
     now: Mapping[str, Items],
     before: Mapping[str, Items],
     tolerances: Mapping[str, float],
-    versions: Mapping[str, int],
+    facts: Mapping[str, MetricFacts],
 ) -> list[MetricWithBaseline]:
     """Return those metrics that have a tolerance, and an item with a value in the baseline.
 
-    `now` and `before`: metric → item → its value; `versions`: metric → its version in the baseline.
+    `now` and `before`: metric → item → its value; `facts`: metric → what the baseline says of it.
     """
     return [
-        MetricWithBaseline(METRICS[name], tolerance, now.get(name, {}), before[name], versions.get(name, 1))
+        MetricWithBaseline(
+            METRICS[name],
+            tolerance,
+            now.get(name, {}),
+            before[name],
+            *((facts[name].version, facts[name].source) if name in facts else (1, "")),
+        )
         for name, tolerance in tolerances.items()
         if any(then.number is not None for then in before.get(name, {}).values())
     ]
@@ -123,6 +130,10 @@ def baseline_metric(held: MetricWithBaseline) -> Outcome:
     if held.version != metric.version:
         said = f"the baseline has version {held.version} of {metric.name}, this run version {metric.version}"
         return Outcome(None, detail=said)
+    if held.source != (here := metric.facts.source):
+        return Outcome(
+            None, detail=f"the baseline has {metric.name} of {held.source!r}, this run of {here!r}"
+        )
     finite = [i for i in before if before[i].value is not None and i in now and now[i].value is not None]
     value, then = (mean_of([items[item] for item in finite]).value for items in (now, before))
     limit = None if then is None else metric.limit(then, held.tolerance)

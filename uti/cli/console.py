@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['out', 'err', 'REPORT_IT', 'ConfigOption', 'TextOption', 'ImageOption', 'AudioOption', 'AssetsOption',
-           'BaselineOption', 'SmokeOption', 'ThoroughOption', 'NameOption', 'ReportsOption', 'ModeOption', 'PROGRAMS',
-           'DecodeMode', 'sentences', 'fail', 'end_with', 'as_program', 'progress_bar', 'wanted_config', 'command_line']
+           'BaselineOption', 'SmokeOption', 'PerceptualOption', 'ThoroughOption', 'NameOption', 'ReportsOption',
+           'ModeOption', 'PROGRAMS', 'DecodeMode', 'sentences', 'fail', 'end_with', 'as_program', 'progress_bar',
+           'wanted_config', 'measured_by', 'command_line']
 
 # %% ../../nbs/cli/01_console.ipynb #13-console-004
 class _Console(Console):
@@ -212,6 +213,13 @@ SmokeOption = Annotated[
         ),
     ),
 ]
+PerceptualOption = Annotated[
+    bool,
+    typer.Option(
+        "--perceptual",
+        help="Also measure as it is seen and heard (PESQ, STOI, SSIMULACRA 2), by the extra perceptual.",
+    ),
+]
 ThoroughOption = Annotated[
     bool,
     typer.Option(
@@ -238,6 +246,15 @@ def wanted_config(
     named = any(name is not None for name in (text, image, audio))
     base = None if named and not config else load_config(config or default)
     return with_codecs(base, text=text, image=image, audio=audio) if named or not base else base
+
+
+def measured_by(config: Config, perceptual: bool) -> Config:
+    "Return `config`, with the perceptual tier and its tolerances where they are asked for."
+    from uti.config import parse_config
+
+    if not perceptual or config.perceptual:
+        return config
+    return parse_config({**config.model_dump(exclude_none=True), "perceptual": True})
 
 
 PROGRAMS = {"audit/__main__.py": "uti audit"}  # run by `python -m`

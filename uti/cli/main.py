@@ -25,6 +25,7 @@ from uti.cli.console import (
     ImageOption,
     ModeOption,
     NameOption,
+    PerceptualOption,
     ReportsOption,
     SmokeOption,
     TextOption,
@@ -32,6 +33,7 @@ from uti.cli.console import (
     as_program,
     command_line,
     end_with,
+    measured_by,
     out,
     progress_bar,
     sentences,
@@ -121,6 +123,7 @@ def audit(
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
+    perceptual: PerceptualOption = False,
     dataset: DatasetOption = None,
     level: LevelOption = 1,
     media: MediaOption = None,
@@ -138,7 +141,8 @@ def audit(
         from uti.audit.run import run_audit
 
         plan = AuditPlan(
-            wanted_config(config, text, image, audio), outdir, smoke_assets, decode_mode.value,
+            measured_by(wanted_config(config, text, image, audio), perceptual), outdir, smoke_assets,
+            decode_mode.value,
             baseline_report, smoke_report, command_line(), thorough
         )  # fmt: skip
         prepared = prepare(plan)
@@ -171,6 +175,7 @@ def report(
     baseline_report: BaselineOption = None,
     smoke_report: SmokeOption = None,
     thorough: ThoroughOption = False,
+    perceptual: PerceptualOption = False,
     dataset: DatasetOption = None,
     level: LevelOption = 1,
     media: MediaOption = None,
@@ -188,7 +193,7 @@ def report(
             shards.audit_of_dataset(dataset, folder, level, media, drawn=True)
         with progress_bar() as progress:
             record = publish_report(
-                wanted_config(config, text, image, audio),
+                measured_by(wanted_config(config, text, image, audio), perceptual),
                 folder,
                 assets=smoke_assets,
                 decode_mode=decode_mode.value,

@@ -63,8 +63,9 @@ def measure(
     }
 
 # %% ../../nbs/metrics/07_registry.ipynb #metrics-07-009
-def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:
-    """Return name → tolerance of every metric of the core tier that gates, its own, and of those in `given`.
+def tolerances_with(given: Mapping[str, float], perceptual: bool = False) -> dict[str, float]:
+    """Return name → tolerance of every metric of the core tier that gates, with `perceptual` of the others
+    too: its own, or the one in `given`.
 
     Raises ValueError for a name that is no metric's.
     """
@@ -75,5 +76,9 @@ def tolerances_with(given: Mapping[str, float]) -> dict[str, float]:
                 f"no metric is named {name!r}; "
                 + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METRICS)}")
             )
-    own = {name: m.tolerance for name, m in METRICS.items() if m.tolerance is not None and m.tier == "core"}
+    own = {
+        name: m.tolerance
+        for name, m in METRICS.items()
+        if m.tolerance is not None and (perceptual or m.tier == "core")
+    }
     return own | dict(given)

@@ -119,13 +119,14 @@ class Sample:
     """Hold a signal under its name: a str, an `Image` of uint8 and any size, or `Audio`.
 
     `record`: what normalising did, once the signal is in the normal form of its codec: then an image is
-    float32 of the codec's size. None before.
+    float32 of the codec's size. None before. `speech`: it is labelled as speech.
     """
 
     name: str
     modality: str
     signal: Any
     record: dict[str, Any] | None = None
+    speech: bool = False
 
 
 def labelled_speech(path: str | Path) -> bool:
