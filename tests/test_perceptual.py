@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -25,7 +26,7 @@ from uti.cli.console import measured_by
 from uti.config import parse_config
 from uti.files import packaged
 from uti.metrics import registry
-from uti.metrics.base import MetricError, measured
+from uti.metrics.base import Measurement, MetricError, measured
 from uti.metrics.registry import METRICS, measure, metrics_of, tolerances_with
 from uti.modalities.audio import load_audio, write_wav
 
@@ -240,7 +241,10 @@ def test_metrics_of_speech_say_nothing_of_audio_that_is_not_labelled_so(monkeypa
 def test_a_record_keeps_what_computed_a_number():
     assert METRICS["audio_stoi"].facts.source == "pystoi 0.4.1"
     assert METRICS["audio_estoi"].facts.source == "pystoi 0.4.1, extended"
-    assert METRICS["image_ssimulacra2"].facts.source == "2.1" and METRICS["image_psnr"].facts.source == ""
+    assert (
+        METRICS["image_ssimulacra2"].facts.source == "SSIMULACRA 2.1"
+        and METRICS["image_psnr"].facts.source == ""
+    )
     absent = METRICS["audio_stoi"].model_copy(update={"package": "no-such-package"})
     assert absent.facts.source == "no-such-package, not installed"
 
@@ -310,6 +314,15 @@ def test_a_number_of_another_package_does_not_gate(audited, tmp_path, source, ga
         assert answer.failed_gate and "audio_stoi fell by" in answer.detail
     else:
         assert answer.passed is None and "of 'pystoi 0.3.3', this run of 'pystoi 0.4.1'" in answer.detail
+
+
+def test_a_number_that_is_lost_with_its_package_fails(audited):
+    record = read_record(audited / "out" / "report.json")
+    found = metrics_with(Baseline(record, {}), record.items, {"audio_stoi": 0.02})[0]
+    absent = found.metric.model_copy(update={"package": "no-such-package"})
+    none = {item: Measurement(value=None, reason="STOI needs pystoi") for item in found.now}
+    (answer,) = ask("metric with a baseline", replace(found, metric=absent, now=none))
+    assert answer.failed_gate and "has no value (STOI needs pystoi)" in answer.detail
 
 
 def test_a_record_is_measured_again_by_the_same_metrics(audited, monkeypatch):

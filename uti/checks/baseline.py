@@ -130,7 +130,9 @@ def baseline_metric(held: MetricWithBaseline) -> Outcome:
     if held.version != metric.version:
         said = f"the baseline has version {held.version} of {metric.name}, this run version {metric.version}"
         return Outcome(None, detail=said)
-    if held.source != (here := metric.facts.source):
+    # a package that is not there is no other source: the value is lost, and that fails
+    measured = any(found.number is not None for found in now.values())
+    if measured and held.source != (here := metric.facts.source):
         return Outcome(
             None, detail=f"the baseline has {metric.name} of {held.source!r}, this run of {here!r}"
         )

@@ -131,7 +131,7 @@ def ms_ssim(reference: Signal, estimate: Signal) -> float:
 
 METRICS = [
     Metric(name="image_ssimulacra2", modality="image", title="SSIMULACRA 2", better="higher", tolerance=2.0,
-        tier="perceptual", variant="2.1", function=ssimulacra2, bounds=(-1e9, 100)),
+        tier="perceptual", variant="SSIMULACRA 2.1", function=ssimulacra2, bounds=(-1e9, 100)),
     Metric(name="image_ms_ssim", modality="image", title="MS-SSIM", better="higher", tolerance=0.01,
         decimals=3, tier="perceptual", package="pytorch-msssim", function=ms_ssim, bounds=(-1, 1)),
 ]  # fmt: skip
