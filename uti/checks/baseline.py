@@ -71,8 +71,7 @@ class MetricWithBaseline:
     tolerance: float
     now: Items
     before: Items
-    version: int  # of the metric in the baseline
-    source: str = ""  # what computed it there
+    then: MetricFacts | None  # what the baseline says of the metric
 
     @property
     def modality(self) -> str:
@@ -95,13 +94,7 @@ def metrics_with_baseline(
     `now` and `before`: metric → item → its value; `facts`: metric → what the baseline says of it.
     """
     return [
-        MetricWithBaseline(
-            METRICS[name],
-            tolerance,
-            now.get(name, {}),
-            before[name],
-            *((facts[name].version, facts[name].source) if name in facts else (1, "")),
-        )
+        MetricWithBaseline(METRICS[name], tolerance, now.get(name, {}), before[name], facts.get(name))
         for name, tolerance in tolerances.items()
         if any(then.number is not None for then in before.get(name, {}).values())
     ]
@@ -127,15 +120,14 @@ def _fallen(metric: Metric, now: Items, before: Items) -> list[str]:
 def baseline_metric(held: MetricWithBaseline) -> Outcome:
     "Answer with `found`, the mean, and `expected`: the worst that passes."
     metric, now, before = held.metric, held.now, held.before
-    if held.version != metric.version:
-        said = f"the baseline has version {held.version} of {metric.name}, this run version {metric.version}"
+    version, source = (held.then.version, held.then.source) if held.then else (1, "")
+    if version != metric.version:
+        said = f"the baseline has version {version} of {metric.name}, this run version {metric.version}"
         return Outcome(None, detail=said)
     # a package that is not there is no other source: the value is lost, and that fails
     measured = any(found.number is not None for found in now.values())
-    if measured and held.source != (here := metric.facts.source):
-        return Outcome(
-            None, detail=f"the baseline has {metric.name} of {held.source!r}, this run of {here!r}"
-        )
+    if measured and source != (here := metric.facts.source):
+        return Outcome(None, detail=f"the baseline has {metric.name} of {source!r}, this run of {here!r}")
     finite = [i for i in before if before[i].value is not None and i in now and now[i].value is not None]
     value, then = (mean_of([items[item] for item in finite]).value for items in (now, before))
     limit = None if then is None else metric.limit(then, held.tolerance)

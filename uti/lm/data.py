@@ -24,10 +24,10 @@ from ..files import digest
 from ..modalities.base import Audio, Image, Sample
 from ..outdir import MANIFEST, known_files
 from ..shards.audit import audit_shards
-from ..shards.rows import Group, Split, times_taken
+from ..shards.rows import Group, Split, row_length_of, times_taken
 from ..shards.run import DATASET, write_rows
-from ..shards.shard import ROW_GROUP
-from ..space import TokenSpace, canonical_json, diff_spaces
+from ..shards.shard import ROW_GROUP, segment_row
+from ..space import TokenSpace, diff_spaces
 from ..tokens.grammar import Grammar, Segment, SequenceError, grammar_from_dict, parse
 from ..tokens.sequences import IGNORED, TASKS, Example, build
 from ..tokens.tokenizer import Tokens, UnifiedTokenizer, meta_digest
@@ -168,7 +168,7 @@ class Dataset:
     @property
     def row_length(self) -> int:
         "Return tokens of a packed row."
-        return self.config.smoke.row_length or max(1024, int(self.lengths.max(initial=0)))
+        return row_length_of(self.config.smoke.row_length, self.lengths)
 
     @property
     def times(self) -> np.ndarray | None:
@@ -296,11 +296,7 @@ def _segment_row(tokenizer: UnifiedTokenizer | None, space: TokenSpace, segment:
         n_positions = len(ids) // len(space.modality_ranges(segment.modality))
         meta = {"codec_meta": {"n_positions": n_positions}, "preprocessing": {}}
         meta["digest"] = meta_digest(ids, meta)
-    return {
-        "modality": segment.modality, "start": segment.position, "length": len(ids), "target": segment.marked,
-        "source": None, "sha256": "",
-        "meta": canonical_json({key: meta[key] for key in ("codec_meta", "preprocessing", "digest")}),
-    }  # fmt: skip
+    return segment_row(segment.modality, segment.position, len(ids), segment.marked, meta)
 
 
 def _rows(dataset: Dataset, tokenizer: UnifiedTokenizer | None) -> Iterator[dict[str, Any]]:

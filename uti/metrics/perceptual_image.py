@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .base import Metric, MetricError
 from .image import image_pair
 from .perceptual_audio import package
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from uti.metrics.base import Signal
 
 # %% auto #0
@@ -22,24 +22,27 @@ __all__ = ['OPSIN', 'BIAS', 'BLUR', 'SCALES', 'SMALLEST', 'SIDE', 'WEIGHTS', 'ME
 
 # %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-005
 # cloudinary/ssimulacra2 2.1 (BSD-3): the numbers of its colour space, of its blur and of its fit
-_LONG, _MIDDLE, _SHORT = (
+OPSIN = (
     (0.30, 0.622, 0.078),
     (0.23, 0.692, 0.078),
-    (0.24342268924547819, 0.20476744424496821),
+    (0.24342268924547819, 0.20476744424496821, 1 - 0.24342268924547819 - 0.20476744424496821),
 )
-OPSIN = np.array([_LONG, _MIDDLE, (*_SHORT, 1 - sum(_SHORT))])
 BIAS = 0.0037930732552754493
-BLUR = np.array([0.00941436781, 0.0360111147, 0.109335373, 0.212928592, 0.264621105])
-BLUR = np.concatenate([BLUR, BLUR[-2::-1]])
+_HALF = (0.00941436781, 0.0360111147, 0.109335373, 0.212928592)
+BLUR = (*_HALF, 0.264621105, *_HALF[::-1])
 SCALES, SMALLEST, SIDE = 6, 8, 113  # the smallest side that has all scales
 
 
 def _linear(image: np.ndarray) -> np.ndarray:
+    import numpy as np
+
     return np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
 
 
 def _seen(linear: np.ndarray) -> np.ndarray:
     "Return [3, H, W] of linear RGB as X, Y and B, each about between 0 and 1."
+    import numpy as np
+
     cones = np.cbrt(np.einsum("ij,jhw->ihw", OPSIN, linear).clip(0) + BIAS) - np.cbrt(BIAS)
     x, y, b = (cones[0] - cones[1]) / 2, (cones[0] + cones[1]) / 2, cones[2]
     return np.stack([14 * x + 0.42, y + 0.01, b - y + 0.55])
@@ -47,6 +50,8 @@ def _seen(linear: np.ndarray) -> np.ndarray:
 
 def _halved(linear: np.ndarray) -> np.ndarray:
     "Return the means of 2×2 pixels; an odd edge is repeated."
+    import numpy as np
+
     odd = [(0, 0), *((0, n % 2) for n in linear.shape[1:])]
     padded = np.pad(linear, odd, mode="edge")
     return (padded[:, ::2, ::2] + padded[:, 1::2, ::2] + padded[:, ::2, 1::2] + padded[:, 1::2, 1::2]) / 4
@@ -70,7 +75,7 @@ def _maps(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
 
 # %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-007
 # channel, scale, norm, map
-WEIGHTS = np.array([
+WEIGHTS = (
     0.0, 0.0007376606707406586, 0.0, 0.0, 0.0007793481682867309, 0.0, 0.0, 0.0004371155730107379, 0.0,
     1.1041726426657346, 0.00066284834129271, 0.00015231632783718752, 0.0, 0.0016406437456599754, 0.0,
     1.8422455520539298, 11.441172603757666, 0.0, 0.0007989109436015163, 0.000176816438078653, 0.0,
@@ -86,7 +91,7 @@ WEIGHTS = np.array([
     8.826982764996862, 23.19243343998926, 0.0, 95.1080498811086, 0.9863978034400682, 0.9834382792465353,
     0.0012286405048278493, 171.2667255897307, 0.9807858872435379, 0.0, 0.0, 0.0, 0.0005130064588990679, 0.0,
     0.00010854057858411537,
-]).reshape(3, SCALES, 2, 3)  # fmt: skip
+)  # fmt: skip
 
 
 def ssimulacra2(reference: Signal, estimate: Signal) -> float:
@@ -96,6 +101,8 @@ def ssimulacra2(reference: Signal, estimate: Signal) -> float:
     Float [3, H, W] of sRGB in [0, 1]. Raises `MetricError` for sides under 113 pixels, which lack the last of
     the six scales.
     """
+    import numpy as np
+
     reference, estimate = image_pair(reference, estimate)
     if min(reference.shape[-2:]) < SIDE:
         raise MetricError(
@@ -104,13 +111,13 @@ def ssimulacra2(reference: Signal, estimate: Signal) -> float:
     if (reference == estimate).all():
         return 100.0
     a, b = _linear(reference.numpy()), _linear(estimate.numpy())
-    total = 0.0
+    weights, total = np.reshape(WEIGHTS, (3, SCALES, 2, 3)), 0.0
     for scale in range(SCALES):
         if scale:
             a, b = _halved(a), _halved(b)
         for which, found in enumerate(_maps(_seen(a), _seen(b))):
             norms = found.mean((1, 2)), (found**4).mean((1, 2)) ** 0.25
-            total += sum(float(WEIGHTS[:, scale, i, which] @ norm) for i, norm in enumerate(norms))
+            total += sum(float(weights[:, scale, i, which] @ norm) for i, norm in enumerate(norms))
     total *= 0.9562382616834844
     total = 2.326765642916932 * total - 0.020884521182843837 * total**2 + 6.248496625763138e-05 * total**3
     return 100 - 10 * max(total, 0.0) ** 0.6276336467831387

@@ -15,10 +15,15 @@ from .image import IMAGE
 from .text import TEXT
 
 # %% auto #0
-__all__ = ['MODALITIES', 'find_media', 'left_out']
+__all__ = ['MODALITIES', 'modality_of', 'find_media', 'left_out']
 
 # %% ../../nbs/modalities/05_registry.ipynb #modalities-05-003
 MODALITIES: dict[str, Modality] = {modality.name: modality for modality in (TEXT, IMAGE, AUDIO)}
+
+
+def modality_of(suffix: str) -> str | None:
+    "Return the modality that is read from files with `suffix`, in any case; None where there is none."
+    return next((name for name, one in MODALITIES.items() if suffix.lower() in one.suffixes), None)
 
 
 def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)) -> dict[str, list[Path]]:
@@ -45,7 +50,7 @@ def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]
     taken = {path.name for paths in found.values() for path in paths}
     why = {}
     for path in sorted(p for p in Path(folder).iterdir() if p.name not in taken):
-        other = next((one for one in MODALITIES.values() if path.suffix.lower() in one.suffixes), None)
+        other = modality_of(path.suffix)
         if path.name.startswith("."):
             why[path.name] = "hidden"
         elif path.is_symlink() and not path.exists():
@@ -56,5 +61,5 @@ def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]
             why[path.name] = "not a file"
         else:
             ending = f"{path.suffix} is not read" if path.suffix else "a name without a suffix"
-            why[path.name] = f"there is no {other.name} codec" if other else ending
+            why[path.name] = f"there is no {other} codec" if other else ending
     return why

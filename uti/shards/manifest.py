@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UTIError
-from ..modalities.registry import MODALITIES
+from ..modalities.registry import modality_of
 from ..tokens.sequences import TASKS
 
 # %% auto #0
@@ -210,13 +210,12 @@ def lines_of_folder(folder: Path, tasks: Sequence[str] = ()) -> Iterator[bytes]:
     a pair. `tasks`: those that are made; default: all that the files allow. Raises `SourceError` for a folder
     that holds nothing of the kind.
     """
-    suffixes = {suffix: name for name, one in MODALITIES.items() for suffix in one.suffixes}
     pairs: dict[str, dict[str, str]] = {}
-    hidden = {path for path in folder.rglob(".*")}
+    hidden = set(folder.rglob(".*"))
     files = [p for p in folder.rglob("*") if p.is_file() and not hidden & {p, *p.parents}]
     for path in sorted(files, key=lambda path: path.relative_to(folder).as_posix().encode()):
         name = path.relative_to(folder)
-        if modality := suffixes.get(path.suffix.lower()):
+        if modality := modality_of(path.suffix):
             found = pairs.setdefault(name.with_suffix("").as_posix(), {})
             if modality in found:
                 raise SourceError(

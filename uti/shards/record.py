@@ -28,7 +28,7 @@ from ..outdir import output_folder
 from .audit import Audited, Example, audit_shards
 from .folder import Shards
 from .manifest import SourceError
-from .rows import Split, plan_rows
+from .rows import Split, plan_rows, row_length_of
 from .run import Progress
 
 REPORT = "dataset_report.json"
@@ -133,7 +133,7 @@ def _packing(audited: Audited, config: Config) -> Packing | None:
     if not audited.tally.tokens or audited.findings.of("dataset_complete").n:
         return None
     split = Split(audited.shards, "train")
-    row_length = config.smoke.row_length or max(1024, int(split.lengths.max(initial=0)))
+    row_length = row_length_of(config.smoke.row_length, split.lengths)
     plan = plan_rows(split.lengths, split.groups, row_length, config.seed)
     return Packing(row_length=row_length, rows=len(plan.rows), filled=plan.filled, left_out=plan.left_out)
 

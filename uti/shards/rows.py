@@ -19,7 +19,7 @@ from .folder import Row, Shards, read_rows
 from .manifest import SourceError
 
 # %% auto #0
-__all__ = ['best_fit', 'Group', 'Plan', 'plan_rows', 'times_taken', 'Split']
+__all__ = ['best_fit', 'row_length_of', 'Group', 'Plan', 'plan_rows', 'times_taken', 'Split']
 
 # %% ../../nbs/shards/06_rows.ipynb #shards-06-04
 def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -36,6 +36,11 @@ def best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
         rows[row].append(place)
         insort(room, (left - n, row))
     return rows
+
+
+def row_length_of(wanted: int | None, lengths: np.ndarray) -> int:
+    "Return tokens of a row: as `wanted`, or 1,024, or as many as the longest of `lengths` int64 [n] has."
+    return wanted or max(1024, int(lengths.max(initial=0)))
 
 
 class Group(NamedTuple):

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # %% auto #0
-__all__ = ['FORMAT', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference', 'Read', 'Made',
-           'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'write_both', 'Job', 'tokenizer_of', 'sidecar_of',
-           'fatal_of', 'make_shard', 'link_or_copy']
+__all__ = ['FORMAT', 'Fault', 'ROW_GROUP', 'FIELDS', 'Settings', 'recipe_of', 'hash_of', 'first_difference', 'Read',
+           'segment_row', 'Made', 'Fatal', 'make_rows', 'schema', 'ids_hash', 'write_shard', 'write_both', 'Job',
+           'tokenizer_of', 'sidecar_of', 'fatal_of', 'make_shard', 'link_or_copy']
 
 # %% ../../nbs/shards/02_shard.ipynb #shards-02-04
 FORMAT = "uti-shards/1"
@@ -130,21 +130,27 @@ def _encoded(tokenizer: UnifiedTokenizer, parts: Sequence[Read]) -> list[Tokens]
     return [found[i] for i in range(len(parts))]
 
 
+def segment_row(
+    modality: str, start: int, n: int, target: bool, meta: Mapping[str, Any], source: str | None = None,
+    sha256: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    """Return what is kept of a segment of `n` ids, the first of which stands at `start`; of its `meta` what
+    no recipe says. `sha256`: of the bytes of its source; empty where nobody has that.
+    """
+    kept = {key: meta[key] for key in ("codec_meta", "preprocessing", "digest")}
+    return {
+        "modality": modality, "start": start, "length": n, "target": target, "source": source,
+        "sha256": sha256, "meta": canonical_json(kept),
+    }  # fmt: skip
+
+
 def _segments(reads: Sequence[Read], tokens: Sequence[Tokens]) -> Iterator[dict[str, Any]]:
     "Yield what is kept of each segment of a sequence; `start` is the place of its first id."
     at = 0
     for read, (ids, meta) in zip(reads, tokens, strict=True):
         at += 2 if read.part.target else 1  # its markers
-        kept = {key: meta[key] for key in ("codec_meta", "preprocessing", "digest")}
-        yield {
-            "modality": read.part.modality,
-            "start": at,
-            "length": len(ids),
-            "target": read.part.target,
-            "source": read.part.value if read.part.is_file else None,
-            "sha256": read.sha256,
-            "meta": canonical_json(kept),
-        }
+        part, source = read.part, read.part.value if read.part.is_file else None
+        yield segment_row(part.modality, at, len(ids), part.target, meta, source, read.sha256)
         at += len(ids) + 1
 
 
@@ -413,7 +419,9 @@ def make_shard(
         for at in range(0, len(lines), size):
             group = lines[at : at + size]
             made = make_rows(tokenizer, job.recipe, job.media, group, part.first + at, fatal, noted)
-            rows, faults, alone = rows + made.rows, faults + made.faults, alone + made.alone
+            rows += made.rows
+            faults += made.faults
+            alone += made.alone
             ticked(len(group))
     rows.sort(key=lambda row: row["index"])
     errors = [

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UTIError, require
 from ..files import digest, reading, scratch
-from ..modalities.registry import MODALITIES
+from ..modalities.registry import MODALITIES, modality_of
 from .manifest import FILE_KEYS, KEYS, ItemError, SourceError, lines_of_folder, lines_of_pairs
 
 if TYPE_CHECKING:
@@ -125,14 +125,13 @@ def lines_of_tars(paths: Sequence[Path], tasks: Sequence[str] = ()) -> Iterator[
     """Yield the lines of a manifest of uncompressed tars that lie in one folder; only their headers are read.
     Raises `SourceError` for any other file.
     """
-    suffixes = {suffix: name for name, one in MODALITIES.items() for suffix in one.suffixes}
     pairs: dict[str, dict[str, str]] = {}
     for path in paths:
         try:
             with tarfile.open(path, "r:") as tar:
                 for member in tar:
                     key, _, ending = Path(member.name).name.partition(".")
-                    modality = suffixes.get(f".{ending.rpartition('.')[2].lower()}")
+                    modality = modality_of(f".{ending.rpartition('.')[2]}")
                     if not (member.isreg() and key and modality):
                         continue
                     stem = (Path(path.stem) / Path(member.name).parent / key).as_posix()
