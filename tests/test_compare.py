@@ -4,10 +4,9 @@ twice.
 
 import base64
 import json
-import os
 import re
 import shutil
-import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,17 +23,21 @@ from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import LoadedWeights
 from uti.comparison.record import Comparison
-from uti.comparison.references import opus_missing, references_for, through_opus
+from uti.comparison.references import Point, Reference, audio_coders, image_coders, through_opus
 from uti.comparison.run import (
     check_name,
     compare,
+    differences_of,
     load_configs,
+    made_fair,
     names_of,
     prepare_compare,
     read_comparison,
 )
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
 from uti.metrics.audio import snr_db
+from uti.metrics.base import Measurement
+from uti.metrics.registry import METRICS
 from uti.modalities.audio import load_audio, write_wav
 from uti.modalities.base import MediaError
 from uti.modalities.image import load_image
@@ -219,13 +222,18 @@ def test_more_bits_are_better(published):
         eight.common["audio_snr_db"].value, abs=0.01
     )  # its own form is the common one
     better = {"image": ("image_psnr", "image_ssim"), "audio": ("audio_snr_db",)}
-    assert {c.name for c in comparison.references} >= {"JPEG", "WebP", "µ-law"}
+    assert all(e.results["image"].speed.encode_ids_per_second > 0 for e in comparison.entries)
+    assert [c.name for c in comparison.references] == ["JPEG", "WebP", "AVIF", "JPEG XL", "µ-law", "Opus"]
     for curve in comparison.references:
         rates = [p.rate for p in curve.points]
         assert len(rates) > 3 and rates == sorted(set(rates))
         for metric in better[curve.modality]:
             values = [p.metrics[metric].value for p in curve.points]
             assert values == sorted(values), (curve.name, metric)
+
+
+def items_of(entry):
+    return {modality: result.items for modality, result in entry.results.items()}
 
 
 def test_what_is_done_is_not_done_again(published, work):
@@ -239,30 +247,49 @@ def test_what_is_done_is_not_done_again(published, work):
     assert len(times) == 2 and times == {
         p: p.stat().st_mtime_ns for p in published.glob("audits/*/report.json")
     }
-    assert (
-        lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"]
-        and again.entries == before.entries
-    )
+    assert lines[:2] == ["eight-uti: audited before, kept", "two-uti: audited before, kept"] and [
+        items_of(e) for e in again.entries
+    ] == [items_of(e) for e in before.entries]
 
 
-def test_without_ffmpeg_there_is_a_sentence_in_place_of_opus(published, work, tmp_path, monkeypatch):
-    shutil.copytree(published, tmp_path / "copy")
-    monkeypatch.setenv("PATH", str(work))
-    comparison = compare(
-        load_configs([work / "eight" / "uti.yaml", work / "two" / "uti.yaml"]),
-        tmp_path / "copy",
-        assets=work / "small",
-    )
-    assert [c.name for c in comparison.references] == ["JPEG", "WebP", "µ-law"]
-    assert comparison.left_out == ["Opus is left out: ffmpeg, which runs its encoder, was not installed."]
+def test_without_imagecodecs_there_is_a_sentence_in_place_of_jpeg_xl(monkeypatch):
+    there, absent = image_coders()
+    assert [coder.name for coder in there] == ["JPEG", "WebP", "AVIF", "JPEG XL"] and not absent
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    there, absent = image_coders()
+    assert [coder.name for coder in there] == ["JPEG", "WebP", "AVIF"]
+    assert absent == ["JPEG XL is left out: imagecodecs is not installed; install uti[references]."]
 
 
-@pytest.mark.skipif(bool(opus_missing()), reason="there is no ffmpeg with libopus")
+def test_a_reference_that_a_library_was_built_without_is_left_out(monkeypatch):
+    monkeypatch.setattr("PIL.features.check", lambda feature: False)
+    monkeypatch.setattr("av.codecs_available", frozenset())
+    assert image_coders()[1] == ["AVIF is left out: the Pillow that was installed cannot write it."]
+    there, absent = audio_coders(24_000)
+    assert [coder.name for coder in there] == ["µ-law"]
+    assert absent == ["Opus is left out: the PyAV that was installed has no libopus."]
+
+
 def test_opus_is_aligned(work):
     wave, rate = load_audio(work / "small" / "speech.wav")
-    back = through_opus(wave, rate, 48)
+    back, kbps = through_opus(wave, 48, rate)
     snrs = [snr_db(wave, back.roll(delay, 1)) for delay in (-1, 0, 1)]
-    assert max(snrs) == snrs[1] > 10
+    assert max(snrs) == snrs[1] > 8 and kbps == pytest.approx(48)
+
+
+@pytest.mark.parametrize("rate, n", [(8_000, 1), (16_000, 3_001), (44_100, 2_000)])
+def test_opus_takes_any_rate_and_length(rate, n):
+    back, kbps = through_opus(torch.zeros(1, n), 6, rate)
+    assert back.shape == (1, n) and back.isfinite().all() and kbps == pytest.approx(6)
+
+
+def test_the_bytes_of_an_image_do_not_depend_on_threads():
+    image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0))
+    for coder in image_coders()[0]:
+        setting = list(coder.settings.values())[2]
+        with threads(4):
+            four = coder.through(image, setting)
+        assert coder.through(image, setting)[1] == four[1], coder.name
 
 
 def test_one_bad_config_stops_all_before_anything_is_written(uti_here, tmp_path, work):
@@ -379,6 +406,7 @@ def test_another_version_other_weights_and_other_libraries_are_audited_again(
         assert not keeps(config, tmp_path, work / "small")
     with monkeypatch.context() as patch:  # nothing is encoded to learn it
         patch.setattr(Held, "_encode", lambda *_: pytest.fail("encoded"))
+        patch.setattr("uti.comparison.run._speed", lambda *_: None)
         assert keeps(config, tmp_path, work / "small")
 
 
@@ -482,24 +510,78 @@ def test_a_reader_without_a_checkpoint_is_told_what_is_missing(uti_here, tmp_pat
     assert not (tmp_path / "reports").exists()
 
 
-BAD_FFMPEG = {
-    "exit 3": "ffmpeg ended with exit code 3",
-    "true": "ffmpeg gave nothing that can be read",
-    "exec sleep 60": "ffmpeg did not end within 1 seconds",
-}
+def without(entry, item, metric="image_psnr"):
+    "`entry`, with no number of `metric` for `item`."
+    result = entry.results["image"]
+    items = [
+        one.model_copy(update={"common": one.common | {metric: Measurement(value=None, reason="silent")}})
+        if one.name == item
+        else one
+        for one in result.items
+    ]
+    return entry.model_copy(update={"results": {"image": result.model_copy(update={"items": items})}})
 
 
-@pytest.mark.parametrize("what", BAD_FFMPEG)
-def test_a_reference_that_does_not_run_is_left_out(what, tmp_path, monkeypatch):
-    program = tmp_path / "ffmpeg"
-    program.write_text(f'#!/bin/sh\ncase "$*" in *encoders*) echo libopus;; *) {what};; esac\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    run = subprocess.run
-    monkeypatch.setattr(subprocess, "run", lambda *a, timeout, **k: run(*a, timeout=min(timeout, 1), **k))
-    curves, left_out = references_for([], [torch.zeros(1, 800)], 8000)
-    assert [curve.name for curve in curves] == ["µ-law"]
-    assert left_out[0].startswith(f"Opus is left out: {BAD_FFMPEG[what]}")
+@pytest.fixture(scope="module")
+def two_of_images(published):
+    "Two entries of six images, the second better by half a decibel at each, and a reference."
+    entry = read_comparison(published / "comparison.json").entries[0]
+    (item,) = entry.results["image"].items
+
+    def of(name, more):
+        items = [
+            item.model_copy(
+                update={"name": f"{i}.png", "common": {"image_psnr": Measurement(value=20.0 + i + more)}}
+            )
+            for i in range(6)
+        ]
+        results = {"image": entry.results["image"].model_copy(update={"items": items})}
+        return entry.model_copy(update={"name": name, "results": results})
+
+    points = {one.name: one.common for one in of("curve", 1).results["image"].items}
+    point = Point(setting="quality 5", rate=0.26, metrics={}, items=points)
+    far = point.model_copy(update={"setting": "quality 90", "rate": 3.0})
+    return of("old", 0), of("new", 0.5), Reference(name="JPEG", modality="image", how="", points=[point, far])
+
+
+def test_means_are_over_the_items_that_every_ranked_codec_has(two_of_images):
+    old, new, curve = two_of_images
+    (a, b), (fair,) = made_fair([old, without(new, "0.png")], [curve])
+    means = [e.results["image"].common["image_psnr"] for e in (a, b)] + [fair.points[0].metrics["image_psnr"]]
+    assert [m.n for m in means] == [5, 5, 5] and [m.value for m in means] == [23, 23.5, 24]
+    assert all(
+        "of 6 items, those that not every ranked codec has a number of left out" in m.reason
+        for m in means[:1]
+    )
+
+
+def test_a_codec_that_did_not_pass_takes_no_items_from_the_others_and_is_not_ranked(two_of_images):
+    old, new, curve = two_of_images
+    failed = without(new, "0.png").model_copy(update={"passed": False})
+    (a, b), _ = made_fair([old, failed], [curve])
+    assert [e.results["image"].common["image_psnr"].n for e in (a, b)] == [6, 5]
+    assert {(d.first, d.second) for d in differences_of([a, b], [curve])} == {("old", "JPEG, quality 5")}
+
+
+def test_without_an_item_in_common_there_is_no_mean(two_of_images):
+    old, new, _ = two_of_images
+    for i in range(6):
+        new = without(new, f"{i}.png")
+    (a, b), _ = made_fair([old, new], [])
+    for entry in (a, b):
+        mean = entry.results["image"].common["image_psnr"]
+        assert mean.value is None and "no item of which every ranked codec has a number" in mean.reason
+
+
+def test_codecs_differ_item_by_item_and_are_held_against_references_of_their_rate(two_of_images):
+    old, new, curve = two_of_images
+    found = {(d.first, d.second): d for d in differences_of([old, new], [curve])}
+    assert set(found) == {("old", "new"), ("old", "JPEG, quality 5"), ("new", "JPEG, quality 5")}
+    apart = found["old", "new"]
+    assert (apart.mean.value, apart.mean.low, apart.mean.high, apart.mean.n) == (-0.5, -0.5, -0.5, 6)
+    assert apart.better(METRICS["image_psnr"].facts) == "new" and apart.rates == (0.25, 0.25)
+    (same,) = differences_of([old, old.model_copy(update={"name": "again"})], [])
+    assert same.better(METRICS["image_psnr"].facts) == ""
 
 
 def test_a_codec_that_breaks_has_failed_and_is_named(third_party, tmp_path, work, monkeypatch):

@@ -49,6 +49,7 @@ def test_the_core_requires_what_the_package_imports():
         "snac",
         "pyarrow",
         "ray",
+        "imagecodecs",
     }
     assert not core - imported()
     assert SETTINGS["DEFAULT"]["extras"].split() == list(EXTRAS)

@@ -92,7 +92,9 @@ def test_a_sound_is_measured_as_by_hand():
         "audio_si_sdr_db": si_sdr_db(a, b),
         "audio_mae": mae(a, b),
         "audio_log_mel_l1": log_mel_l1(a, b, 24_000),
+        "audio_mr_stft": None,
     }
+    assert "needs more than 1,024 samples, got 2" in found["audio_mr_stft"].reason
     again = measure("audio", a, b, 24_000, "round trip")
     assert {name: m.value for name, m in again.items()} == {
         "audio_roundtrip_snr_db": snr_db(a, b),
@@ -314,6 +316,18 @@ def test_a_mean_is_of_what_has_a_value_and_says_how_many_have_none():
     )
     assert mean_of([none, other]) == Mean(value=None, reason="silent", n=0)
     assert mean_of([]) == Mean(value=None, reason="there was nothing to measure", n=0)
+
+
+def test_a_mean_of_five_items_has_an_interval_which_chance_does_not_move():
+    values = [21.0, 24.0, 25.0, 26.0, 31.0]
+    mean = mean_of([Measurement(value=v) for v in values])
+    draws = np.random.default_rng(1).choice(values, (200_000, 5)).mean(1)  # by another stream
+    assert (mean.low, mean.high) == pytest.approx(np.percentile(draws, [2.5, 97.5]), abs=0.25)
+    assert mean == mean_of([Measurement(value=v) for v in values])
+    same = mean_of([Measurement(value=2.0)] * 5)
+    assert (same.low, same.high) == (2, 2)
+    four = mean_of([Measurement(value=v) for v in values[:4]])
+    assert four.low is four.high is None
 
 
 @pytest.mark.parametrize(

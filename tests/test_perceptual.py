@@ -84,6 +84,13 @@ def coarse(pixels):
     return (pixels.astype(int) // 16 * 16 + 8).astype(np.uint8)
 
 
+def test_multi_resolution_stft_has_the_numbers_of_auraloss():
+    distance, v = metric("audio_mr_stft"), voice()
+    for estimate, value in ((noisy(v, 20), 5.11030), (np.round(v * 8) / 8, 1.54623)):
+        assert distance(*audio(v, estimate), 16_000) == pytest.approx(value, rel=1e-4)
+    assert distance(*audio(v, v), 16_000) == 0
+
+
 # Images. The numbers of SSIMULACRA 2 are those of its authors' program.
 
 

@@ -27,6 +27,7 @@ EXTRAS = {  # name in brackets → the modules that it brings
     "ray": ("ray", "pyarrow"),
     "perceptual": ("pesq", "pystoi", "speechmos", "onnxruntime", "pocketsphinx"),
     "perceptual-wheels": ("pystoi", "speechmos", "onnxruntime", "pocketsphinx"),
+    "references": ("imagecodecs",),
 }
 
 

@@ -1,24 +1,21 @@
 """The embedded audio codec beside Opus at the same bitrate: `python tests/bench/bench_audio.py`.
 
-Exits 1 when a floor is missed, 2 where no Opus encoder is installed.
+Exits 1 when a floor is missed.
 """
 
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
-import soundfile as sf
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from sounds import RATE, sounds
 
 from uti.codecs.embedded.audio import EmbeddedAudio
-from uti.metrics.audio import aligned_snr_db, log_mel_l1, snr_db
+from uti.comparison.references import through_opus
+from uti.metrics.audio import log_mel_l1, snr_db
 
 SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = (
     4.0,
@@ -26,35 +23,6 @@ SNR_FLOOR, MEL_FLOOR, SPEED_FLOOR = (
     0.05,
 )  # dB above Opus, times Opus's, seconds of computing a second of audio
 KBPS = 6
-
-
-def opus(wave: np.ndarray, frame_ms: int) -> torch.Tensor:
-    """`wave` through ffmpeg's libopus at a hard constant `KBPS` in frames of `frame_ms`, back at 24 kHz mono,
-    shifted by the delay that suits it best.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        source, coded, decoded = (str(Path(folder) / name) for name in ("in.wav", "coded.opus", "out.wav"))
-        sf.write(source, wave, RATE, subtype="PCM_16")
-        quiet = ["ffmpeg", "-y", "-loglevel", "error"]
-        setting = [
-            "-b:a",
-            f"{KBPS}k",
-            "-vbr",
-            "off",
-            "-application",
-            "audio",
-            "-frame_duration",
-            str(frame_ms),
-        ]
-        subprocess.run([*quiet, "-i", source, "-c:a", "libopus", *setting, coded], check=True)
-        subprocess.run([*quiet, "-i", coded, "-ar", str(RATE), "-ac", "1", decoded], check=True)
-        back = torch.from_numpy(sf.read(decoded, dtype="float32")[0])[None]
-    reference = torch.from_numpy(wave)[None]
-    back = torch.nn.functional.pad(back, (0, max(0, reference.shape[1] - back.shape[1])))[
-        :, : reference.shape[1]
-    ]
-    _, delay = aligned_snr_db(reference, back, 240)
-    return torch.roll(back, -delay, 1)
 
 
 def through(codec: EmbeddedAudio, wave: np.ndarray) -> torch.Tensor:
@@ -71,22 +39,18 @@ def scores(waves: dict, estimate) -> np.ndarray:
 
 
 def main() -> int:
-    if not shutil.which("ffmpeg"):
-        print(
-            (
-                "error: ffmpeg with libopus is not installed; it is what the codec is compared with "
-                "(Debian: apt-get install ffmpeg)"
-            ),
-            file=sys.stderr,
-        )
-        return 2
     torch.set_num_threads(1)
     kinds = sounds()
     codec = EmbeddedAudio()
     contenders = {"embedded-audio, 8 codebooks": lambda w: through(codec, w)}
     # 20 ms is Opus's default, which the floors are against; 60 ms its strongest setting at this rate, because
     # the headers of frames take the least of it
-    contenders |= {f"Opus, {KBPS} kbps, {ms} ms frames": lambda w, ms=ms: opus(w, ms) for ms in (20, 60)}
+    contenders |= {
+        f"Opus, {KBPS} kbps, {ms} ms frames": lambda w, ms=ms: through_opus(
+            torch.from_numpy(w)[None], KBPS, RATE, ms
+        )[0]
+        for ms in (20, 60)
+    }
     for n in (4, 2, 1):
         fewer = EmbeddedAudio(n_codebooks=n)
         contenders[f"embedded-audio, {n} codebook{'s' * (n > 1)}"] = lambda w, fewer=fewer: through(fewer, w)

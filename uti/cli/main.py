@@ -246,6 +246,7 @@ def compare(
     reports: ReportsOption = Path("reports"),
     smoke_assets: AssetsOption = None,
     decode_mode: ModeOption = DecodeMode.deterministic,
+    perceptual: PerceptualOption = False,
 ) -> None:
     """Compare codecs on the same files, beside reference codecs, and render one report.
 
@@ -261,6 +262,7 @@ def compare(
                 folder,
                 assets=smoke_assets,
                 decode_mode=decode_mode.value,
+                perceptual=perceptual,
                 command=command_line(),
                 progress=progress,
             )

@@ -5,19 +5,22 @@
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-002
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..audit.environment import Environment
+from ..audit.record import Speed
 from .references import Reference
-from ..metrics.base import Mean, Measurement, MetricFacts
+from ..metrics.base import Mean, Measurement, MetricFacts, mean_of
 from ..modalities.audio import normalise_audio
 from ..modalities.base import Audio, Image
 from ..modalities.image import normalise_image
 
 # %% auto #0
-__all__ = ['CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'CodecResult', 'Entry', 'Comparison']
+__all__ = ['NEAR', 'CommonForm', 'Asset', 'in_common_form', 'Rate', 'ItemResult', 'CodecResult', 'Entry', 'Difference', 'paired',
+           'Comparison']
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-004
 class CommonForm(BaseModel):
@@ -41,6 +44,7 @@ class Asset(BaseModel):
     name: str
     modality: str
     source_sha256: str
+    speech: bool = Field(False, description="its file, or the folder that it lies in, is called speech")
     n_bytes: int | None = Field(None, description="of a text, in UTF-8")
     original: str | None = Field(
         None, description="file of the image or audio in the common form, relative to comparison.json"
@@ -133,8 +137,13 @@ class CodecResult(BaseModel):
     lossless: bool | None = Field(
         None, description="of a text codec: every text came back as it was; null: not decoded"
     )
+    speed: Speed | None = Field(
+        description="of the longest item, after one pass untimed; null: no item, or a gate that failed"
+    )
     metrics: dict[str, Mean] = Field(description="means over the items, in the codec's own form")
-    common: dict[str, Mean] = Field(description="means over the items, in the common form")
+    common: dict[str, Mean] = Field(
+        description="in the common form: means over the items of which every ranked codec has a number"
+    )
     items: list[ItemResult]
 
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-009-b
@@ -144,7 +153,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(populate_by_name=True)
 
     name: str
-    passed: bool = Field(alias="pass", description="no gate of its audit failed")
+    passed: bool = Field(alias="pass", description="no gate of its audit failed; only then is it ranked")
     failed_gates: list[str] = Field(description="a sentence each")
     config: dict[str, Any]
     audit: str = Field(description="file of its audit's report, relative to comparison.json")
@@ -153,22 +162,58 @@ class Entry(BaseModel):
     token_space_sha256: str
     results: dict[str, CodecResult] = Field(description="modality → result")
 
+# %% ../../nbs/comparison/02_record.ipynb #09-comparison-diff-1
+class Difference(BaseModel):
+    "Hold how far two codecs are apart in one metric, in the common form."
+
+    modality: str
+    metric: str
+    first: str = Field(description="a config")
+    second: str = Field(description="a config, or a reference at one of its settings")
+    rates: tuple[float, float] = Field(description="of both, bits per pixel of the common form, or kbps")
+    mean: Mean = Field(description="of the first's value less the second's, over the items that both have")
+
+    def better(self, facts: MetricFacts) -> str | None:
+        """Return the name of the better one; empty where the interval holds 0, which is no difference; None
+        where there are too few items to tell.
+        """
+        low, high = self.mean.low, self.mean.high
+        if low is None or high is None:
+            return None
+        if low <= 0 <= high:
+            return ""
+        return self.first if (low > 0) == (facts.better == "higher") else self.second
+
+
+NEAR = 1.25  # times the rate of a codec: a reference's setting within that is compared with it
+
+
+def paired(first: Mapping[str, Measurement], second: Mapping[str, Measurement]) -> Mean:
+    "Return the mean of first − second over the items (name → measurement) of which both have a number."
+    both = [(first[name].value, second[name].value) for name in first if name in second]
+    found = [Measurement(value=a - b) for a, b in both if a is not None and b is not None]
+    return mean_of(found)
+
 # %% ../../nbs/comparison/02_record.ipynb #09-comparison-010
 class Comparison(BaseModel):
     "Hold comparison.json."
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[3] = 3
     passed: bool = Field(alias="pass", description="no gate failed in any audit")
     created: str = Field(description="UTC, ISO 8601")
     command: str = Field(description="what repeats this run")
     decode_mode: str
+    perceptual: bool = Field(False, description="whether the perceptual tier was measured, too")
     common_form: CommonForm
     metric_facts: dict[str, MetricFacts] = Field(description="what each of the numbers means")
     assets: list[Asset]
     entries: list[Entry]
     references: list[Reference]
+    differences: list[Difference] = Field(
+        description="of each two ranked codecs, and of each and the references' settings of about its rate"
+    )
     left_out: list[str] = Field(description="references that could not be run, a sentence each")
 
     def results(self, modality: str) -> dict[str, CodecResult]:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['DECIBELS', 'METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1']
+__all__ = ['RESOLUTIONS', 'DECIBELS', 'METRICS', 'snr_db', 'mae', 'si_sdr_db', 'aligned_snr_db', 'log_mel', 'log_mel_l1',
+           'mr_stft']
 
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-004
 def snr_db(reference: Signal, estimate: Signal) -> float:
@@ -106,6 +107,41 @@ def log_mel_l1(reference: Signal, estimate: Signal, sample_rate: int) -> float:
     reference, estimate = pair(reference, estimate)
     return (log_mel(reference, sample_rate) - log_mel(estimate, sample_rate)).abs().mean().item()
 
+# %% ../../nbs/metrics/02_audio.ipynb #metrics-02-stft-1
+RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))  # points of the FFT, hop, window; samples
+
+
+def _magnitudes(wave: Tensor, n_fft: int, hop: int, window: int) -> Tensor:
+    "Return the magnitudes of the short-time spectrum, at least 1e-4: [channels, frequencies, frames]."
+    import torch
+
+    hann = torch.hann_window(window, dtype=wave.dtype)
+    spectrum = torch.stft(wave, n_fft, hop, window, hann, return_complex=True)
+    return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-8).sqrt()
+
+
+def mr_stft(reference: Signal, estimate: Signal, sample_rate: int) -> float:
+    """Return the multi-resolution STFT distance (arXiv:1910.11480), lower is better: ‖P − Q‖ / ‖Q‖ + mean
+    |ln P − ln Q| of the magnitudes P of the estimate and Q of the reference, the mean over three resolutions
+    and all channels.
+
+    Float [channels, samples] of one shape; the resolutions are in samples, so that distances at two rates do
+    not compare. Raises `MetricError` for at most 1,024 samples, and for a silent reference.
+    """
+    reference, estimate = pair(reference, estimate)
+    if reference.shape[-1] <= 1024:
+        raise MetricError(
+            f"a spectrum at three resolutions needs more than 1,024 samples, got {reference.shape[-1]:,}"
+        )
+    if not reference.abs().sum():
+        raise MetricError("the reference is silent: its spectrum holds nothing to be compared with")
+    distances = []
+    for resolution in RESOLUTIONS:
+        q, p = _magnitudes(reference, *resolution), _magnitudes(estimate, *resolution)
+        convergence = (p - q).norm(dim=(-2, -1)) / q.norm(dim=(-2, -1))
+        distances.append(convergence.mean() + (p.log() - q.log()).abs().mean())
+    return sum(distances).item() / len(RESOLUTIONS)
+
 # %% ../../nbs/metrics/02_audio.ipynb #metrics-02-016
 def _of_waves(function: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor, int], float]:
     "Return a function of (reference, estimate) as one that does not mind the sample rate."
@@ -131,6 +167,8 @@ METRICS = [
         tolerance=0.05, relative=True,
         function=log_mel_l1, bounds=(0, 1000),
     ),
+    Metric(name="audio_mr_stft", modality="audio", title="multi-resolution STFT", better="lower",
+        relative=True, function=mr_stft, bounds=(0, 1e9)),
     Metric(
         name="audio_roundtrip_snr_db", modality="audio", title="round trip, SNR", unit="dB", better="higher",
         compares="round trip",
