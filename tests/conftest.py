@@ -1,6 +1,7 @@
 """Fixtures: the command line as a user calls it, and a codec of somebody else, installed as a package is."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -218,3 +219,23 @@ def small(tmp_path_factory, assets) -> Path:
     wave, rate = load_audio(assets / "speech.wav")
     write_wav(folder / "speech.wav", wave[:, :rate], rate)
     return folder
+
+
+@pytest.fixture
+def browsed(tmp_path):
+    "`browsed(page)`: the page as a browser has it after its scripts ran; skips without Chromium."
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next((path for name in names if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    quiet = (
+        "headless", "no-sandbox", "disable-gpu", "disable-background-networking", "disable-component-update",
+        "disable-sync", "no-first-run", f"user-data-dir={tmp_path / 'profile'}", "virtual-time-budget=3000",
+        "dump-dom",
+    )  # fmt: skip
+
+    def dom(page):
+        command = [program, *(f"--{option}" for option in quiet), f"file://{page}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+    return dom

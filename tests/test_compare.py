@@ -22,7 +22,7 @@ from uti.audit.record import AuditError
 from uti.checks.encoding import threads
 from uti.codecs import base
 from uti.codecs.base import LoadedWeights
-from uti.comparison.record import Comparison
+from uti.comparison.record import Asset, Comparison
 from uti.comparison.references import Point, Reference, audio_coders, image_coders, through_opus
 from uti.comparison.run import (
     check_name,
@@ -34,6 +34,7 @@ from uti.comparison.run import (
     prepare_compare,
     read_comparison,
 )
+from uti.comparison.scores import scores_of
 from uti.config import DEFAULT_CONFIG, ConfigError, parse_config
 from uti.metrics.audio import snr_db
 from uti.metrics.base import Measurement
@@ -41,7 +42,9 @@ from uti.metrics.registry import METRICS
 from uti.modalities.audio import load_audio, write_wav
 from uti.modalities.base import MediaError
 from uti.modalities.image import load_image
-from uti.publish import report_comparison
+from uti.pages import compare as sections
+from uti.pages.compare import Page
+from uti.publish import REPORTS, report_comparison
 
 
 @pytest.fixture(autouse=True)
@@ -173,16 +176,6 @@ def test_the_page_names_both_rates_of_a_picture(mixed):
 
 
 @pytest.mark.slow  # models of others, whose common form is asked of small codecs below
-def test_the_page_says_how_far_a_reference_goes(mixed):
-    folder, _ = mixed
-    page = (folder / "index.html").read_text()
-    jpeg = next(c for c in read_comparison(folder / "comparison.json").references if c.name == "JPEG")
-    assert jpeg.points[0].rate > 0.5 and jpeg.points[-1].rate < 16  # the codecs lie on either side of it
-    for sentence in (f"from {jpeg.points[0].rate:.3f}", f"up to {jpeg.points[-1].rate:.3f}"):
-        assert page.count(sentence) == 2  # beside PSNR and SSIM
-
-
-@pytest.mark.slow  # models of others, whose common form is asked of small codecs below
 def test_each_codec_stands_beside_what_it_got(mixed):
     folder, _ = mixed
     results = read_comparison(folder / "comparison.json").results("image")
@@ -211,6 +204,53 @@ def test_the_record_fits_its_schema_and_has_the_rates(published):
         published / i["recon"] for r in (eight, two) for m in ("image", "audio") for i in r[m]["items"]
     ]
     assert len(files) == 2 + 4 and all(f.is_file() for f in files)
+
+
+def test_scores_are_lines_that_versa_reads(published, uti_here, tmp_path):
+    run = uti_here("scores", published)
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    record = read_comparison(published / "comparison.json")
+    assert {line["model"] for line in lines} >= {"eight-uti", "two-uti", "Opus, 6 kbps"}
+    (eight,) = [line for line in lines if line["model"] == "eight-uti"]
+    common = record.results("audio")["eight-uti"].items[0].common
+    assert eight["key"] == "speech.wav" and eight["audio_snr_db"] == common["audio_snr_db"].value
+    # what VERSA averages: numbers whose names have no underscore in front
+    assert all(
+        isinstance(value, (int, float, type(None))) or name in ("key", "model") or name.startswith("_")
+        for line in lines
+        for name, value in line.items()
+    )
+    assert eight["_metadata"]["sources"]["audio_snr_db"] == "uti"
+    run = uti_here("scores", tmp_path)
+    assert run.returncode == 2 and "report.json: cannot be read" in run.stderr
+
+
+def test_scores_have_the_names_of_versa_where_they_mean_the_same_and_null_for_no_number(two_of_audio):
+    (line,) = scores_of(two_of_audio)
+    assert (line["pesq"], line["dns_overall"], line["visqol"]) == (1.5, 2.5, None)
+    assert "audio_pesq_wb" not in line and line["audio_dwer"] == 0.5
+    assert line["_metadata"]["reasons"] == {"visqol": "too short"}
+    assert line["_metadata"]["sources"]["pesq"].startswith("pesq")
+
+
+@pytest.fixture
+def two_of_audio(published):
+    "A comparison of a codec with scores as they are heard, and another that did not pass."
+    whole = read_comparison(published / "comparison.json")
+    heard = {"audio_pesq_wb": 1.5, "audio_dnsmos_ovrl": 2.5, "audio_dwer": 0.5}
+    common = {name: Measurement(value=v) for name, v in heard.items()}
+    common["audio_visqol"] = Measurement(value=None, reason="too short")
+    entry = whole.entries[0]
+    result = entry.results["audio"]
+    items = [item.model_copy(update={"common": common}) for item in result.items]
+    entry = entry.model_copy(update={"results": {"audio": result.model_copy(update={"items": items})}})
+    found = {
+        "entries": [entry, entry.model_copy(update={"name": "failed", "passed": False})],
+        "references": [],
+        "metric_facts": {name: METRICS[name].facts for name in common},
+    }
+    return whole.model_copy(update=found)
 
 
 def test_more_bits_are_better(published):
@@ -290,6 +330,86 @@ def test_the_bytes_of_an_image_do_not_depend_on_threads():
         with threads(4):
             four = coder.through(image, setting)
         assert coder.through(image, setting)[1] == four[1], coder.name
+
+
+@pytest.fixture
+def page_of(published):
+    "`page_of(entries, references)`: a page of them."
+    whole = read_comparison(published / "comparison.json")
+
+    def page(entries, references=()):
+        entries, curves = made_fair(entries, references)
+        assets = [
+            Asset(name=item.name, modality="image", source_sha256="0", original=None)
+            for item in entries[0].results["image"].items
+        ]
+        found = {
+            "entries": entries,
+            "references": curves,
+            "assets": assets,
+            "differences": differences_of(entries, curves),
+        }
+        return Page(whole.model_copy(update=found), published)
+
+    return page
+
+
+def test_the_table_has_intervals_and_references_of_the_rate_and_who_failed_stands_last(
+    two_of_images, page_of
+):
+    old, new, curve = two_of_images
+    failed = old.model_copy(update={"passed": False})
+    said = str(sections.summary(page_of([failed, new], [curve])))
+    assert said.index(">new<") < said.index("JPEG, quality 5") < said.index("not ranked")
+    assert 'class="sortable"' in said and said.count('<tr class="unranked">') == 1
+    mean = made_fair([new], [])[0][0].results["image"].common["image_psnr"]
+    assert "23.00<span" in said and f"[{mean.low:.2f}, {mean.high:.2f}]" in said
+    assert "quality 90" not in said  # at twelve times the rate
+
+
+def test_differences_say_who_is_better_or_that_nobody_is(two_of_images, page_of):
+    old, new, _ = two_of_images
+    same = old.model_copy(update={"name": "same"})
+    said = str(sections.differences(page_of([new, old, same])))
+    assert '<span class="ok nowrap">+0.50</span><span class="soft nowrap note">[+0.50, +0.50]</span>' in said
+    assert "no difference" in said and "+0.00 [+0.00, +0.00]" in said
+    few = [
+        e.model_copy(update={"results": {"image": r.model_copy(update={"items": r.items[:4]})}})
+        for e in (new, old)
+        for r in [e.results["image"]]
+    ]
+    said = str(sections.differences(page_of(few)))
+    assert ">+0.50<" in said and "no difference" not in said and "[" not in said
+
+
+def test_what_the_codecs_differ_most_in_comes_first(two_of_images, page_of):
+    old, new, _ = two_of_images
+    items = new.results["image"].items
+    items = [
+        i.model_copy(update={"common": {"image_psnr": Measurement(value=40.0)}}) if i.name == "3.png" else i
+        for i in items
+    ]
+    new = new.model_copy(
+        update={"results": {"image": new.results["image"].model_copy(update={"items": items})}}
+    )
+    assert [a.name for a in page_of([old, new]).assets("image")][:2] == ["3.png", "0.png"]
+
+
+@pytest.mark.slow  # a browser
+def test_a_heading_sorts_its_table_and_who_failed_stays_last(two_of_images, page_of, tmp_path, browsed):
+    old, new, curve = two_of_images
+    failed = new.model_copy(update={"name": "failed", "passed": False})
+    table = sections.summary(page_of([old, new, failed], [curve]))
+    script = (REPORTS / "template" / "sort.js").read_text()
+    press = "document.querySelectorAll('th button')[2].click();"
+    for presses, order in ((1, ["JPEG", "new", "old", "failed"]), (2, ["old", "new", "JPEG", "failed"])):
+        (tmp_path / "page.html").write_text(
+            f"<!DOCTYPE html><meta charset=utf-8><script>{script}</script>{table}"
+            f"<script>document.addEventListener('DOMContentLoaded', () => {{ {press * presses} }});</script>"
+        )
+        seen = browsed(tmp_path / "page.html")
+        rows = re.findall(r"<tr[^>]*><td[^>]*>(?:<span[^>]*>)?(\w+)", seen)
+        assert rows == order and 'aria-sort="' in seen
 
 
 def test_one_bad_config_stops_all_before_anything_is_written(uti_here, tmp_path, work):

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from markupsafe import Markup
 
 # %% auto #0
-__all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded', 'link', 'nowrap', 'muted', 'mark', 'table',
-           'verdict', 'show']
+__all__ = ['joined', 'paragraph', 'heading', 'code', 'block', 'bullets', 'folded', 'link', 'nowrap', 'muted', 'note', 'mark',
+           'table', 'verdict', 'show']
 
 # %% ../nbs/00_html.ipynb #00-html-003
 def joined(parts: Iterable[Any]) -> Markup:
@@ -63,6 +63,11 @@ def muted(text: Any) -> Markup:
     return Markup('<span class="soft nowrap">{}</span>').format(text)
 
 
+def note(text: Any) -> Markup:
+    "Return a small line below what it says more of."
+    return Markup('<span class="soft nowrap note">{}</span>').format(text)
+
+
 def mark(passed: bool | None) -> Markup:
     "Return ✓, ✗, or a dash for what could not be asked."
     if passed is None:
@@ -71,9 +76,10 @@ def mark(passed: bool | None) -> Markup:
 
 # %% ../nbs/00_html.ipynb #00-html-005
 def _cell(value: Any) -> Any:
-    "Return a table's value as text, or `Markup` as it is. A (number, decimals) has so many."
+    "Return a table's value as text, or `Markup` as it is. A (number, decimals) may have a note behind."
     if isinstance(value, tuple):
-        return f"{value[0]:,.{value[1]}f}"
+        number, decimals, *more = value
+        return joined([f"{number:,.{decimals}f}", *(note(said) for said in more if said)])
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -81,27 +87,46 @@ def _cell(value: Any) -> Any:
     return "" if value is None else value
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Markup:
-    "Return a table; a column that holds a number, or a (number, decimals), is right-aligned."
+def _attributes(value: Any, number: bool) -> Markup:
+    "Return the attributes of a cell: its place, and the number by which a page sorts it."
+    sorted_by = value[0] if isinstance(value, tuple) else value
+    is_number = isinstance(sorted_by, (int, float)) and not isinstance(sorted_by, bool)
+    return Markup("{}{}").format(
+        Markup(' class="num"') if number else "",
+        Markup(' data-value="{}"').format(sorted_by) if is_number else "",
+    )
+
+
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], *, sortable: bool = False, unranked: int = 0
+) -> Markup:
+    """Return a table; a column that holds a number, a (number, decimals) or a (number, decimals, note) is
+    right-aligned. `sortable`: by the column whose heading is pressed, on a page. `unranked`: so many of the
+    last rows stay last, however it is sorted.
+    """
     numeric = [
         any(isinstance(row[i], (int, float, tuple)) and not isinstance(row[i], bool) for row in rows)
         for i in range(len(columns))
     ]
-    place = [Markup(' class="num"') if number else "" for number in numeric]
     head = joined(
-        Markup('<th{} scope="col">{}</th>').format(p, c) for p, c in zip(place, columns, strict=True)
+        Markup('<th{} scope="col">{}</th>').format(_attributes(None, number), column)
+        for number, column in zip(numeric, columns, strict=True)
     )
     body = joined(
-        Markup("<tr>{}</tr>").format(
+        Markup("<tr{}>{}</tr>").format(
+            Markup(' class="unranked"') if i >= len(rows) - unranked else "",
             joined(
-                Markup("<td{}>{}</td>").format(p, _cell(value)) for p, value in zip(place, row, strict=True)
-            )
+                Markup("<td{}>{}</td>").format(
+                    _attributes(value, number) if sortable else _attributes(None, number), _cell(value)
+                )
+                for number, value in zip(numeric, row, strict=True)
+            ),
         )
-        for row in rows
+        for i, row in enumerate(rows)
     )
     return Markup(
-        '<div class="wide"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
-    ).format(head, body)
+        '<div class="wide"><table{}><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>'
+    ).format(Markup(' class="sortable"') if sortable else "", head, body)
 
 # %% ../nbs/00_html.ipynb #00-html-005-b
 def verdict(passed: bool, headline: str, sentences: Sequence[str]) -> Markup:

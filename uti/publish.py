@@ -96,8 +96,15 @@ def render_notebook(path: str | Path, title: str | None = None) -> Path:
             r"^# (.+)$", "\n".join(c.source for c in notebook.cells if c.cell_type == "markdown"), flags=re.M
         )
         title = found[1] if found else path.stem
-    style = (REPORTS / "template" / "style.css").read_text(encoding="utf-8")
-    resources = {"uti_title": title, "uti_style": style, "uti_contents": _contents(notebook)}
+    style, script = (
+        (REPORTS / "template" / name).read_text(encoding="utf-8") for name in ("style.css", "sort.js")
+    )
+    resources = {
+        "uti_title": title,
+        "uti_style": style,
+        "uti_script": script,
+        "uti_contents": _contents(notebook),
+    }
     body, _ = _exporter().from_notebook_node(notebook, resources=resources)
     page = path.parent / "index.html"
     write_text(page, body)

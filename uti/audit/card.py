@@ -29,7 +29,12 @@ def _results(record: AuditRecord, modality: str, url: str | None) -> list[EvalRe
             metric_type=name,
             metric_name=f"{facts.title}, {facts.unit}" if facts.unit else facts.title,
             metric_value=mean.value,
-            metric_args={"n": mean.n, "deviation": mean.deviation, "version": facts.version},
+            metric_args={
+                "n": mean.n,
+                "deviation": mean.deviation,
+                "interval": None if mean.low is None else [mean.low, mean.high],
+                "version": facts.version,
+            },
             source_name="UTI audit" if url else None,
             source_url=url,
         )

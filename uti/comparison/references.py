@@ -27,8 +27,7 @@ from ..modalities.audio import normalise_audio
 
 # %% auto #0
 __all__ = ['PILLOW', 'JXL_DISTANCES', 'MU_LAW_RATES', 'OPUS_KBPS', 'OPUS_RATE', 'Point', 'Reference', 'Coder', 'run_reference',
-           'through_pillow', 'through_jpeg_xl', 'image_coders', 'through_mu_law', 'through_opus', 'audio_coders',
-           'at_rate', 'out_of_reach']
+           'through_pillow', 'through_jpeg_xl', 'image_coders', 'through_mu_law', 'through_opus', 'audio_coders']
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-003
 class Point(BaseModel):
@@ -235,29 +234,3 @@ def audio_coders(sample_rate: int) -> tuple[list[Coder], list[str]]:
     )
     rates = {f"{kbps} kbps": kbps for kbps in OPUS_KBPS}
     return [*coders, Coder("Opus", "audio", how, rates, partial(through_opus, sample_rate=sample_rate))], []
-
-# %% ../../nbs/comparison/01_references.ipynb #08-references-016
-def _points(reference: Reference, metric: str) -> list[tuple[float, float]]:
-    "Return (rate, value) of each point of `reference` that has `metric`, sorted by rate."
-    return [(p.rate, v) for p in reference.points if (v := p.metrics[metric].value) is not None]
-
-# %% ../../nbs/comparison/01_references.ipynb #08-references-016-b
-def at_rate(reference: Reference, rate: float, metric: str) -> float | None:
-    """Return `metric` of `reference` at `rate`, between its points linear in the logarithm of the rate; None
-    beyond them, where there is no such setting.
-    """
-    points = _points(reference, metric)
-    if not points or not points[0][0] <= rate <= points[-1][0]:
-        return None
-    rates, values = zip(*points, strict=True)
-    return float(np.interp(math.log(rate), np.log(rates), values))
-
-
-def out_of_reach(reference: Reference, rate: float, metric: str, decimals: int = 2) -> str:
-    """Return why `at_rate` has no value: `from 0.31` where `reference` starts at a higher rate, `up to 8.20`
-    where it ends at a lower one; empty where it has one, or none at any rate.
-    """
-    points = _points(reference, metric)
-    if points and rate < points[0][0]:
-        return f"from {points[0][0]:.{decimals}f}"
-    return f"up to {points[-1][0]:.{decimals}f}" if points and rate > points[-1][0] else ""

@@ -68,9 +68,12 @@ def pesq_wb(reference: Signal, estimate: Signal, sample_rate: int) -> float:
     """Return PESQ, wide-band (ITU-T P.862.2): the mean opinion that listeners would have of speech, 1.02 to
     4.644, higher is better. At 16 kHz; a short delay costs little, as it aligns the two by itself.
 
-    Float [channels, samples]. Raises `MetricError` as `heard`, and where no speech is found.
+    Float [channels, samples]. Raises `MetricError` as `heard`, for audio at less than 16 kHz, which another
+    PESQ is of, and where no speech is found.
     """
     module = package("pesq", "PESQ")
+    if 0 < sample_rate < 16_000:
+        raise MetricError(f"wide-band PESQ hears 16 kHz, and this is audio at {sample_rate / 1000:g} kHz")
     a, b = heard(reference, estimate, sample_rate, 16_000, 0.25, "PESQ")
     try:
         return float(module.pesq(16_000, a, b, "wb"))

@@ -26,16 +26,23 @@ def modality_of(suffix: str) -> str | None:
     return next((name for name, one in MODALITIES.items() if suffix.lower() in one.suffixes), None)
 
 
+def _paths_in(folder: Path) -> list[Path]:
+    "Return what stands in `folder`, and in a folder in it that is called speech, sorted."
+    there = list(folder.iterdir())
+    speech = [path for path in there if path.is_dir() and path.name.lower() == "speech"]
+    return sorted([*(set(there) - set(speech)), *(path for inner in speech for path in inner.iterdir())])
+
+
 def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)) -> dict[str, list[Path]]:
-    """Return each of `modalities` → its files in `folder`, by suffix in any case, sorted by name. Hidden
-    files and subfolders are left out.
+    """Return each of `modalities` → its files in `folder` and in a folder `speech` in it, by suffix in any
+    case, sorted by path. Hidden files and other subfolders are left out.
 
     Raises `MediaError` where there is no such folder, or nothing in it that is read.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise MediaError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    files = [path for path in _paths_in(folder) if path.is_file() and not path.name.startswith(".")]
     found = {name: [p for p in files if p.suffix.lower() in one.suffixes] for name, one in MODALITIES.items()}
     if not any(found.values()):
         nothing = [f"no {one.noun} ({', '.join(one.suffixes)})" for one in MODALITIES.values()]
@@ -46,20 +53,20 @@ def find_media(folder: str | Path, modalities: Sequence[str] = tuple(MODALITIES)
 
 
 def left_out(folder: str | Path, found: dict[str, list[Path]]) -> dict[str, str]:
-    "Return what stands in `folder` and is not in `found`: its name → why."
-    taken = {path.name for paths in found.values() for path in paths}
+    "Return what stands in `folder`, and a folder `speech` in it, and is not in `found`: its name → why."
+    taken = {path for paths in found.values() for path in paths}
     why = {}
-    for path in sorted(p for p in Path(folder).iterdir() if p.name not in taken):
-        other = modality_of(path.suffix)
+    for path in (path for path in _paths_in(Path(folder)) if path not in taken):
+        name, other = path.relative_to(folder).as_posix(), modality_of(path.suffix)
         if path.name.startswith("."):
-            why[path.name] = "hidden"
+            why[name] = "hidden"
         elif path.is_symlink() and not path.exists():
-            why[path.name] = "a link to nothing"
+            why[name] = "a link to nothing"
         elif path.is_dir():
-            why[path.name] = "a folder"
+            why[name] = "a folder"
         elif not path.is_file():
-            why[path.name] = "not a file"
+            why[name] = "not a file"
         else:
             ending = f"{path.suffix} is not read" if path.suffix else "a name without a suffix"
-            why[path.name] = f"there is no {other} codec" if other else ending
+            why[name] = f"there is no {other} codec" if other else ending
     return why

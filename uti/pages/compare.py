@@ -13,8 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison.record import Asset, CodecResult, Comparison, Entry, ItemResult, Rate, in_common_form
-from ..comparison.references import Reference, at_rate, out_of_reach
+from uti.comparison.record import (
+    NEAR,
+    Asset,
+    CodecResult,
+    Comparison,
+    Difference,
+    Entry,
+    ItemResult,
+    Rate,
+    in_common_form,
+)
+from ..comparison.references import Point, Reference
 from uti.html import (
     Markup,
     block,
@@ -24,12 +34,13 @@ from uti.html import (
     link,
     mark,
     muted,
+    note,
     nowrap,
     paragraph,
     table,
     verdict,
 )
-from ..metrics.base import Measurement, MetricFacts
+from ..metrics.base import FEWEST, Mean, Measurement, MetricFacts
 from ..modalities.audio import read_audio
 from ..modalities.base import Audio, values_of
 from ..modalities.registry import MODALITIES
@@ -43,9 +54,9 @@ MOST_SHOWN = 8  # items of each modality; all of them stand in comparison.json
 MOST_SENTENCES = 8  # of failed gates, at the top
 
 # %% auto #0
-__all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORMS', 'Row', 'FILES', 'Page', 'label', 'fixed',
-           'value', 'own_form', 'verdict_of', 'summary', 'explained', 'rate_against_distortion', 'tokens', 'images',
-           'audio', 'audits', 'every_number', 'artifacts', 'limitations']
+__all__ = ['NOTHING', 'KINDS', 'MOST_SHOWN', 'MOST_SENTENCES', 'CHANNELS', 'FORMS', 'Row', 'FILES', 'PERCEPTUAL', 'Page', 'label',
+           'fixed', 'value', 'own_form', 'verdict_of', 'summary', 'explained', 'differences', 'rate_against_distortion',
+           'tokens', 'speed', 'images', 'audio', 'audits', 'every_number', 'artifacts', 'limitations']
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003
 @dataclass(frozen=True)
@@ -65,10 +76,30 @@ class Page:
         return {m: found for m in KINDS if (found := self.comparison.results(m))}
 
     @cached_property
+    def measured(self) -> dict[str, dict[str, MetricFacts]]:
+        "Return modality → the metrics of the common form of which any codec has a number."
+        found = {
+            (m, name)
+            for m, results in self.results.items()
+            for r in results.values()
+            for name, mean in r.common.items()
+            if mean.value is not None
+        }
+        every = self.comparison.metric_facts
+        return {m: {name: facts for name, facts in every.items() if (m, name) in found} for m in KINDS}
+
+    @cached_property
     def facts(self) -> dict[str, dict[str, MetricFacts]]:
-        "Return modality → the metrics that a comparison shows: those that gate."
-        gating = [facts for facts in self.comparison.metric_facts.values() if facts.tolerance is not None]
-        return {m: {facts.name: facts for facts in gating if facts.modality == m} for m in KINDS}
+        "Return modality → the metrics that tables and planes show: those that gate, and the perceptual ones."
+        return {
+            m: {n: f for n, f in those.items() if f.tolerance is not None or f.tier == "perceptual"}
+            for m, those in self.measured.items()
+        }
+
+    @cached_property
+    def ranked(self) -> set[str]:
+        "Return the configurations that kept what their codecs promise."
+        return {entry.name for entry in self.entries if entry.passed}
 
     def curves(self, modality: str) -> list[Reference]:
         return [c for c in self.comparison.references if c.modality == modality]
@@ -80,8 +111,10 @@ class Page:
         return "×".join(map(str, size)) if size else ""
 
     def assets(self, modality: str) -> list[Asset]:
-        "Return the items of a modality that went through the codecs."
-        return [asset for asset in self.comparison.assets if asset.modality == modality]
+        "Return the items of a modality that went through the codecs, those first where they differ most."
+        those = [asset for asset in self.comparison.assets if asset.modality == modality]
+        apart = _apart_by_item(self, modality)
+        return sorted(those, key=lambda asset: -apart.get(asset.name, 0.0))
 
     def common(self, modality: str) -> str:
         "Say what the common form of images or audio is."
@@ -98,6 +131,25 @@ class Page:
             return [f"{unit}, own size", f"{unit} of {self.size}"]
         return [unit]
 
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-003-b
+def _apart_by_item(page: Page, modality: str) -> dict[str, float]:
+    """Return item → how far the codecs are apart: the range of their values, over the largest range of any
+    item, the mean over the metrics that are shown.
+    """
+    items = [{i.name: i.common for i in r.items} for r in page.results.get(modality, {}).values()]
+    ranges: dict[str, list[float]] = {}
+    for metric in page.facts[modality]:
+        found: dict[str, list[float]] = {}
+        for one in items:
+            for name, values in one.items():
+                if metric in values and (v := values[metric].value) is not None:
+                    found.setdefault(name, []).append(v)
+        spans = {name: max(those) - min(those) for name, those in found.items()}
+        most = max(spans.values(), default=0)
+        for name, span in spans.items():
+            ranges.setdefault(name, []).append(span / most if most else 0.0)
+    return {name: sum(those) / len(those) for name, those in ranges.items()}
+
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-006
 def label(facts: MetricFacts) -> str:
     return f"{facts.title} ({facts.unit})" if facts.unit else facts.title
@@ -109,7 +161,15 @@ def fixed(number: float | None, decimals: int) -> Any:
 
 
 def value(found: Mapping[str, Measurement], facts: MetricFacts) -> Any:
-    return fixed(found[facts.name].value if facts.name in found else None, facts.decimals)
+    "Return the cell of a metric: its number and, of a mean that has one, its interval."
+    one = found.get(facts.name)
+    if one is None or one.value is None:
+        return NOTHING
+    number, decimals = fixed(one.value, facts.decimals)
+    if isinstance(one, Mean) and one.low is not None and one.high is not None:
+        low, high = (round(end, decimals) + 0.0 for end in (one.low, one.high))
+        return number, decimals, f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+    return number, decimals
 
 
 CHANNELS = {1: "mono", 2: "stereo"}
@@ -157,34 +217,52 @@ def verdict_of(page: Page) -> Markup:
         page.comparison.passed, headline, [*lines, f"{more} more below, under Audits."] if more > 0 else lines
     )
 
-
-def _columns(page: Page, modality: str) -> list[str]:
-    quality = [
-        f"{label(facts)} {'↓' if facts.better == 'lower' else '↑'}" for facts in page.facts[modality].values()
-    ]
-    return [*page.rate_columns(modality), *(quality or ["lossless"])]
-
-
-def _short(page: Page, name: str, modality: str) -> list[Any]:
-    "Return the cells of one configuration and modality."
-    result = page.results[modality].get(name)
-    if not result:
-        return [NOTHING] * len(_columns(page, modality))
-    quality = [value(result.common, facts) for facts in page.facts[modality].values()]
-    return [*_rates(page, result, modality), *(quality or [mark(result.lossless)])]
-
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-009-b
-def summary(page: Page) -> Markup:
-    "Return one row a configuration: rate and distortion of each modality."
-    rows = [
-        [e.name, mark(e.passed), *(cell for m in page.results for cell in _short(page, e.name, m))]
-        for e in page.entries
+def _near(page: Page, modality: str) -> list[tuple[str, Point]]:
+    "Return (name, setting) of the references at about the rate of any codec."
+    rates = [r.rate.axis for r in page.results[modality].values() if r.rate.axis]
+    near = [
+        (curve, p)
+        for curve in page.curves(modality)
+        for p in curve.points
+        if any(1 / NEAR <= p.rate / rate <= NEAR for rate in rates)
     ]
-    return table(["configuration", "passed", *(c for m in page.results for c in _columns(page, m))], rows)
+    return [(f"{curve.name}, {point.setting}", point) for curve, point in near]
+
+
+def _ranking(page: Page, modality: str) -> Markup:
+    """Return a table of the codecs, and of the references at about their rates, which is sorted by any
+    column; who did not pass is at its end.
+    """
+    every = page.facts[modality].values()
+    rows: list[list[Any]] = []
+    unranked: list[list[Any]] = []
+    for name, result in page.results[modality].items():
+        quality = [value(result.common, facts) for facts in every] or [mark(result.lossless)]
+        passed = name in page.ranked
+        told = name if passed else joined([name, note("not ranked")])
+        (rows if passed else unranked).append([told, *_rates(page, result, modality), *quality])
+    for name, point in _near(page, modality):
+        rate = fixed(point.rate, KINDS[modality].rate_decimals)
+        rates = [NOTHING, rate] if page.resized(modality) else [rate]
+        rows.append([muted(name), *rates, *(value(point.metrics, facts) for facts in every)])
+    quality = [f"{label(facts)} {'↓' if facts.better == 'lower' else '↑'}" for facts in every]
+    columns = ["codec", *page.rate_columns(modality), *(quality or ["lossless"])]
+    return table(columns, rows + unranked, sortable=True, unranked=len(unranked))
+
+
+def summary(page: Page) -> Markup:
+    "Return a table of codecs for each modality, beside the references of about their rates."
+    parts: list[Any] = []
+    for modality in page.results:
+        n = len(page.assets(modality))
+        noun = KINDS[modality].noun
+        parts += [heading(f"{noun.capitalize()}, {n} item{'s' * (n != 1)}"), _ranking(page, modality)]
+    return joined(parts)
 
 
 def explained(page: Page) -> Markup:
-    "Return what the table's numbers are, in words."
+    "Return what the numbers of those tables are, in words."
     form, forms = page.comparison.common_form, []
     if form.image_size:
         forms.append(f"images at {page.size}, the smallest of the codecs' sizes")
@@ -192,7 +270,7 @@ def explained(page: Page) -> Markup:
         long = f", {form.clip_seconds:g} s long" if form.clip_seconds else ""
         forms.append(f"audio in mono at {form.sample_rate / 1000:g} kHz, the lowest of their rates{long}")
     common = (
-        " Distortion here is measured in one common form, the same for every codec and every reference: "
+        " Distortion is measured in one common form, the same for every codec and every reference: "
         f"{'; '.join(forms)}."
     )
     spread = (
@@ -200,49 +278,64 @@ def explained(page: Page) -> Markup:
         f"is measured at {page.size},"
         " also over that many: a large image's bits, spent on a small one."
     )
+    fair = (
+        " Means are over the items of which every ranked codec has a number, and in brackets stands their "
+        f"95 % interval (2,000 bootstrap samples; none below {FEWEST} items). A codec whose ids did not pass "
+        "its audit is not ranked."
+    )
     return paragraph(
-        "Means over all items; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
-        " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding.",
-        spread if page.resized("image") else "", common if forms else "",
+        "A heading sorts; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
+        " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding; of a "
+        "reference, that of the setting nearest by.",
+        spread if page.resized("image") else "", common if forms else "", fair,
         " What each codec's own audit measured, at its own size and rate, stands under ",
         Markup('<a href="#Every-number">Every number</a>.'),
     )  # fmt: skip
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012
-def _numbers(found: Mapping[str, Measurement]) -> dict[str, float | None]:
-    return {name: metric.value for name, metric in found.items()}
+def _apart(found: Difference | None, facts: MetricFacts) -> Any:
+    "Return the cell of a difference: green where the first is better, red where the second is."
+    if found is None or found.mean.value is None:
+        return NOTHING
+    mean, decimals = found.mean, facts.decimals
+    number, better = f"{mean.value:+.{decimals}f}", found.better(facts)
+    if better is None:
+        return nowrap(number)
+    interval = f"[{mean.low:+.{decimals}f}, {mean.high:+.{decimals}f}]"
+    if not better:
+        return joined([muted("no difference"), note(f"{number} {interval}")])
+    colour = "ok" if better == found.first else "bad"
+    return joined([Markup('<span class="{} nowrap">{}</span>').format(colour, number), note(interval)])
 
 
-def _reached(curve: Reference, rate: float, facts: MetricFacts) -> Any:
-    "Return what the reference has at `rate`, or how far it goes."
-    reason = out_of_reach(curve, rate, facts.name, KINDS[curve.modality].rate_decimals)
-    return muted(reason) if reason else fixed(at_rate(curve, rate, facts.name), facts.decimals)
-
-
-def _beside_references(page: Page, modality: str) -> Markup:
-    "Return each codec beside what the references reach with as many bits, as far as they do."
-    curves, every, rows = page.curves(modality), page.facts[modality].values(), []
-    for name, result in page.results[modality].items():
-        rate = result.rate.axis
-        if rate is not None:
-            cells = [
-                cell
-                for facts in every
-                for cell in (value(result.common, facts), *(_reached(c, rate, facts) for c in curves))
-            ]
-            rows.append([name, fixed(rate, KINDS[modality].rate_decimals), *cells])
-    columns = [c for facts in every for c in (label(facts), *(f"{curve.name}’s" for curve in curves))]
-    return table(["configuration", page.rate_columns(modality)[-1], *columns], rows)
+def differences(page: Page) -> Markup:
+    "Return how far each two codecs are apart, item by item, and each from the references of about its rate."
+    parts: list[Any] = []
+    for modality in page.results:
+        every = page.facts[modality]
+        pairs: dict[tuple[str, str, tuple[float, float]], dict[str, Difference]] = {}
+        for found in page.comparison.differences:
+            if found.modality == modality and found.metric in every:
+                pairs.setdefault((found.first, found.second, found.rates), {})[found.metric] = found
+        if not pairs:
+            continue
+        decimals = KINDS[modality].rate_decimals
+        rows = [
+            [first, nowrap(second), nowrap(" / ".join(f"{rate:.{decimals}f}" for rate in rates)),
+                *(_apart(those.get(name), facts) for name, facts in every.items())]
+            for (first, second, rates), those in pairs.items()
+        ]  # fmt: skip
+        columns = ["first", "second", page.rate_columns(modality)[-1], *map(label, every.values())]
+        parts += [heading(f"{KINDS[modality].noun.capitalize()}s"), table(columns, rows)]
+    return joined(parts) if parts else paragraph("There are no two codecs of one modality that passed.")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-b
 def _plane(page: Page, modality: str, axis: str) -> Markup:
     "Return codecs as points, references as curves."
     points = {
-        name: (r.rate.axis, _numbers(r.common))
-        for name, r in page.results[modality].items()
-        if r.rate.axis is not None
+        name: (r.rate.axis, r.common) for name, r in page.results[modality].items() if r.rate.axis is not None
     }
-    lines = {c.name: [(p.rate, _numbers(p.metrics)) for p in c.points] for c in page.curves(modality)}
+    lines = {c.name: [(p.rate, p.metrics) for p in c.points] for c in page.curves(modality)}
     labels = {
         facts.name: f"{label(facts)}, {facts.better} is better" for facts in page.facts[modality].values()
     }
@@ -254,27 +347,12 @@ def _plane(page: Page, modality: str, axis: str) -> Markup:
 
 
 def rate_against_distortion(page: Page) -> Markup:
-    "Return a plane and a table for images, and for audio."
-    axes, parts = (
-        {
-            "image": f"bits per pixel of {page.size}" if page.resized("image") else "bits per pixel",
-            "audio": "kbps",
-        },
-        [],
-    )
-    for modality, axis in axes.items():
-        if any(r.common for r in page.results.get(modality, {}).values()):
-            read_off = (
-                "What the references reach with as many bits, read off their curves. Where a curve does not "
-                "go so far, the rate"
-            )
-            said = paragraph(f"{read_off} ({KINDS[modality].rate_unit}) that it starts from, or goes up to:")
-            parts += [
-                heading(f"{KINDS[modality].noun.capitalize()}s"),
-                _plane(page, modality, axis),
-                said,
-                _beside_references(page, modality),
-            ]
+    "Return a plane for images, and one for audio."
+    size = f"bits per pixel of {page.size}" if page.resized("image") else "bits per pixel"
+    parts: list[Any] = []
+    for modality, axis in {"image": size, "audio": "kbps"}.items():
+        if page.facts[modality]:
+            parts += [heading(f"{KINDS[modality].noun.capitalize()}s"), _plane(page, modality, axis)]
     return joined([*parts, *map(paragraph, page.comparison.left_out)])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-c
@@ -306,6 +384,33 @@ def tokens(page: Page) -> Markup:
         "would predict them."
     )
     return joined([table(columns, rows), paragraph(said) if "text" in page.results else ""])
+
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-012-d
+def speed(page: Page) -> Markup:
+    "Return how fast each codec that passed encodes and decodes, here."
+    rows = []
+    for modality, those in page.results.items():
+        for entry in page.entries:
+            s = those[entry.name].speed if entry.name in those else None
+            if s is not None:
+                ran_on = entry.environment
+                rows.append(
+                    [entry.name, modality, s.item, s.encode_ids_per_second, s.decode_ids_per_second,
+                        s.encode_real_time_factor, s.decode_real_time_factor, ran_on.device, ran_on.threads]
+                )  # fmt: skip
+    columns = [
+        "configuration", "modality", "item", "ids encoded a second", "decoded", "encoding, times real time",
+        "decoding", "device", "threads",
+    ]  # fmt: skip
+    said = (
+        "One item alone, that with the most ids, after a pass that is not timed; loading is not counted. "
+        "Below 1, audio is coded faster than it plays. Numbers of different machines do not compare."
+    )
+    return (
+        joined([table(columns, rows, sortable=True), paragraph(said)])
+        if rows
+        else paragraph("Nothing was timed.")
+    )
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-015
 def _caption(page: Page, item: ItemResult, modality: str) -> str:
@@ -422,7 +527,7 @@ def audio(page: Page) -> Markup:
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-b
 def _ladder(page: Page, curve: Reference) -> Markup:
     "Return a reference at each of its settings."
-    every = page.facts[curve.modality].values()
+    every = page.measured[curve.modality].values()
     rows = [
         [
             p.setting,
@@ -465,7 +570,7 @@ def every_number(page: Page) -> Markup:
     parts: list[Any] = []
     for modality in ("image", "audio"):
         those = page.results.get(modality, {})
-        for facts in page.facts[modality].values() if those else ():
+        for facts in page.measured[modality].values() if those else ():
             rows = [
                 [
                     name,
@@ -504,6 +609,14 @@ def artifacts(page: Page) -> Markup:
     return joined([block(page.comparison.command), files_in(page.folder, FILES)])
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-019-d
+PERCEPTUAL = [
+    "PESQ, STOI, ESTOI, ViSQOL, DNSMOS and dWER are measured where audio is labelled as speech.",
+    "DNSMOS and dWER know no reference: who says another sentence clearly has a good DNSMOS, and who says "
+    "the same in another voice a good dWER. ViSQOL does not rise with the rate on every single item.",
+    "These are predictions of what people would say, and nobody was asked.",
+]
+
+
 def limitations(page: Page) -> Markup:
     "Return what a comparison does not say."
     counts = {
@@ -521,10 +634,16 @@ def limitations(page: Page) -> Markup:
     ]
     said += page.comparison.left_out
     said += ["Nothing was decoded: decode mode none."] if page.comparison.decode_mode == "none" else []
+    few = [KINDS[m].noun for m in counts if len(page.assets(m)) < FEWEST]
+    said += [
+        f"With fewer than {FEWEST} {noun}s, no interval is drawn: a difference may be chance." for noun in few
+    ]
     said.append(
         "PSNR, SSIM, SNR and log-mel L1 compare signals. A codec that invents plausible detail scores lower "
-        "than it looks or sounds."
+        "than it looks or sounds"
+        + ("." if page.comparison.perceptual else "; --perceptual measures as it is seen and heard, too.")
     )
+    said += PERCEPTUAL if page.comparison.perceptual else []
     said.append(
         "The references are entropy coded, the ids are not: a model that predicts the ids spends fewer bits "
         "on them than their rate."

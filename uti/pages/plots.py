@@ -5,6 +5,7 @@
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-002
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import LogLocator
 from torch import Tensor
 
 from ..metrics.audio import log_mel
+from ..metrics.base import Mean
 from ..metrics.image import error_map
 
 # %% auto #0
@@ -142,12 +144,24 @@ def mel_panel(mel: np.ndarray, seconds: float, limits: np.ndarray | None = None)
     return fig
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-019
-Measured = tuple[float, dict[str, float | None]]  # rate, metric → value
+Measured = tuple[float, dict[str, Mean]]  # rate, metric → mean
 
 
 COLOURS = ("#0b68cb", "#c2410c", "#18794e", "#7c3aed", "#be185d", "#0e7490", "#854d0e", "#4b5563")
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020
+def _draw(ax: Axes, points: Sequence[Measured], metric: str, **style: Any) -> None:
+    "Draw points of (rate, `metric`) with the intervals of those that have one."
+    drawn = []
+    for rate, means in points:
+        mean = means.get(metric)
+        if mean is not None and (v := mean.value) is not None:
+            bars = (v, v) if mean.low is None or mean.high is None else (mean.low, mean.high)
+            drawn.append((rate, v, max(0.0, v - bars[0]), max(0.0, bars[1] - v)))
+    rates, values, below, above = np.array(drawn).reshape(-1, 4).T
+    ax.errorbar(rates, values, yerr=[below, above], elinewidth=1, capsize=2, **style)
+
+
 def _reference_curves(
     axes: Sequence[Axes], references: dict[str, list[Measured]], metrics: Sequence[str]
 ) -> None:
@@ -155,19 +169,19 @@ def _reference_curves(
     for i, (name, points) in enumerate(references.items()):
         style: dict[str, Any] = {
             "color": ("0.3", "0.6")[i % 2],
-            "ls": ("-", "--", ":")[i % 3],
-            "marker": "o",
+            "ls": ("-", "--", ":", "-.")[i % 4],
+            "marker": "os^D"[i % 4],
             "ms": 3.5,
         }
         for ax, metric in zip(axes, metrics, strict=True):
-            there = [(rate, values[metric]) for rate, values in points if values.get(metric) is not None]
-            ax.plot(*np.array(there).reshape(-1, 2).T, label=name, **style)
+            _draw(ax, points, metric, label=name, **style)
 
 
 def _codec_points(axes: Sequence[Axes], codecs: dict[str, Measured], metrics: Sequence[str]) -> None:
     "Draw each codec as a point in every panel."
-    drawn = {name: one for name, one in codecs.items() if any(one[1].get(m) is not None for m in metrics)}
-    for i, (name, (rate, values)) in enumerate(drawn.items()):
+    has = lambda means: any((m := means.get(name)) and m.value is not None for name in metrics)  # noqa: E731
+    drawn = {name: one for name, one in codecs.items() if has(one[1])}
+    for i, (name, one) in enumerate(drawn.items()):
         style: dict[str, Any] = {
             "marker": "DosP^vX*"[i % 8],
             "color": COLOURS[i % 8],
@@ -175,8 +189,7 @@ def _codec_points(axes: Sequence[Axes], codecs: dict[str, Measured], metrics: Se
             "mec": "white",
         }
         for ax, metric in zip(axes, metrics, strict=True):
-            there = [(rate, values[metric])] if values.get(metric) is not None else []
-            ax.plot(*np.array(there).reshape(-1, 2).T, ls="", label=name, zorder=4, **style)
+            _draw(ax, [one], metric, ls="", label=name, zorder=4, **style)
 
 # %% ../../nbs/pages/01_plots.ipynb #05-plots-020-x
 def rate_distortion(
@@ -186,9 +199,16 @@ def rate_distortion(
     rate_label: str,
 ) -> Figure:
     """Return one panel a metric (`metrics`: name → axis label), rate on a logarithmic axis: each of `codecs`
-    a point, each of `references` a curve, named in one legend. What has no value is left out.
+    a point, each of `references` a curve, named in one legend, with the intervals of their means. What has
+    no value is left out. Two panels stand side by side.
     """
-    fig, [axes] = plt.subplots(1, len(metrics), figsize=(9.6, 4.2), squeeze=False, layout="constrained")
+    n_rows = math.ceil(len(metrics) / 2)
+    fig, grid = plt.subplots(
+        n_rows, min(2, len(metrics)), figsize=(9.6, 0.6 + 3.6 * n_rows), squeeze=False, layout="constrained"
+    )
+    axes = grid.flatten()[: len(metrics)]
+    for unused in grid.flatten()[len(metrics) :]:
+        unused.set_visible(False)
     _reference_curves(axes, references, list(metrics))
     _codec_points(axes, codecs, list(metrics))
     for ax, label in zip(axes, metrics.values(), strict=True):
