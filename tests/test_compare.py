@@ -367,6 +367,15 @@ def test_the_table_has_intervals_and_references_of_the_rate_and_who_failed_stand
     assert "quality 90" not in said  # at twelve times the rate
 
 
+def test_where_nothing_was_decoded_no_references_stand_beside_it(two_of_images, page_of):
+    old, _, curve = two_of_images
+    items = [item.model_copy(update={"common": {}}) for item in old.results["image"].items]
+    found = {"image": old.results["image"].model_copy(update={"items": items})}
+    page = page_of([old.model_copy(update={"results": found})], [curve])
+    assert "JPEG" not in sections.summary(page) and ">old<" in sections.summary(page)
+    assert "<table" not in sections.differences(page)
+
+
 def test_differences_say_who_is_better_or_that_nobody_is(two_of_images, page_of):
     old, new, _ = two_of_images
     same = old.model_copy(update={"name": "same"})
@@ -685,12 +694,22 @@ def test_a_codec_that_did_not_pass_takes_no_items_from_the_others_and_is_not_ran
 
 def test_without_an_item_in_common_there_is_no_mean(two_of_images):
     old, new, _ = two_of_images
-    for i in range(6):
-        new = without(new, f"{i}.png")
+    for i in range(3):
+        new, old = without(new, f"{i}.png"), without(old, f"{i + 3}.png")
     (a, b), _ = made_fair([old, new], [])
     for entry in (a, b):
         mean = entry.results["image"].common["image_psnr"]
         assert mean.value is None and "no item of which every ranked codec has a number" in mean.reason
+
+
+def test_a_codec_that_only_encodes_takes_no_items_from_the_others(two_of_images):
+    old, new, _ = two_of_images
+    for i in range(6):
+        new = without(new, f"{i}.png")
+    (a, b), _ = made_fair([old, new], [])
+    assert a.results["image"].common["image_psnr"].n == 6
+    mean = b.results["image"].common["image_psnr"]
+    assert mean.value is None and mean.reason == "silent"
 
 
 def test_codecs_differ_item_by_item_and_are_held_against_references_of_their_rate(two_of_images):

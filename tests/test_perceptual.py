@@ -7,11 +7,14 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
 import torch
+from bench.photographs import photographs
 
 import uti
 from uti.audit.baseline import Baseline, metrics_with
@@ -23,9 +26,10 @@ from uti.checks.base import CHECKS
 from uti.checks.case import FreshProcesses
 from uti.checks.registry import ask
 from uti.cli.console import measured_by
+from uti.comparison.references import through_opus
 from uti.config import parse_config
 from uti.files import packaged
-from uti.metrics import registry
+from uti.metrics import perceptual_audio, perceptual_image, registry
 from uti.metrics.base import Measurement, MetricError, measured
 from uti.metrics.registry import METRICS, measure, metrics_of, tolerances_with
 from uti.modalities.audio import load_audio, write_wav
@@ -41,6 +45,8 @@ BUILT = {
 def metric(name):
     if name in BUILT:
         pytest.importorskip(BUILT[name])
+    if (module := METRICS[name].optional) and not find_spec(module):
+        pytest.skip(f"{module} is not installed")
     return METRICS[name].function
 
 
@@ -104,6 +110,22 @@ def test_ssimulacra2_has_the_numbers_of_its_authors(change, value):
     assert metric("image_ssimulacra2")(*image(a, change(a))) == pytest.approx(value, abs=0.05)
 
 
+PROGRAM = json.loads((Path(__file__).parent / "data" / "ssimulacra2.json").read_text())["scores"]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name != "coffee")) for name in PROGRAM]
+)
+def test_ssimulacra2_has_the_scores_of_the_program(name):
+    "54 pairs. Near 100 the program's float32 rounds."
+    photo = photographs()[name]
+    for quality, value in PROGRAM[name].items():
+        PIL.Image.fromarray(photo).save(file := io.BytesIO(), "JPEG", quality=int(quality))
+        decoded = np.array(PIL.Image.open(file).convert("RGB"))
+        found = metric("image_ssimulacra2")(*image(photo, decoded))
+        assert found == pytest.approx(value, abs=0.05 if value < 85 else 0.4), quality
+
+
 def test_ssimulacra2_at_its_ends():
     function, a = metric("image_ssimulacra2"), gratings()
     assert function(*image(a, a)) == 100
@@ -117,6 +139,40 @@ def test_ms_ssim_has_the_number_of_two_implementations():
     assert metric("image_ms_ssim")(*image(a, coarse(a))) == pytest.approx(0.97580, abs=2e-4)
 
 
+@pytest.mark.parametrize(
+    ("change", "value"),
+    [
+        (coarse, 0.0039797),
+        (lambda a: np.roll(a, 1, 1), 0.0032107),
+        (lambda a: (a * 0.9).astype(np.uint8), 0.0031356),
+    ],
+    ids=["coarse", "shifted", "darker"],
+)
+def test_st_lpips_has_the_numbers_of_its_package(change, value):
+    a = gratings()
+    assert metric("image_st_lpips")(*image(a, change(a))) == pytest.approx(value, rel=1e-3)
+    assert metric("image_st_lpips")(*image(a, a)) == 0
+
+
+@pytest.mark.parametrize("module", ["stlpips_pytorch", "resemblyzer"])
+def test_an_optional_metric_is_asked_only_where_its_package_is_installed(module, monkeypatch):
+    asked = {one.optional: one for one in PERCEPTUAL}[module]
+    there = find_spec(module) is not None
+    assert (asked in metrics_of(asked.modality, perceptual=True)) is there
+    monkeypatch.setattr(registry, "find_spec", lambda name: object())
+    assert asked in metrics_of(asked.modality, perceptual=True)
+    monkeypatch.setattr("uti.metrics.base.find_spec", lambda name: None)
+    for cached in (perceptual_audio._voice_encoder, perceptual_image._st_weights):
+        cached.cache_clear()
+    signals = (
+        image(gratings(), coarse(gratings()))
+        if asked.modality == "image"
+        else [*audio(voice(), voice()), 16_000]
+    )
+    found = measured(asked.function, *signals)
+    assert found.value is None and f"needs {module}" in found.reason and "--no-deps" in found.reason
+
+
 @pytest.mark.parametrize(("name", "side"), [("image_ssimulacra2", 112), ("image_ms_ssim", 160)])
 def test_an_image_that_is_too_small_is_told(name, side):
     small = gratings(2)[:side, :200]
@@ -125,7 +181,9 @@ def test_an_image_that_is_too_small_is_told(name, side):
 
 
 @pytest.mark.parametrize("name", ["image_ssimulacra2", "image_ms_ssim"])
-@pytest.mark.parametrize(("form", "qualities"), [("JPEG", (5, 20, 40, 95)), ("WEBP", (1, 30, 95))])
+@pytest.mark.parametrize(
+    ("form", "qualities"), [("JPEG", (5, 20, 40, 95)), ("WEBP", (1, 30, 95)), ("AVIF", (5, 35, 70, 90))]
+)
 def test_a_better_file_scores_higher(name, form, qualities):
     photo = PIL.Image.open(packaged("assets") / "coffee.png").convert("RGB").resize((192, 192))
     scores = []
@@ -159,12 +217,25 @@ def test_stoi_and_estoi_have_the_numbers_of_two_implementations(decibels, plain,
     assert metric("audio_estoi")(*signals, 10_000) == pytest.approx(extended, abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["audio_pesq_wb", "audio_stoi", "audio_estoi"])
+def test_more_bits_of_opus_sound_better(name):
+    wave, rate = load_audio(uti.examples()["speech.wav"])
+    scores = [metric(name)(wave, through_opus(wave, kbps, rate)[0], rate) for kbps in (6, 8, 12, 24)]
+    assert scores == sorted(scores) and scores[-1] - scores[0] > 0.03
+
+
 @pytest.mark.slow  # two seconds of work a second
 @pytest.mark.parametrize(("decibels", "value"), [(None, 4.732101), (20, 2.80870)])
 def test_visqol_has_the_number_of_its_authors(decibels, value):
     wave = voice(48_000)
     other = wave if decibels is None else noisy(wave, decibels)
     assert metric("audio_visqol")(*audio(wave, other), 48_000) == pytest.approx(value, abs=2e-3)
+
+
+def test_a_voice_has_the_number_of_the_package_whose_weights_tell_it():
+    similarity = metric("audio_spk_similarity")
+    assert similarity(*audio(voice(), noisy(voice(), 10)), 16_000) == pytest.approx(0.59531, abs=1e-3)
+    assert similarity(*audio(voice(), voice()), 16_000) == pytest.approx(1, abs=1e-6)
 
 
 def test_dnsmos_has_the_number_of_its_own_function():
@@ -229,7 +300,7 @@ def test_nothing_of_the_tier_is_measured_or_imported_unless_it_is_asked_for():
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not any(name in said for name in AUDIO) and said.endswith("set()\n")
     assert not {one.name for one in metrics_of("image")} & {one.name for one in PERCEPTUAL}
-    assert {one.name for one in PERCEPTUAL} <= {
+    assert {one.name for one in PERCEPTUAL if not one.optional} <= {
         one.name for m in ("image", "audio") for one in metrics_of(m, perceptual=True)
     }
     assert not tolerances_with({}).keys() & {one.name for one in PERCEPTUAL}

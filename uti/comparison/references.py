@@ -27,7 +27,8 @@ from ..modalities.audio import normalise_audio
 
 # %% auto #0
 __all__ = ['PILLOW', 'JXL_DISTANCES', 'MU_LAW_RATES', 'OPUS_KBPS', 'OPUS_RATE', 'Point', 'Reference', 'Coder', 'run_reference',
-           'through_pillow', 'through_jpeg_xl', 'image_coders', 'through_mu_law', 'through_opus', 'audio_coders']
+           'through_pillow', 'through_jpeg_xl', 'image_coders', 'through_mu_law', 'undelayed', 'through_opus',
+           'audio_coders']
 
 # %% ../../nbs/comparison/01_references.ipynb #08-references-003
 class Point(BaseModel):
@@ -118,11 +119,13 @@ def through_pillow(image: Tensor, quality: int, **options: Any) -> tuple[Tensor,
     return _decoded(np.array(Image.open(buffer).convert("RGB")), size)
 
 
-def through_jpeg_xl(image: Tensor, distance: float) -> tuple[Tensor, float]:
-    "Return (the image after a JPEG XL at `distance`, bits per pixel). Float [3, H, W] in [0, 1]."
+def through_jpeg_xl(image: Tensor, distance: float, effort: int = 7) -> tuple[Tensor, float]:
+    """Return (the image after a JPEG XL at `distance`, bits per pixel). Float [3, H, W] in [0, 1]; `effort`:
+    1 to 9.
+    """
     import imagecodecs
 
-    coded = imagecodecs.jpegxl_encode(_pixels(image), distance=distance, effort=7, numthreads=1)
+    coded = imagecodecs.jpegxl_encode(_pixels(image), distance=distance, effort=effort, numthreads=1)
     return _decoded(imagecodecs.jpegxl_decode(coded, numthreads=1), len(coded))
 
 
@@ -174,7 +177,7 @@ OPUS_KBPS = (6, 8, 12, 24, 48)
 OPUS_RATE = 48_000
 
 
-def _undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
+def undelayed(reference: Tensor, estimate: Tensor, most: int) -> Tensor:
     """Return `estimate` shifted, by at most ±`most` samples, to where it correlates best with `reference`:
     there its SNR is highest. Float [1, samples] twice.
     """
@@ -216,7 +219,7 @@ def through_opus(wave: Tensor, kbps: int, sample_rate: int, frame_ms: int = 60) 
     decoded = torch.from_numpy(np.concatenate(frames)).float()[None] / 2**15  # it decodes to 16 bits
     back, _ = normalise_audio(decoded, OPUS_RATE, target_rate=sample_rate, channels=1)
     sent = 8 * sum(packet.size for packet in packets) / (frame_ms * len(packets))  # bits a ms: kbps
-    return _undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100), sent
+    return undelayed(wave, _fitted(back, wave.shape[-1]), sample_rate // 100), sent
 
 
 def audio_coders(sample_rate: int) -> tuple[list[Coder], list[str]]:

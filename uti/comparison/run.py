@@ -354,13 +354,17 @@ def _entry(name: str, report: AuditRecord, results: dict[str, CodecResult]) -> E
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-fair-1
 def shared_items(results: Sequence[CodecResult]) -> dict[str, set[str]]:
-    "Return metric → the items of which each of `results` has a finite number in the common form."
-    found = [
-        {(m, i.name) for i in r.items for m, v in i.common.items() if v.value is not None} for r in results
-    ]
-    both = set.intersection(*found) if found else set()
-    names = dict.fromkeys(m for r in results for i in r.items for m in i.common)
-    return {metric: {name for m, name in both if m == metric} for metric in names}
+    """Return metric → the items of which each of `results` that has any number of it has a finite one, in the
+    common form. One that has none, as a codec that only encodes, takes no item from the others.
+    """
+    shared = {}
+    for metric in dict.fromkeys(m for r in results for i in r.items for m in i.common):
+        found = [
+            {i.name for i in r.items if metric in i.common and i.common[metric].value is not None}
+            for r in results
+        ]
+        shared[metric] = set.intersection(*filter(None, found)) if any(found) else set()
+    return shared
 
 
 def _fair(items: Mapping[str, Mapping[str, Measurement]], shared: Mapping[str, set[str]]) -> dict[str, Mean]:
@@ -369,16 +373,15 @@ def _fair(items: Mapping[str, Mapping[str, Measurement]], shared: Mapping[str, s
     for metric in dict.fromkeys(m for found in items.values() for m in found):
         every = {name: found[metric] for name, found in items.items() if metric in found}
         kept = [v for name, v in every.items() if name in shared.get(metric, every)]
-        mean = mean_of(kept or list(every.values())[:1])
-        if kept and len(kept) < len(every):
+        if kept:
+            mean = mean_of(kept)
             left_out = f"of {len(every)} items, those that not every ranked codec has a number of left out"
-            mean = mean.model_copy(update={"reason": mean.reason or left_out})
-        elif not kept:
+            reason = mean.reason or left_out * (len(kept) < len(every))
+            means[metric] = mean.model_copy(update={"reason": reason})
+        else:
             why = next((v.reason for v in every.values() if v.reason), "another codec has none")
-            mean = Mean(
-                value=None, reason=f"there is no item of which every ranked codec has a number: {why}", n=0
-            )
-        means[metric] = mean
+            told = f"there is no item of which every ranked codec has a number: {why}"
+            means[metric] = Mean(value=None, reason=told, n=0)
     return means
 
 

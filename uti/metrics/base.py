@@ -9,6 +9,8 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,12 +24,23 @@ if TYPE_CHECKING:  # a config knows the metrics by name, and must not cost an im
     Signal = Tensor | np.ndarray
 
 # %% auto #0
-__all__ = ['FEWEST', 'MetricError', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'Mean', 'measured', 'bootstrap_interval',
-           'mean_of']
+__all__ = ['FEWEST', 'MetricError', 'folder_of', 'pair', 'MetricFacts', 'Metric', 'Measurement', 'Mean', 'measured',
+           'bootstrap_interval', 'mean_of']
 
 # %% ../../nbs/metrics/01_base.ipynb #metrics-01-003
 class MetricError(UTIError):
     "Signal that a metric is not defined for these signals; the message says why."
+
+
+def folder_of(module: str, what: str, install: str) -> Path:
+    """Return the folder of an installed `module`, of which only the weights are needed: it is not imported.
+
+    Raises `MetricError` where it is missing: `what` needs it, `install` brings it.
+    """
+    found = find_spec(module)
+    if found is None or not found.submodule_search_locations:
+        raise MetricError(f"{what} needs {module}, which is not installed: {install}")
+    return Path(found.submodule_search_locations[0])
 
 
 def pair(reference: Signal, estimate: Signal) -> tuple[Tensor, Tensor]:
@@ -104,6 +117,11 @@ class Metric(MetricFacts):
     bounds: tuple[float, float] = Field((-1e9, 1e9), exclude=True, description="no value lies beyond")
     package: str = Field("", exclude=True, description="the distribution that computes it; empty: UTI")
     variant: str = Field("", exclude=True)
+    optional: str = Field(
+        "",
+        exclude=True,
+        description="the module without which it is not asked; empty: asked, and told why not",
+    )
 
     @property
     def facts(self) -> MetricFacts:

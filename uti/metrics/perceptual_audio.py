@@ -5,14 +5,13 @@
 # %% ../../nbs/metrics/05_perceptual_audio.ipynb #metrics-05-003
 from __future__ import annotations
 
+import math
 import warnings
 from functools import lru_cache, partial
 from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Metric, MetricError, pair
+from .base import Metric, MetricError, folder_of, pair
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['QUIET', 'WINDOW', 'HOP', 'METRICS', 'package', 'heard', 'pesq_wb', 'visqol', 'dnsmos_ovrl', 'stoi', 'estoi', 'dwer']
+__all__ = ['QUIET', 'WINDOW', 'HOP', 'VOICE', 'STEP', 'METRICS', 'package', 'heard', 'pesq_wb', 'visqol', 'dnsmos_ovrl', 'stoi',
+           'estoi', 'dwer', 'speaker_similarity']
 
 # %% ../../nbs/metrics/05_perceptual_audio.ipynb #metrics-05-005
 def package(name: str, what: str) -> Any:
@@ -100,10 +100,9 @@ WINDOW, HOP = 144_160, 16_000  # samples that DNSMOS hears at once, 9.01 s, and 
 @lru_cache(maxsize=1)
 def _dnsmos() -> Any:
     runtime = package("onnxruntime", "DNSMOS")
-    found = find_spec("speechmos")  # its own function imports librosa; its weights are all that is needed
-    if not found or not found.submodule_search_locations:
-        raise MetricError("DNSMOS needs speechmos, which is not installed: pip install 'uti[perceptual]'")
-    path = Path(found.submodule_search_locations[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    # its own function imports librosa; its weights are all that is needed
+    folder = folder_of("speechmos", "DNSMOS", "pip install 'uti[perceptual]'")
+    path = folder / "dnsmos_models" / "sig_bak_ovr.onnx"
     return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
@@ -187,6 +186,59 @@ def dwer(reference: Signal, estimate: Signal, sample_rate: int) -> float:
         raise MetricError("dWER: no word is heard in the reference")
     return Levenshtein.distance(words, _words(b)) / len(words)
 
+# %% ../../nbs/metrics/05_perceptual_audio.ipynb #metrics-05-spk-1
+VOICE, STEP = 160, 77  # frames of 10 ms that the network hears at once, and between two of its windows
+
+
+@lru_cache(maxsize=1)
+def _voice_encoder() -> tuple[Any, Any]:
+    import torch
+
+    folder = folder_of("resemblyzer", "speaker similarity", "pip install --no-deps Resemblyzer")
+    weights = torch.load(folder / "pretrained.pt", map_location="cpu", weights_only=True)["model_state"]
+    lstm, linear = torch.nn.LSTM(40, 256, 3, batch_first=True), torch.nn.Linear(256, 256)
+    for name, module in (("lstm.", lstm), ("linear.", linear)):
+        module.load_state_dict(
+            {key.removeprefix(name): value for key, value in weights.items() if key.startswith(name)}
+        )
+    return lstm.eval(), linear.eval()
+
+
+def _voice(wave: np.ndarray) -> Tensor:
+    "Return the unit vector [256] of the voice in mono audio at 16 kHz."
+    import torch
+    from torch.nn.functional import normalize, pad
+
+    from uti.compat import torchaudio
+
+    lstm, linear = _voice_encoder()
+    n_frames = math.ceil((len(wave) + 1) / 160)
+    starts = list(range(0, max(1, n_frames - VOICE + STEP + 1), STEP))
+    # a last window of which less than three quarters are audio is left out
+    if len(starts) > 1 and (len(wave) - 160 * starts[-1]) / (160 * VOICE) < 0.75:
+        starts.pop()
+    padded = pad(torch.from_numpy(wave).float(), (0, max(0, 160 * (starts[-1] + VOICE) - len(wave))))
+    bank = torchaudio.functional.melscale_fbanks(
+        201, 0.0, 8000.0, 40, 16_000, norm="slaney", mel_scale="slaney"
+    )
+    window = torch.hann_window(400)
+    spectrum = torch.stft(padded, 400, 160, window=window, pad_mode="constant", return_complex=True)
+    mel = spectrum.abs().square().T @ bank  # [frames, 40]
+    with torch.no_grad():
+        hidden = lstm(torch.stack([mel[start : start + VOICE] for start in starts]))[1][0][-1]
+        return normalize(normalize(linear(hidden).relu(), dim=-1).mean(0), dim=0)
+
+
+def speaker_similarity(reference: Signal, estimate: Signal, sample_rate: int) -> float:
+    """Return the cosine of the voices in two recordings, by the weights of Resemblyzer (arXiv:1710.10467): 1
+    for one voice, about 0.55 for two; higher is better. At 16 kHz.
+
+    Float [channels, samples]. Raises `MetricError` as `heard`.
+    """
+    _voice_encoder()
+    a, b = heard(reference, estimate, sample_rate, 16_000, 1.6, "speaker similarity")
+    return float(_voice(a) @ _voice(b))
+
 # %% ../../nbs/metrics/05_perceptual_audio.ipynb #metrics-05-012
 _Perceptual = partial(Metric, modality="audio", tier="perceptual", content="speech")
 METRICS = [
@@ -200,6 +252,8 @@ METRICS = [
         package="visqol-python", variant="audio mode", function=visqol, bounds=(1, 5)),
     _Perceptual(name="audio_dnsmos_ovrl", title="DNSMOS, overall", unit="MOS", better="higher",
         package="speechmos", variant="P.835", function=dnsmos_ovrl, bounds=(0, 5)),
+    _Perceptual(name="audio_spk_similarity", title="speaker similarity", better="higher", decimals=3,
+        package="Resemblyzer", function=speaker_similarity, bounds=(-1, 1.0001), optional="resemblyzer"),
     _Perceptual(name="audio_dwer", title="words heard otherwise", better="lower",
         package="pocketsphinx", variant="en-us", function=dwer, bounds=(0, 1e9)),
 ]  # fmt: skip

@@ -6,19 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .base import Metric, MetricError
+from .base import Metric, MetricError, folder_of
 from .image import image_pair
 from .perceptual_audio import package
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['OPSIN', 'BIAS', 'BLUR', 'SCALES', 'SMALLEST', 'SIDE', 'WEIGHTS', 'METRICS', 'ssimulacra2', 'ms_ssim']
+__all__ = ['OPSIN', 'BIAS', 'BLUR', 'SCALES', 'SMALLEST', 'SIDE', 'WEIGHTS', 'METRICS', 'ssimulacra2', 'ms_ssim', 'st_lpips']
 
 # %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-005
 # cloudinary/ssimulacra2 2.1 (BSD-3): the numbers of its colour space, of its blur and of its fit
@@ -135,10 +137,64 @@ def ms_ssim(reference: Signal, estimate: Signal) -> float:
         raise MetricError(f"MS-SSIM needs sides of 161 pixels, the image has {list(reference.shape[-2:])}")
     return float(module.ms_ssim(reference[None], estimate[None], data_range=1.0))
 
+# %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-st-1
+@lru_cache(maxsize=1)
+def _st_weights() -> dict[str, Tensor]:
+    import torch
+
+    folder = folder_of("stlpips_pytorch", "ST-LPIPS", "pip install --no-deps stlpips-pytorch")
+    path = folder / "weights" / "vST0.0" / "alex_shift_tolerant.pth"
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _layers(image: Tensor) -> list[Tensor]:
+    "Return what AlexNet, whose strides are blurred, makes of [1, 3, H, W] in [0, 1] in five layers."
+    from torch.nn.functional import conv2d, max_pool2d, pad, relu
+
+    weights = _st_weights()
+
+    def convolved(x: Tensor, name: str, padding: int) -> Tensor:
+        return conv2d(x, weights[f"net.{name}.weight"], weights[f"net.{name}.bias"], padding=padding)
+
+    def blurred(x: Tensor, name: str) -> Tensor:
+        kernel = weights[f"net.{name}.filt"]
+        return conv2d(pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=len(kernel))
+
+    x = (2 * image - 1 - weights["scaling_layer.shift"]) / weights["scaling_layer.scale"]
+    one = relu(blurred(convolved(x, "slice1.0", 2), "slice1.1"))
+    two = relu(convolved(blurred(max_pool2d(one, 3, 1), "slice2.4"), "slice2.5", 2))
+    three = relu(convolved(blurred(max_pool2d(two, 3, 1), "slice3.8"), "slice3.9", 1))
+    four = relu(convolved(three, "slice4.11", 1))
+    return [one, two, three, four, relu(convolved(four, "slice5.13", 1))]
+
+
+def st_lpips(reference: Signal, estimate: Signal) -> float:
+    """Return the shift-tolerant learned perceptual distance (arXiv:2207.13686), by the weights for AlexNet:
+    0 for equal images, lower is better.
+
+    Float [3, H, W] in [0, 1]; sides of at least 32 pixels.
+    """
+    import torch
+
+    weights = _st_weights()
+    reference, estimate = image_pair(reference, estimate)
+    if min(reference.shape[-2:]) < 32:
+        raise MetricError(f"ST-LPIPS needs sides of 32 pixels, the image has {list(reference.shape[-2:])}")
+    total = 0.0
+    with torch.no_grad():
+        layers = (_layers(image[None].float()) for image in (reference, estimate))
+        for i, (a, b) in enumerate(zip(*layers, strict=True)):
+            a, b = (x / (x.square().sum(1, keepdim=True).sqrt() + 1e-10) for x in (a, b))
+            total += float(((a - b).square() * weights[f"lin{i}.model.1.weight"]).sum(1).mean())
+    return total
+
 
 METRICS = [
     Metric(name="image_ssimulacra2", modality="image", title="SSIMULACRA 2", better="higher", tolerance=2.0,
         tier="perceptual", variant="SSIMULACRA 2.1", function=ssimulacra2, bounds=(-1e9, 100)),
     Metric(name="image_ms_ssim", modality="image", title="MS-SSIM", better="higher", tolerance=0.01,
         decimals=3, tier="perceptual", package="pytorch-msssim", function=ms_ssim, bounds=(-1, 1)),
+    Metric(name="image_st_lpips", modality="image", title="ST-LPIPS", better="lower", decimals=3,
+        tier="perceptual", package="stlpips-pytorch", variant="alex", function=st_lpips, bounds=(0, 1e9),
+        optional="stlpips_pytorch"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from . import audio, image, perceptual_audio, perceptual_image
@@ -32,12 +33,16 @@ def register_metric(metric: Metric) -> None:
 
 def metrics_of(modality: str, compares: str = "input", perceptual: bool = False) -> list[Metric]:
     """Return the metrics that compare a decoded signal of `modality` with its "input", or with its "round
-    trip": those of the core tier, and with `perceptual` the others as well.
+    trip": those of the core tier, and with `perceptual` the others as well, of which some are optional and
+    left out where what they need is not installed.
     """
     return [
         m
         for m in METRICS.values()
-        if m.modality == modality and m.compares == compares and (perceptual or m.tier == "core")
+        if m.modality == modality
+        and m.compares == compares
+        and (perceptual or m.tier == "core")
+        and (not m.optional or find_spec(m.optional))
     ]
 
 # %% ../../nbs/metrics/07_registry.ipynb #metrics-07-005

@@ -242,7 +242,7 @@ def _ranking(page: Page, modality: str) -> Markup:
         passed = name in page.ranked
         told = name if passed else joined([name, note("not ranked")])
         (rows if passed else unranked).append([told, *_rates(page, result, modality), *quality])
-    for name, point in _near(page, modality):
+    for name, point in _near(page, modality) if every else ():  # where nothing was decoded, beside nothing
         rate = fixed(point.rate, KINDS[modality].rate_decimals)
         rates = [NOTHING, rate] if page.resized(modality) else [rate]
         rows.append([muted(name), *rates, *(value(point.metrics, facts) for facts in every)])
@@ -327,7 +327,7 @@ def differences(page: Page) -> Markup:
         ]  # fmt: skip
         columns = ["first", "second", page.rate_columns(modality)[-1], *map(label, every.values())]
         parts += [heading(f"{KINDS[modality].noun.capitalize()}s"), table(columns, rows)]
-    return joined(parts) if parts else paragraph("There are no two codecs of one modality that passed.")
+    return joined(parts) if parts else paragraph("No two codecs of one modality passed and were decoded.")
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-012-b
 def _plane(page: Page, modality: str, axis: str) -> Markup:
