@@ -13,7 +13,7 @@ from uti.audit.report_json import read_record
 from uti.audit.run import run_audit
 from uti.checks.base import CHECKS, Check, Outcome, check
 from uti.codecs.embedded.audio import EmbeddedAudio
-from uti.metrics.base import Mean, Metric
+from uti.metrics.base import Mean, Measurement, Metric, mean_of
 from uti.metrics.registry import METRICS, register_metric
 from uti.pages import audit as sections
 from uti.publish import publish
@@ -69,6 +69,14 @@ def test_a_metric_and_a_check_reach_gates_record_and_page_from_one_place(additio
     assert "peak" in sections.summary(record) and "audio_peak" in sections.metrics(record)
     assert "Audio is never silent" in sections.correctness(record)
     assert "peak" in sections.caption(record, record.items[0])
+
+
+def test_a_mean_of_many_items_stands_with_its_interval(report):
+    mean = mean_of([Measurement(value=v) for v in (21.0, 24.0, 25.0, 26.0, 31.0)])
+    found = report.model_copy(update={"metrics": report.metrics | {"image_psnr": mean}})
+    assert "25.4<span" in sections.metrics(
+        found
+    ) and f"[{mean.low:.4g}, {mean.high:.4g}]" in sections.metrics(found)
 
 
 def test_what_was_not_promised_is_no_failure(report):

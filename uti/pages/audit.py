@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,12 @@ from uti.html import (
     joined,
     mark,
     muted,
+    note,
     nowrap,
     paragraph,
     table,
 )
+from ..metrics.base import Mean
 from ..modalities.audio import read_audio
 from ..modalities.base import Audio
 from ..modalities.image import normalise_image
@@ -312,8 +315,15 @@ def unexpected(report: AuditRecord) -> Markup:
     return joined([heading("What was not as expected"), table(columns, rows)]) if rows else Markup("")
 
 # %% ../../nbs/pages/04_audit.ipynb #pages-03-016
+def _mean(mean: Mean) -> Any:
+    "Return the cell of a mean, with its 95 % interval where it has one."
+    if mean.value is None or mean.low is None or mean.high is None:
+        return _value(mean.value)
+    return joined([f"{mean.value:.4g}", note(f"[{mean.low:.4g}, {mean.high:.4g}]")])
+
+
 def metrics(report: AuditRecord) -> Markup:
-    "Show means, what the baseline had, and every item."
+    "Show means, with their 95 % intervals from five items on, what the baseline had, and every item."
     before, rows = report.baseline.metrics if report.baseline else {}, []
     for name, mean in report.metrics.items():
         facts, gate = report.metric_facts[name], report.held.get(name)
@@ -324,7 +334,7 @@ def metrics(report: AuditRecord) -> Markup:
             [
                 code(name),
                 facts.title,
-                _value(mean.value),
+                _mean(mean),
                 facts.unit,
                 _value(mean.n),
                 _value(mean.deviation),
