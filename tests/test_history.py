@@ -150,6 +150,16 @@ def test_other_files_are_another_series_and_no_drift(night, tmp_path):
     assert {len(s.runs) for s in series_of(open_history(nights).runs)} == {1, 2}
 
 
+def test_numbers_of_another_package_are_another_series(night, tmp_path):
+    def by_another_package(report):
+        report["metric_facts"]["audio_snr_db"]["source"] = "snr 2.0"
+
+    night(1)
+    night(2, edit=by_another_package)
+    found = [s for s in series_of(open_history(tmp_path / "nights").runs) if s.facts.name == "audio_snr_db"]
+    assert [len(s.runs) for s in found] == [1, 1]
+
+
 def test_a_range_that_moved_is_told_and_is_no_drift_of_codes(night, tmp_path):
     def beside_text(report):
         here = from_dict(report["token_space"])

@@ -326,14 +326,15 @@ def _numbers(run: Run, modality: str) -> Iterator[tuple[MetricFacts, str, float]
 
 
 def series_of(runs: Sequence[Run]) -> list[Series]:
-    """Return every number of every codec over `runs`, oldest first. Other files, another version of a metric,
-    another decoder and, of a rate, another kind of machine make another series.
+    """Return every number of every codec over `runs`, oldest first. Other files, another version of a metric
+    or of the package that computes it, another decoder and, of a rate, another kind of machine make another
+    series.
     """
     found: dict[tuple[Any, ...], Series] = {}
     for run in runs:
         for modality, codec in run.codecs.items():
             for facts, place, value in _numbers(run, modality):
-                of = (facts.name, facts.version, facts.title, place, run.decode_mode)
+                of = (facts.name, facts.version, facts.source, facts.title, place, run.decode_mode)
                 series = found.setdefault(
                     (modality, codec.key, codec.files, *of), Series(modality, codec, facts, [], [], place)
                 )
