@@ -154,7 +154,14 @@ def test_st_lpips_has_the_numbers_of_its_package(change, value):
     assert metric("image_st_lpips")(*image(a, a)) == 0
 
 
-@pytest.mark.parametrize("module", ["stlpips_pytorch", "resemblyzer"])
+def test_flip_has_the_ends_of_its_authors_and_falls_with_quality():
+    function, a = metric("image_flip"), gratings()
+    assert function(*image(a, a)) == 0
+    assert function(*image(np.zeros_like(a), np.full_like(a, 255))) == pytest.approx(0.968, abs=0.002)
+    assert function(*image(a, coarse(a))) < function(*image(a, coarse(coarse(a) // 2)))
+
+
+@pytest.mark.parametrize("module", ["stlpips_pytorch", "resemblyzer", "flip_evaluator"])
 def test_an_optional_metric_is_asked_only_where_its_package_is_installed(module, monkeypatch):
     asked = {one.optional: one for one in PERCEPTUAL}[module]
     there = find_spec(module) is not None
@@ -162,6 +169,7 @@ def test_an_optional_metric_is_asked_only_where_its_package_is_installed(module,
     monkeypatch.setattr(registry, "find_spec", lambda name: object())
     assert asked in metrics_of(asked.modality, perceptual=True)
     monkeypatch.setattr("uti.metrics.base.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "flip_evaluator", None)
     for cached in (perceptual_audio._voice_encoder, perceptual_image._st_weights):
         cached.cache_clear()
     signals = (
@@ -170,7 +178,7 @@ def test_an_optional_metric_is_asked_only_where_its_package_is_installed(module,
         else [*audio(voice(), voice()), 16_000]
     )
     found = measured(asked.function, *signals)
-    assert found.value is None and f"needs {module}" in found.reason and "--no-deps" in found.reason
+    assert found.value is None and f"needs {module}" in found.reason and "pip install" in found.reason
 
 
 @pytest.mark.parametrize(("name", "side"), [("image_ssimulacra2", 112), ("image_ms_ssim", 160)])

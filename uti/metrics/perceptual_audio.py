@@ -24,13 +24,15 @@ __all__ = ['QUIET', 'WINDOW', 'HOP', 'VOICE', 'STEP', 'METRICS', 'package', 'hea
            'estoi', 'dwer', 'speaker_similarity']
 
 # %% ../../nbs/metrics/05_perceptual_audio.ipynb #metrics-05-005
-def package(name: str, what: str) -> Any:
-    "Return the module `name`, on which `what` rests. Raises `MetricError` where it cannot be imported."
+def package(name: str, what: str, install: str = "pip install 'uti[perceptual]'") -> Any:
+    """Return the module `name`, on which `what` rests. Raises `MetricError` where it cannot be imported: it
+    says what would `install` it.
+    """
     try:
         return import_module(name)
     except (ImportError, OSError, RuntimeError) as error:
         raise MetricError(
-            f"{what} needs {name.partition('.')[0]}, which is not installed: pip install 'uti[perceptual]'"
+            f"{what} needs {name.partition('.')[0]}, which is not installed: {install}"
         ) from error
 
 

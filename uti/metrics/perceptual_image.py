@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from uti.metrics.base import Signal
 
 # %% auto #0
-__all__ = ['OPSIN', 'BIAS', 'BLUR', 'SCALES', 'SMALLEST', 'SIDE', 'WEIGHTS', 'METRICS', 'ssimulacra2', 'ms_ssim', 'st_lpips']
+__all__ = ['OPSIN', 'BIAS', 'BLUR', 'SCALES', 'SMALLEST', 'SIDE', 'WEIGHTS', 'METRICS', 'ssimulacra2', 'ms_ssim', 'st_lpips',
+           'flip']
 
 # %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-005
 # cloudinary/ssimulacra2 2.1 (BSD-3): the numbers of its colour space, of its blur and of its fit
@@ -188,6 +189,16 @@ def st_lpips(reference: Signal, estimate: Signal) -> float:
             total += float(((a - b).square() * weights[f"lin{i}.model.1.weight"]).sum(1).mean())
     return total
 
+# %% ../../nbs/metrics/06_perceptual_image.ipynb #metrics-06-flip-1
+def flip(reference: Signal, estimate: Signal) -> float:
+    """Return the mean of FLIP (doi:10.1145/3406183) at 67 pixels a degree, by its authors' package: 0 for
+    equal images to 1, lower is better. Float [3, H, W] of sRGB in [0, 1].
+    """
+    module = package("flip_evaluator", "FLIP", "pip install flip-evaluator")
+    reference, estimate = image_pair(reference, estimate)
+    a, b = (image.float().movedim(0, -1).contiguous().numpy() for image in (reference, estimate))
+    return float(module.evaluate(a, b, "LDR", applyMagma=False)[1])
+
 
 METRICS = [
     Metric(name="image_ssimulacra2", modality="image", title="SSIMULACRA 2", better="higher", tolerance=2.0,
@@ -197,4 +208,7 @@ METRICS = [
     Metric(name="image_st_lpips", modality="image", title="ST-LPIPS", better="lower", decimals=3,
         tier="perceptual", package="stlpips-pytorch", variant="alex", function=st_lpips, bounds=(0, 1e9),
         optional="stlpips_pytorch"),
+    Metric(name="image_flip", modality="image", title="FLIP", better="lower", decimals=3, tier="perceptual",
+        package="flip-evaluator", variant="LDR, 67 pixels a degree", function=flip, bounds=(0, 1),
+        optional="flip_evaluator"),
 ]  # fmt: skip
