@@ -116,9 +116,7 @@ def table(
         Markup("<tr{}>{}</tr>").format(
             Markup(' class="unranked"') if i >= len(rows) - unranked else "",
             joined(
-                Markup("<td{}>{}</td>").format(
-                    _attributes(value, number) if sortable else _attributes(None, number), _cell(value)
-                )
+                Markup("<td{}>{}</td>").format(_attributes(value if sortable else None, number), _cell(value))
                 for number, value in zip(numeric, row, strict=True)
             ),
         )

@@ -128,7 +128,7 @@ def through_jpeg_xl(image: Tensor, distance: float, effort: int = 7) -> tuple[Te
     coded = imagecodecs.jpegxl_encode(_pixels(image), distance=distance, effort=effort, numthreads=1)
     return _decoded(imagecodecs.jpegxl_decode(coded, numthreads=1), len(coded))
 
-
+# %% ../../nbs/comparison/01_references.ipynb #08-references-005-b
 def image_coders() -> tuple[list[Coder], list[str]]:
     "Return (the references for images that can be run here, a sentence for each of the others)."
     coders, absent = [], []

@@ -57,7 +57,7 @@ from ..space import canonical_json, diff_spaces, from_dict, space_hash
 
 # %% auto #0
 __all__ = ['RATES', 'Key', 'Side', 'read_comparison', 'names_of', 'check_name', 'load_configs', 'common_form', 'prepare_compare',
-           'bits_of', 'rate_of', 'Measured', 'shared_items', 'made_fair', 'differences_of', 'compare']
+           'bits_of', 'rate_of', 'Originals', 'shared_items', 'made_fair', 'differences_of', 'compare']
 
 # %% ../../nbs/comparison/03_run.ipynb #11-compare-004
 def read_comparison(path: str | Path) -> Comparison:
@@ -259,7 +259,7 @@ Key = tuple[str, str]  # modality, name
 
 
 @dataclass(frozen=True)
-class Measured:
+class Originals:
     """Hold what every codec is measured against: the signals in the common form, which of them are labelled
     as speech, and whether the perceptual tier is asked for.
     """
@@ -307,14 +307,14 @@ def _means(items: Sequence[Mapping[str, Measurement]]) -> dict[str, Mean]:
 
 
 def _result(
-    modality: str, report: AuditRecord, one: Prepared, outdir: Path, measured: Measured, n_bytes: int
+    modality: str, report: AuditRecord, one: Prepared, outdir: Path, originals: Originals, n_bytes: int
 ) -> CodecResult:
     "Return how the codec of `modality` did in the audit of `one`. `n_bytes`: of all texts, in UTF-8."
     spec, items = report.codecs[modality], []
     for item in (i for i in report.items if i.modality == modality):
         common: dict[str, Measurement] = {}
-        if item.recon and (modality, item.name) in measured.signals:
-            common = measured.measure_file(modality, item.name, one.outdir / item.recon)
+        if item.recon and (modality, item.name) in originals.signals:
+            common = originals.measure_file(modality, item.name, one.outdir / item.recon)
         original, recon = (
             (one.outdir / file).relative_to(outdir).as_posix() if file else None
             for file in (item.original, item.recon)
@@ -328,7 +328,7 @@ def _result(
     return CodecResult(
         codec=spec,
         bits_per_token=[math.log2(size) for size in spec["codebook_sizes"]],
-        rate=rate_of(modality, report, measured.form, n_bytes),
+        rate=rate_of(modality, report, originals.form, n_bytes),
         lossless=all(answers) if answers else None,
         speed=_speed(one, modality, items) if report.passed else None,
         metrics=_means([i.metrics for i in items]),
@@ -384,7 +384,7 @@ def _fair(items: Mapping[str, Mapping[str, Measurement]], shared: Mapping[str, s
             means[metric] = Mean(value=None, reason=told, n=0)
     return means
 
-
+# %% ../../nbs/comparison/03_run.ipynb #11-compare-fair-2
 def _common(result: CodecResult) -> dict[str, dict[str, Measurement]]:
     return {item.name: item.common for item in result.items}
 
@@ -481,7 +481,7 @@ def _entries(
     inputs: dict[str, Prepared],
     reports: dict[str, AuditRecord],
     outdir: Path,
-    measured: Measured,
+    originals: Originals,
     n_bytes: int,
     progress: Callable[[str], None],
 ) -> list[Entry]:
@@ -489,19 +489,19 @@ def _entries(
     entries = []
     for name, report in reports.items():
         progress(name)
-        results = {m: _result(m, report, inputs[name], outdir, measured, n_bytes) for m in report.codecs}
+        results = {m: _result(m, report, inputs[name], outdir, originals, n_bytes) for m in report.codecs}
         entries.append(_entry(name, report, results))
     return entries
 
 
-def _references(measured: Measured, progress: Callable[[str], None]) -> tuple[list[Reference], list[str]]:
+def _references(originals: Originals, progress: Callable[[str], None]) -> tuple[list[Reference], list[str]]:
     "Return (the references of images and audio, a sentence for each that cannot be run here)."
-    rate, curves = measured.form.sample_rate, []
-    images = image_coders() if measured.of("image") else ([], [])
-    audio = audio_coders(rate) if rate and measured.of("audio") else ([], [])
+    rate, curves = originals.form.sample_rate, []
+    images = image_coders() if originals.of("image") else ([], [])
+    audio = audio_coders(rate) if rate and originals.of("audio") else ([], [])
     for coder in [*images[0], *audio[0]]:
-        measure = partial(measured.measure, coder.modality)
-        curves.append(run_reference(coder, measured.of(coder.modality), measure, progress))
+        measure = partial(originals.measure, coder.modality)
+        curves.append(run_reference(coder, originals.of(coder.modality), measure, progress))
     return curves, [*images[1], *audio[1]]
 
 
@@ -549,15 +549,15 @@ def compare(
     seen = {key: s for key, s in samples.items() if MODALITIES[s.modality].suffix}  # they become files
     signals = {key: in_common_form(form, s.signal) for key, s in seen.items()}
     asked = perceptual or any(config.perceptual for config in configs.values())
-    measured = Measured(form, signals, frozenset(s.name for s in seen.values() if s.speech), asked)
+    originals = Originals(form, signals, frozenset(s.name for s in seen.values() if s.speech), asked)
     found = [_asset(s, form, signals.get(key)) for key, s in samples.items()]
 
     def measuring(step: int) -> Callable[[str], None]:
         return lambda what: progress(step, steps, f"measuring {what}")
 
     n_bytes = sum(asset.n_bytes or 0 for asset in found)
-    entries = _entries(inputs, reports, outdir, measured, n_bytes, measuring(steps - 2))
-    references = _references(measured, measuring(steps - 1))
+    entries = _entries(inputs, reports, outdir, originals, n_bytes, measuring(steps - 2))
+    references = _references(originals, measuring(steps - 1))
     how = {
         "command": command,
         "decode_mode": decode_mode,

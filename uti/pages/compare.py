@@ -134,21 +134,20 @@ class Page:
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-003-b
 def _apart_by_item(page: Page, modality: str) -> dict[str, float]:
     """Return item → how far the codecs are apart: the range of their values, over the largest range of any
-    item, the mean over the metrics that are shown.
+    item, summed over the metrics that are shown.
     """
-    items = [{i.name: i.common for i in r.items} for r in page.results.get(modality, {}).values()]
-    ranges: dict[str, list[float]] = {}
+    codecs = [{i.name: i.common for i in r.items} for r in page.results.get(modality, {}).values()]
+    apart = dict.fromkeys((name for items in codecs for name in items), 0.0)
     for metric in page.facts[modality]:
-        found: dict[str, list[float]] = {}
-        for one in items:
-            for name, values in one.items():
-                if metric in values and (v := values[metric].value) is not None:
-                    found.setdefault(name, []).append(v)
-        spans = {name: max(those) - min(those) for name, those in found.items()}
-        most = max(spans.values(), default=0)
+        spans = {}
+        for name in apart:
+            found = [m.value for items in codecs if (m := items.get(name, {}).get(metric))]
+            there = [value for value in found if value is not None]
+            spans[name] = max(there, default=0.0) - min(there, default=0.0)
+        most = max(spans.values(), default=0.0)
         for name, span in spans.items():
-            ranges.setdefault(name, []).append(span / most if most else 0.0)
-    return {name: sum(those) / len(those) for name, those in ranges.items()}
+            apart[name] += span / most if most else 0.0
+    return apart
 
 # %% ../../nbs/pages/05_compare.ipynb #pages-05-006
 def label(facts: MetricFacts) -> str:
@@ -250,7 +249,7 @@ def _ranking(page: Page, modality: str) -> Markup:
     columns = ["codec", *page.rate_columns(modality), *(quality or ["lossless"])]
     return table(columns, rows + unranked, sortable=True, unranked=len(unranked))
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-009-c
 def summary(page: Page) -> Markup:
     "Return a table of codecs for each modality, beside the references of about their rates."
     parts: list[Any] = []
@@ -260,7 +259,7 @@ def summary(page: Page) -> Markup:
         parts += [heading(f"{noun.capitalize()}, {n} item{'s' * (n != 1)}"), _ranking(page, modality)]
     return joined(parts)
 
-
+# %% ../../nbs/pages/05_compare.ipynb #pages-05-009-d
 def explained(page: Page) -> Markup:
     "Return what the numbers of those tables are, in words."
     form, forms = page.comparison.common_form, []
@@ -286,7 +285,7 @@ def explained(page: Page) -> Markup:
     return paragraph(
         "A heading sorts; ↑ higher is better, ↓ lower is better. ", Markup("<b>Rate</b>"),
         " is that of the ids: positions × Σ log₂(entries) over the codebooks, without entropy coding; of a "
-        "reference, that of the setting nearest by.",
+        "reference, that of its files or packets.",
         spread if page.resized("image") else "", common if forms else "", fair,
         " What each codec's own audit measured, at its own size and rate, stands under ",
         Markup('<a href="#Every-number">Every number</a>.'),
