@@ -14,6 +14,7 @@ from small_codecs import TwoWays
 from uti.audit.baseline import load_baseline
 from uti.audit.plan import load_smoke
 from uti.audit.record import AuditError
+from uti.codecs.checkpoints import load_codec
 from uti.codecs.embedded.audio import WEIGHTS, EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage
 from uti.codecs.embedded.text import EmbeddedText
@@ -64,6 +65,30 @@ def test_ranges_and_hash_do_not_tell_two_codecs_apart_and_the_identity_does(one,
     assert one.space == other.space and space_hash(one.space) == space_hash(other.space)
     (line,) = diff_spaces(one.space, other.space)
     assert re.fullmatch(OTHER_WEIGHTS, line)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "ids"),
+    [
+        ("embedded-image@1", "18158c47f0668c6e", "83828255835856e5"),
+        ("embedded-audio@1", "5aa22e477c869ba1", "af8aeebcd990fa8e"),
+    ],
+)
+def test_a_version_of_an_embedded_codec_keeps_its_ids(name, weights, ids):
+    identity = with_fingerprint(load_codec(name))
+    assert (identity["family"], identity["version"]) == tuple(name.split("@"))
+    assert identity["weights"].startswith(weights) and identity["fingerprint"].startswith(ids)
+
+
+def test_ids_of_an_older_version_name_the_codec_that_reads_them(wave):
+    class Newer(EmbeddedAudio):
+        version = "next"
+
+    tokens = UnifiedTokenizer(audio="embedded-audio@1").encode_audio(wave)
+    with pytest.raises(
+        TokenizerError, match="version '1', here 'next'; the codec 'embedded-audio@1' reads them"
+    ):
+        UnifiedTokenizer(audio=Newer()).decode("audio", tokens)
 
 
 def test_ids_of_another_codec_are_not_decoded_unless_that_is_allowed(one, other, wave):

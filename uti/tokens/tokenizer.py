@@ -184,7 +184,9 @@ def check_codec(spec: CodecSpec, identity: dict[str, str], meta: dict[str, Any])
     here = {"codec": spec.name, "version": spec.version, **identity}
     if differing := [part for part in here if there.get(part) != here[part]]:
         told = "; ".join(f"{part} {there.get(part)!r}, here {here[part]!r}" for part in differing)
-        raise TokenizerError(f"another codec made these ids: {told}; {allow}")
+        older = f"{there['codec']}@{there['version']}"
+        reads = f"the codec {older!r} reads them; " if older in codec_targets() else ""
+        raise TokenizerError(f"another codec made these ids: {told}; {reads}{allow}")
 
 
 def check_meta(codec: Codec, serialisation: str, ids: Tensor, meta: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta, group_indices
 from .layout import AUDIO_LEVELS, HOP, MAX_CODEBOOKS, SAMPLE_RATE, weights_file
@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'CHUNK', 'EmbeddedAudio']
+__all__ = ['WEIGHTS', 'CHUNK', 'EmbeddedAudio', 'EmbeddedAudio1']
 
 # %% ../../../nbs/codecs/embedded/08_audio.ipynb #embedded-08-02
 WEIGHTS = packaged("codecs/weights/audio.safetensors")
@@ -56,6 +56,8 @@ class EmbeddedAudio(Codec):
     """
 
     spec: AudioSpec
+    version: ClassVar[str] = "1"
+    shipped: ClassVar[Path] = WEIGHTS
 
     @classmethod
     def spec_of(cls, n_codebooks: int = MAX_CODEBOOKS, weights: str | Path | None = None) -> AudioSpec:
@@ -66,10 +68,10 @@ class EmbeddedAudio(Codec):
         return AudioSpec(
             "embedded-audio",
             (math.prod(AUDIO_LEVELS),) * n_codebooks,
-            version="1",
+            version=cls.version,
             licence="Apache-2.0",
             source="in the package; trained on synthesised speech, music and noise",
-            weights_sha256=digest(weights_file(weights, WEIGHTS)),
+            weights_sha256=digest(weights_file(weights, cls.shipped)),
             sample_rate=SAMPLE_RATE,
             channels=1,
             hop_length=HOP,
@@ -87,7 +89,7 @@ class EmbeddedAudio(Codec):
         from uti.codecs.embedded.audio_network import AudioAutoencoder
         from uti.codecs.embedded.weights import load_network
 
-        self.weights = weights_file(weights, WEIGHTS)
+        self.weights = weights_file(weights, self.shipped)
         self.encoder, self.decoder = (
             load_network(AudioAutoencoder, self.weights, "embedded audio") for _ in range(2)
         )
@@ -154,3 +156,9 @@ class EmbeddedAudio(Codec):
                 into = wave[0, chunk.start * HOP : min(chunk.stop * HOP, m["n_samples"])]
                 into[:] = frames.flatten()[: len(into)].clamp(-1, 1).cpu()
         return waves
+
+# %% ../../../nbs/codecs/embedded/08_audio.ipynb #embedded-08-07
+class EmbeddedAudio1(EmbeddedAudio):
+    "Encode audio by version 1 of the embedded codec, known as `embedded-audio@1`."
+
+    version = "1"

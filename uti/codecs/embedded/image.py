@@ -9,7 +9,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..base import Codec, CodecError, Encoded, LoadedWeights, Meta
 from .layout import IMAGE_LEVELS, PATCH, weights_file
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what it promises must not cost an import of torch
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['WEIGHTS', 'SMALL', 'MAX_SIZE', 'EmbeddedImage']
+__all__ = ['WEIGHTS', 'SMALL', 'MAX_SIZE', 'EmbeddedImage', 'EmbeddedImage1']
 
 # %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-02
 WEIGHTS = packaged("codecs/weights/image.safetensors")
@@ -37,6 +37,8 @@ class EmbeddedImage(Codec):
     """
 
     spec: ImageSpec
+    version: ClassVar[str] = "1"
+    shipped: ClassVar[Path] = WEIGHTS
 
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
@@ -46,10 +48,10 @@ class EmbeddedImage(Codec):
         return ImageSpec(
             "embedded-image",
             (math.prod(IMAGE_LEVELS),),
-            version="1",
+            version=cls.version,
             licence="Apache-2.0",
             source="in the package; trained on procedural pictures",
-            weights_sha256=digest(weights_file(weights, WEIGHTS)),
+            weights_sha256=digest(weights_file(weights, cls.shipped)),
             input_size=(size, size),
             grid=(size // PATCH, size // PATCH),
             invariant=True,
@@ -63,7 +65,7 @@ class EmbeddedImage(Codec):
         from uti.codecs.embedded.image_network import ImageAutoencoder
         from uti.codecs.embedded.weights import load_network
 
-        self.weights = weights_file(weights, WEIGHTS)
+        self.weights = weights_file(weights, self.shipped)
         self.network = load_network(ImageAutoencoder, self.weights, "embedded image")
         self.network.encoder.double()
         self.spec = self.spec_of(size, weights)
@@ -96,3 +98,9 @@ class EmbeddedImage(Codec):
         device = next(self.network.parameters()).device
         grid = codes.to(device).reshape(len(codes), *(self.spec.grid or ()))
         return self.network.pixels(self.network.quantiser.decode(grid)).clamp(0, 1)
+
+# %% ../../../nbs/codecs/embedded/06_image.ipynb #embedded-06-04
+class EmbeddedImage1(EmbeddedImage):
+    "Encode images by version 1 of the embedded codec, known as `embedded-image@1`."
+
+    version = "1"

@@ -37,7 +37,9 @@ class ImageAutoencoder(nn.Module):
     `PATCH` divides.
     """
 
-    def __init__(self, width: int = 192, encoder_blocks: int = 4, decoder_blocks: int = 7):
+    def __init__(
+        self, width: int = 192, encoder_blocks: int = 4, decoder_blocks: int = 7, fine_blocks: int = 1
+    ):
         super().__init__()
         self.quantiser = FSQ(IMAGE_LEVELS)
         self.encoder = nn.Sequential(
@@ -51,7 +53,7 @@ class ImageAutoencoder(nn.Module):
             *[Block(width) for _ in range(decoder_blocks)],
             nn.Conv2d(width, 4 * 64, 1),
             nn.PixelShuffle(2),
-            Block(64),
+            *[Block(64) for _ in range(fine_blocks)],
             nn.Conv2d(64, 16 * 16, 1),
             nn.PixelShuffle(4),
             nn.Conv2d(16, 16, 3, padding=1),
