@@ -38,10 +38,10 @@ def test_text(tmp_path):
 
 @pytest.mark.slow  # the whole training notebook
 def test_image_trains_and_resumes(tmp_path):
-    settings = dict(out=str(tmp_path / "out"), pictures=2, batch=2, crop=64, photos=1)
+    settings = dict(out=str(tmp_path / "out"), pictures=2, batch=2, crop=64, photos=1, adversarial=0.6)
     run("train_image.ipynb", tmp_path, steps=2, **settings)
     first = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["errors"]
-    run("train_image.ipynb", tmp_path, steps=3, **settings)
+    run("train_image.ipynb", tmp_path, steps=3, **settings)  # the third with a discriminator
     second = torch.load(tmp_path / "out" / "checkpoint.pt", weights_only=True)["errors"]
     assert len(first) == 2 and second[:2] == first and len(second) == 3
     codec = EmbeddedImage(weights=tmp_path / "out" / "image.safetensors")

@@ -26,7 +26,7 @@ from photographs import photographs
 from uti_codec2 import Codec2
 
 from uti.codecs.embedded.audio import EmbeddedAudio
-from uti.codecs.embedded.image import EmbeddedImage
+from uti.codecs.embedded.image import EmbeddedImage, EmbeddedImage1
 from uti.comparison.references import image_coders, through_jpeg_xl, through_opus, undelayed
 from uti.metrics.base import Measurement, MetricError, mean_of
 from uti.metrics.registry import METRICS, measure, metrics_of
@@ -77,10 +77,12 @@ def best(through: Callable, settings: Iterable, image: torch.Tensor) -> tuple[to
 
 def image_rows(images: dict[str, torch.Tensor]) -> dict[str, tuple[float, Row]]:
     "Contender → (mean bytes, metric → measurements)."
-    codec = EmbeddedImage()
-    contenders: dict[str, Callable] = {
-        "embedded-image": lambda image: (codec.decode(*codec.encode(image[None]))[0], BITS)
-    }
+    contenders: dict[str, Callable] = {}
+    for codec in (EmbeddedImage(), EmbeddedImage1()):
+        contenders[f"embedded-image, version {codec.version}"] = lambda image, codec=codec: (
+            codec.decode(*codec.encode(image[None]))[0],
+            BITS,
+        )
     for coder in image_coders()[0]:  # at every setting that there is, and not at those of its ladder alone
         # of Pillow's JPEG, 0 is the default quality
         through, finer = coder.through, range(1 if coder.name == "JPEG" else 0, 101)
@@ -121,8 +123,7 @@ def audio_rows(waves: dict[str, torch.Tensor]) -> dict[str, tuple[float, Row]]:
         return codec.decode(*codec.encode(wave[None]))[0]
 
     contenders: dict[str, tuple[float, Callable]] = {
-        "embedded-audio, 8 codebooks": (6, partial(ours, EmbeddedAudio())),
-        "embedded-audio, 4 codebooks": (3, partial(ours, EmbeddedAudio(n_codebooks=4))),
+        f"embedded-audio, {n} codebooks": (0.75 * n, partial(ours, EmbeddedAudio(n))) for n in (8, 4)
     }
     for kbps in (6, 8, 12):
         contenders[f"Opus, {kbps} kbps"] = kbps, lambda w, kbps=kbps: through_opus(w, kbps, RATE)[0]

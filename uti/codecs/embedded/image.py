@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -37,8 +38,9 @@ class EmbeddedImage(Codec):
     """
 
     spec: ImageSpec
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     shipped: ClassVar[Path] = WEIGHTS
+    layers: ClassVar[dict[str, int]] = {}  # of the network, where they are not the usual ones
 
     @classmethod
     def spec_of(cls, size: int = 256, weights: str | Path | None = None) -> ImageSpec:
@@ -66,7 +68,7 @@ class EmbeddedImage(Codec):
         from uti.codecs.embedded.weights import load_network
 
         self.weights = weights_file(weights, self.shipped)
-        self.network = load_network(ImageAutoencoder, self.weights, "embedded image")
+        self.network = load_network(partial(ImageAutoencoder, **self.layers), self.weights, "embedded image")
         self.network.encoder.double()
         self.spec = self.spec_of(size, weights)
 
@@ -104,3 +106,5 @@ class EmbeddedImage1(EmbeddedImage):
     "Encode images by version 1 of the embedded codec, known as `embedded-image@1`."
 
     version = "1"
+    shipped = packaged("codecs/weights/image-1.safetensors")
+    layers: ClassVar[dict[str, int]] = {"decoder_blocks": 7, "fine_blocks": 1}

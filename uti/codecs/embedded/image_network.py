@@ -38,7 +38,7 @@ class ImageAutoencoder(nn.Module):
     """
 
     def __init__(
-        self, width: int = 192, encoder_blocks: int = 4, decoder_blocks: int = 7, fine_blocks: int = 1
+        self, width: int = 192, encoder_blocks: int = 4, decoder_blocks: int = 10, fine_blocks: int = 3
     ):
         super().__init__()
         self.quantiser = FSQ(IMAGE_LEVELS)

@@ -5,6 +5,7 @@
 # %% ../../../nbs/codecs/embedded/03_weights.ipynb #embedded-03-03
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 __all__ = ['Network', 'load_network']
 
 # %% ../../../nbs/codecs/embedded/03_weights.ipynb #embedded-03-04
-def load_network(build: type[Network], path: str | Path, codec: str) -> Network:
+def load_network(build: Callable[[], Network], path: str | Path, codec: str) -> Network:
     """Return the network that `build` makes, in eval mode, with the float weights in the safetensors file
     `path`. `codec`: whose weights they must be.
 
