@@ -67,17 +67,11 @@ def test_ranges_and_hash_do_not_tell_two_codecs_apart_and_the_identity_does(one,
     assert re.fullmatch(OTHER_WEIGHTS, line)
 
 
-@pytest.mark.parametrize(
-    ("name", "weights", "ids"),
-    [
-        ("embedded-image@1", "18158c47f0668c6e", "83828255835856e5"),
-        ("embedded-audio@1", "5aa22e477c869ba1", "af8aeebcd990fa8e"),
-    ],
-)
-def test_a_version_of_an_embedded_codec_keeps_its_ids(name, weights, ids):
-    identity = with_fingerprint(load_codec(name))
-    assert (identity["family"], identity["version"]) == tuple(name.split("@"))
-    assert identity["weights"].startswith(weights) and identity["fingerprint"].startswith(ids)
+def test_version_1_of_the_embedded_audio_codec_keeps_its_ids():
+    identity = with_fingerprint(load_codec("embedded-audio@1"))
+    assert (identity["family"], identity["version"]) == ("embedded-audio", "1")
+    assert identity["weights"].startswith("5aa22e477c869ba1")
+    assert identity["fingerprint"].startswith("af8aeebcd990fa8e")
 
 
 def test_ids_of_an_older_version_name_the_codec_that_reads_them():
@@ -87,6 +81,12 @@ def test_ids_of_an_older_version_name_the_codec_that_reads_them():
     reads = "version '1', here '2'.*; the codec 'embedded-image@1' reads them"
     with pytest.raises(TokenizerError, match=reads):
         UnifiedTokenizer(image=EmbeddedImage(64)).decode("image", tokens)
+
+
+def test_a_version_is_not_named_where_its_weights_were_others(one, other, wave):
+    with pytest.raises(TokenizerError, match="another codec made these ids") as refused:
+        one.decode("audio", other.encode_audio(wave))
+    assert "reads them" not in str(refused.value)
 
 
 def test_ids_of_another_codec_are_not_decoded_unless_that_is_allowed(one, other, wave):

@@ -25,6 +25,7 @@ sys.path.insert(1, str(Path(__file__).parent.parent / "plugins" / "uti-codec2"))
 from photographs import photographs
 from uti_codec2 import Codec2
 
+from uti.codecs.base import Codec
 from uti.codecs.embedded.audio import EmbeddedAudio
 from uti.codecs.embedded.image import EmbeddedImage, EmbeddedImage1
 from uti.comparison.references import image_coders, through_jpeg_xl, through_opus, undelayed
@@ -75,14 +76,16 @@ def best(through: Callable, settings: Iterable, image: torch.Tensor) -> tuple[to
     return kept
 
 
+def through_codec(codec: Codec, signal: torch.Tensor) -> torch.Tensor:
+    return codec.decode(*codec.encode(signal[None]))[0]
+
+
 def image_rows(images: dict[str, torch.Tensor]) -> dict[str, tuple[float, Row]]:
     "Contender → (mean bytes, metric → measurements)."
     contenders: dict[str, Callable] = {}
     for codec in (EmbeddedImage(), EmbeddedImage1()):
-        contenders[f"embedded-image, version {codec.version}"] = lambda image, codec=codec: (
-            codec.decode(*codec.encode(image[None]))[0],
-            BITS,
-        )
+        name = f"embedded-image, version {codec.version}"
+        contenders[name] = lambda image, codec=codec: (through_codec(codec, image), BITS)
     for coder in image_coders()[0]:  # at every setting that there is, and not at those of its ladder alone
         # of Pillow's JPEG, 0 is the default quality
         through, finer = coder.through, range(1 if coder.name == "JPEG" else 0, 101)
@@ -119,11 +122,8 @@ def through_codec2(wave: torch.Tensor) -> torch.Tensor:
 def audio_rows(waves: dict[str, torch.Tensor]) -> dict[str, tuple[float, Row]]:
     "Contender → (kbps, metric → measurements)."
 
-    def ours(codec: EmbeddedAudio, wave: torch.Tensor) -> torch.Tensor:
-        return codec.decode(*codec.encode(wave[None]))[0]
-
     contenders: dict[str, tuple[float, Callable]] = {
-        f"embedded-audio, {n} codebooks": (0.75 * n, partial(ours, EmbeddedAudio(n))) for n in (8, 4)
+        f"embedded-audio, {n} codebooks": (0.75 * n, partial(through_codec, EmbeddedAudio(n))) for n in (8, 4)
     }
     for kbps in (6, 8, 12):
         contenders[f"Opus, {kbps} kbps"] = kbps, lambda w, kbps=kbps: through_opus(w, kbps, RATE)[0]

@@ -35,6 +35,8 @@ class Block(nn.Module):
 class ImageAutoencoder(nn.Module):
     """Encode and decode as a convolutional autoencoder with a finite scalar quantiser; any image size that
     `PATCH` divides.
+
+    `decoder_blocks` work at an eighth of the resolution, `fine_blocks` at a quarter.
     """
 
     def __init__(
